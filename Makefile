@@ -1,0 +1,48 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c requirements.lock
+
+.PHONY: demo test check format stubs simulate lock clean
+
+demo: $(VENV)/.demo       ## set up, then run the main job
+	$(BIN)/hansa demo $(ARGS)
+
+test: $(VENV)/.dev        ## set up, then run every test
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/.dev       ## lint, types, house laws, stubs
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/house
+
+simulate: $(VENV)/.dev    ## many seeds of the whole consortium with faults: make simulate SEEDS=10000
+	SEEDS=$(or $(SEEDS),10000) $(BIN)/python -m pytest -q tests/simulation
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+stubs: $(VENV)/.dev       ## regenerate commons/wire/v1 from proto/
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m grpc_tools.protoc -I proto \
+	    --python_out=. --mypy_out=. --grpc_python_out=. --mypy_grpc_out=. proto/commons/wire/v1/*.proto
+
+lock: $(VENV)/.dev        ## write the versions now installed
+	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' | grep -v '^hansa' > requirements.lock
+
+clean:
+	rm -rf $(VENV) runs
+
+$(VENV)/bin/python:
+	@echo "creating $(VENV) (torch, Ray and MLflow: about 2.3 GB on disk, two to five minutes)"
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: pyproject.toml requirements.lock | $(VENV)/bin/python
+	$(PIP) -e '.[samples]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml requirements.lock | $(VENV)/bin/python
+	$(PIP) -e '.[dev]'
+	@touch $@ $(VENV)/.demo

@@ -1,0 +1,182 @@
+"""The charter: the one governed document of a consortium, as typed values.
+
+Owns the schema and its cross-field rules. Knows nothing of files, signatures or votes
+(`commons.charter_file` reads and signs it, `commons.features` changes it).
+Field names are the TOML keys. Sizes are bounded here so that no later code has to.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,31}$")]
+"""Lower-case letters, digits and hyphens; at most 32 characters."""
+
+Codec = Literal["fp32", "bf16", "int8"]
+Micros = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+class Section(BaseModel):
+    """Base of every charter section: immutable, strict types, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Consortium(Section):
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9.-]{0,63}$")]
+    log_key: str
+    """The journal's verifier key (C2SP vkey); the founders sign it with the charter."""
+
+
+class Member(Section):
+    name: Name
+    key: str
+    """The partner's Ed25519 verifier key (C2SP vkey); it signs charter, proposals and ballots."""
+    budget_micro: Micros
+    """Compute budget granted when the charter takes effect."""
+
+
+class Site(Section):
+    name: Name
+    partner: Name
+    payer: Name
+    """The member whose budget is charged; a sponsor when it differs from `partner`."""
+    domain: Name
+    experts: Annotated[tuple[Name, ...], Field(min_length=1, max_length=256)]
+    device: Name
+    data_statement: Annotated[str, Field(min_length=1, max_length=2000)]
+    """Origin and licence of the site's text, published with every release."""
+
+
+class Model(Section):
+    """The model all partners train: a Hugging Face family and its configuration."""
+
+    family: Literal["glm4_moe"]
+    config: dict[str, bool | int | float | str]
+    """Keys of the family's Hugging Face config; the number of experts is the number of owned experts."""
+
+
+class Codecs(Section):
+    """Uplink encoding per kind of slice."""
+
+    trunk: Codec = "fp32"
+    expert: Codec = "fp32"
+
+
+class Outer(Section):
+    """Outer step on the averaged trunk delta: SGD with optional (Nesterov) momentum, DiLoCo (arXiv 2311.08105)."""
+
+    learning_rate: Annotated[float, Field(gt=0, le=2)] = 1.0
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    nesterov: bool = False
+
+
+class Learning(Section):
+    strategy: Literal["expert_diloco"] = "expert_diloco"
+    routing: Literal["joint", "lean"] = "joint"
+    """`joint`: frozen guest experts beside one's own. `lean`: own experts only."""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    rounds: Annotated[int, Field(ge=1, le=100_000)]
+    inner_steps: Annotated[int, Field(ge=1, le=100_000)]
+    batch_size: Annotated[int, Field(ge=1, le=65_536)]
+    sequence_length: Annotated[int, Field(ge=8, le=1_048_576)]
+    learning_rate: Annotated[float, Field(gt=0, le=1)]
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    final_rate: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """Cosine floor as a share of `learning_rate`, reached at the run's last inner step."""
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.1
+    public_share: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of each batch drawn from the consortium's public text."""
+    drift_control: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """How much of a site's drift away from the others is taken back during its inner steps; 0 switches it off."""
+    outer: Outer = Outer()
+    codecs: Codecs = Codecs()
+
+
+class Rounds(Section):
+    quorum: Annotated[int, Field(ge=1, le=1024)]
+    """Updates that must be admitted before a round may close without the others."""
+    grace_s: Annotated[int, Field(ge=0, le=86_400)]
+    """How long a round waits for the rest after the quorum is met."""
+    lease_s: Annotated[int, Field(ge=1, le=604_800)]
+    """How long one site may take for one round; its hold expires with it."""
+
+
+class Rate(Section):
+    device: Name
+    micro_per_gflop: Micros
+
+
+class RateCard(Section):
+    currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")]
+    rates: Annotated[tuple[Rate, ...], Field(min_length=1, max_length=256)]
+
+
+class Voting(Section):
+    window_s: Annotated[int, Field(ge=1, le=31_536_000)]
+    """Longest time a ballot stays open; it closes earlier once every member has voted."""
+    quorum_percent: Annotated[int, Field(ge=1, le=100)] = 50
+    pass_percent: Annotated[int, Field(ge=50, le=100)] = 50
+    """A proposal passes when more than this share of the votes for or against is for it; at 100, all of them."""
+
+
+class Release(Section):
+    licence: Annotated[str, Field(min_length=1, max_length=64)]
+    """SPDX identifier of the released model."""
+
+
+class Charter(Section):
+    """The whole document. `version` 1 is signed by every founder; later ones follow from executed proposals."""
+
+    version: Annotated[int, Field(ge=1)]
+    consortium: Consortium
+    members: Annotated[tuple[Member, ...], Field(min_length=1, max_length=256)]
+    sites: Annotated[tuple[Site, ...], Field(min_length=1, max_length=1024)]
+    model: Model
+    learning: Learning
+    rounds: Rounds
+    rate_card: RateCard
+    voting: Voting
+    release: Release
+    features: dict[Name, bool] = {}
+    """Features switched on by executed proposals (see `commons.features`)."""
+
+    @model_validator(mode="after")
+    def _refers_only_to_what_it_names(self) -> Charter:
+        problems = list(self._inconsistencies())
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    def _inconsistencies(self) -> list[str]:
+        members = [m.name for m in self.members]
+        sites = [s.name for s in self.sites]
+        experts = [e for s in self.sites for e in s.experts]
+        devices = {r.device for r in self.rate_card.rates}
+        found = [
+            f"{what} {name!r} is named twice"
+            for what, names in (("member", members), ("site", sites), ("expert", experts))
+            for name in sorted({n for n in names if names.count(n) > 1})
+        ]
+        for site in self.sites:
+            for role in ("partner", "payer"):
+                if getattr(site, role) not in members:
+                    found.append(f"site {site.name!r} names {role} {getattr(site, role)!r}, who is no member")
+            if site.device not in devices:
+                found.append(f"site {site.name!r} runs on {site.device!r}, which has no rate")
+        if self.rounds.quorum > len(self.sites):
+            found.append(f"rounds.quorum is {self.rounds.quorum} but there are {len(self.sites)} sites")
+        return found
+
+    @property
+    def experts(self) -> tuple[str, ...]:
+        """Every expert in charter order: its position is its index in the released model."""
+        return tuple(e for s in self.sites for e in s.experts)
+
+    def site(self, name: str) -> Site | None:
+        return next((s for s in self.sites if s.name == name), None)
+
+    def member(self, name: str) -> Member | None:
+        return next((m for m in self.members if m.name == name), None)

@@ -1,0 +1,116 @@
+"""The expert map: which tensor is trunk, which is expert e, and who owns e.
+
+Sharding, combining, charging, opt-out and release all speak in its terms. It is computed from the charter by
+arithmetic (no torch, no weights), so that coordinator and sites reach the same map and compare its digest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from commons.charter import Charter, Model
+from commons.experts import glm4_moe
+from commons.experts.slices import Kind, Slice
+from commons.names import Digest, ExpertId, SiteId
+
+__all__ = ["ExpertMap", "Kind", "Parameters", "Slice"]
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """Parameter counts."""
+
+    trunk: int
+    """Trunk and router: what every site sends each round."""
+    expert: int
+    """One expert over all its layers."""
+    total: int
+    active: int
+    """Multiplied per token: trunk, router and `experts_per_token` experts, without the embedding look-up."""
+
+
+@dataclass(frozen=True)
+class ExpertMap:
+    family: str
+    experts: tuple[ExpertId, ...]
+    """Charter order: the position is the index in the released model."""
+    owners: Mapping[ExpertId, SiteId]
+    slices: tuple[Slice, ...]
+    """In name order."""
+    experts_per_token: int
+
+    @classmethod
+    def from_charter(cls, charter: Charter) -> ExpertMap:
+        """Raises ValueError naming a model key that cannot be."""
+        owners = {ExpertId(e): SiteId(s.name) for s in charter.sites for e in s.experts}
+        return cls.from_owners(charter.model, owners)
+
+    @classmethod
+    def from_owners(cls, model: Model, owners: Mapping[ExpertId, SiteId]) -> ExpertMap:
+        """The map of `model` with these experts, in the mapping's order."""
+        experts = tuple(owners)
+        config = glm4_moe.hf_config(model, len(experts))
+        return cls(
+            family=model.family,
+            experts=experts,
+            owners=dict(owners),
+            slices=tuple(sorted(glm4_moe.slices(model, experts), key=lambda s: s.name)),
+            experts_per_token=int(str(config["num_experts_per_tok"])),
+        )
+
+    def shared(self) -> tuple[Slice, ...]:
+        """Trunk and router, in name order: what every site sends."""
+        return tuple(s for s in self.slices if s.kind is not Kind.EXPERT)
+
+    def owned_by(self, site: SiteId) -> tuple[Slice, ...]:
+        """The slices of the site's own experts, in name order; empty for a site that owns none."""
+        return tuple(s for s in self.slices if s.expert is not None and self.owners[s.expert] == site)
+
+    def uplink(self, site: SiteId) -> tuple[Slice, ...]:
+        """Everything the site may change and send, in name order."""
+        return tuple(s for s in self.slices if s.expert is None or self.owners[s.expert] == site)
+
+    def experts_of(self, site: SiteId) -> tuple[ExpertId, ...]:
+        return tuple(e for e in self.experts if self.owners[e] == site)
+
+    def index(self, expert: ExpertId) -> int:
+        """The expert's index in the released model."""
+        return self.experts.index(expert)
+
+    @cached_property
+    def digest(self) -> Digest:
+        """SHA-256 over family, experts with owners, and every slice's name, kind and shape, one JSON line each."""
+        lines: list[object] = [["hansa expert map v1", self.family, self.experts_per_token]]
+        lines += [["expert", e, self.owners[e]] for e in self.experts]
+        lines += [["slice", s.name, s.kind.value, list(s.shape), s.expert] for s in self.slices]
+        text = "".join(json.dumps(line, separators=(",", ":"), ensure_ascii=True) + "\n" for line in lines)
+        return Digest("sha256:" + hashlib.sha256(text.encode()).hexdigest())
+
+    def parameters(self) -> Parameters:
+        trunk = _count(self.shared())
+        expert = _count(s for s in self.slices if s.expert == self.experts[0])
+        names = {s.name for s in self.slices}
+        look_up = 0
+        if "lm_head.weight" in names:
+            look_up = next(s.size for s in self.slices if s.name == "model.embed_tokens.weight")
+        return Parameters(
+            trunk=trunk,
+            expert=expert,
+            total=trunk + expert * len(self.experts),
+            active=trunk - look_up + expert * self.experts_per_token,
+        )
+
+    def training_gflop(self, tokens: int) -> int:
+        """Useful model FLOPs of training on `tokens`, in whole GFLOP rounded up.
+
+        2 per active parameter and token forward, twice that backward; attention scores are left out.
+        """
+        return -(-6 * self.parameters().active * tokens // 10**9)
+
+
+def _count(slices: Iterable[Slice]) -> int:
+    return sum(s.size for s in slices)

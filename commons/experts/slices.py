@@ -1,0 +1,33 @@
+"""What a tensor of the released model is: trunk, router or one expert's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+from commons.names import ExpertId
+from commons.words import Word
+
+
+class Kind(Word):
+    TRUNK_MATRIX = "trunk_matrix"
+    TRUNK_VECTOR = "trunk_vector"
+    ROUTER = "router"
+    """Gate rows and selection biases, one row per expert. Every site sends them with the trunk."""
+    EXPERT = "expert"
+
+
+@dataclass(frozen=True)
+class Slice:
+    """One fp32 tensor, under its on-disk Hugging Face name."""
+
+    name: str
+    shape: tuple[int, ...]
+    kind: Kind
+    expert: ExpertId | None = None
+    """The expert it belongs to; None unless `kind` is EXPERT."""
+
+    @property
+    def size(self) -> int:
+        """Number of parameters."""
+        return prod(self.shape)

@@ -1,0 +1,243 @@
+"""What a vote may change: the registry of features, and the one way to put one into a charter.
+
+A feature names the parts of the charter it may touch; whatever its patch does is compared with that.
+Coordinator and sites run this same code, so a passed proposal has exactly one result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Annotated, Any, Literal
+
+import jsonpatch
+import jsonpointer
+from pydantic import BaseModel, Field, ValidationError
+
+from commons.charter import Charter, Codec, Section
+from commons.charter_file import diff, digest
+from commons.errors import Code, Refusal
+from commons.records import canonical_json
+
+Patch = list[dict[str, Any]]
+"""RFC 6902 operations."""
+
+
+@dataclass(frozen=True)
+class Feature:
+    key: str
+    title: str
+    parameters: type[BaseModel]
+    paths: tuple[str, ...]
+    """JSON pointers into the charter; it may touch these and what lies below them."""
+    patch: Callable[[Charter, Any], Patch]
+    """(charter, validated parameters) -> operations. Pure."""
+
+
+class UplinkCodec(Section):
+    trunk: Codec
+    expert: Codec
+
+
+class InnerSteps(Section):
+    steps: Annotated[int, Field(ge=1, le=100_000)]
+
+
+class LearningRate(Section):
+    learning_rate: Annotated[float, Field(gt=0, le=1)]
+
+
+class Routing(Section):
+    routing: Literal["joint", "lean"]
+
+
+class OuterStep(Section):
+    learning_rate: Annotated[float, Field(gt=0, le=2)]
+    momentum: Annotated[float, Field(ge=0, lt=1)]
+    nesterov: bool
+
+
+class PublicShare(Section):
+    share: Annotated[float, Field(ge=0, le=1)]
+
+
+def _set(**values: Any) -> Patch:
+    """Replacements below /learning; a double underscore goes one level down."""
+    return [
+        {"op": "replace", "path": "/learning/" + name.replace("__", "/"), "value": value}
+        for name, value in values.items()
+    ]
+
+
+FEATURES: dict[str, Feature] = {
+    feature.key: feature
+    for feature in (
+        Feature(
+            "uplink-codec",
+            "Encode what sites send: fp32, bf16 or int8, for trunk and experts",
+            UplinkCodec,
+            ("/learning/codecs",),
+            lambda _, p: _set(codecs__trunk=p.trunk, codecs__expert=p.expert),
+        ),
+        Feature(
+            "inner-steps",
+            "Train this many inner steps between two exchanges",
+            InnerSteps,
+            ("/learning/inner_steps",),
+            lambda _, p: _set(inner_steps=p.steps),
+        ),
+        Feature(
+            "learning-rate",
+            "Peak learning rate of the inner steps",
+            LearningRate,
+            ("/learning/learning_rate",),
+            lambda _, p: _set(learning_rate=p.learning_rate),
+        ),
+        Feature(
+            "routing",
+            "Train beside frozen guest experts (joint) or with own experts only (lean)",
+            Routing,
+            ("/learning/routing",),
+            lambda _, p: _set(routing=p.routing),
+        ),
+        Feature(
+            "outer-step",
+            "Outer step on the averaged trunk delta",
+            OuterStep,
+            ("/learning/outer",),
+            lambda _, p: _set(
+                outer__learning_rate=p.learning_rate, outer__momentum=p.momentum, outer__nesterov=p.nesterov
+            ),
+        ),
+        Feature(
+            "public-share",
+            "Share of each batch drawn from the consortium's public text",
+            PublicShare,
+            ("/learning/public_share",),
+            lambda _, p: _set(public_share=p.share),
+        ),
+    )
+}
+"""The registry. Adding one is a new release of the program, which each site installs by its own will."""
+
+
+def parameters(key: str, raw: Mapping[str, Any]) -> dict[str, Any] | Refusal:
+    """Check parameters and give them in the form a proposal carries; a Refusal says what each must be."""
+    found = _checked(key, raw)
+    return found if isinstance(found, Refusal) else found[1].model_dump(mode="json")
+
+
+def patch(charter: Charter, key: str, raw: Mapping[str, Any]) -> Patch | Refusal:
+    """The operations this feature means on this charter."""
+    found = _checked(key, raw)
+    return found if isinstance(found, Refusal) else found[0].patch(charter, found[1])
+
+
+def apply(charter: Charter, feature: str | Feature, params: Mapping[str, Any]) -> Charter | Refusal:
+    """The next charter: the feature's patch, its switch set, the version raised by one, nothing else.
+
+    Refused when the feature or its parameters are unknown, when it would change nothing, touch a path it
+    does not own, or leave the schema.
+    """
+    found = _checked(feature, params)
+    if isinstance(found, Refusal):
+        return found
+    entry, values = found
+    document = charter.model_dump(mode="json")
+    try:
+        document = jsonpatch.apply_patch(document, entry.patch(charter, values))
+        document["version"] = charter.version + 1
+        document["features"] = {**document["features"], entry.key: True}
+        changed = Charter.model_validate_json(canonical_json(document))
+    except (jsonpatch.JsonPatchException, jsonpointer.JsonPointerException, KeyError, TypeError) as error:
+        return Refusal(Code.CHARTER_INVALID, f"feature {entry.key} does not fit this charter: {error}")
+    except ValueError as error:
+        return Refusal(Code.CHARTER_INVALID, f"feature {entry.key} gives an invalid charter: {error}")
+    switch = ("/version", f"/features/{entry.key}")
+    touched = [pointer for pointer, _, _ in diff(charter, changed) if pointer not in switch]
+    outside = [pointer for pointer in touched if not any(_below(pointer, path) for path in entry.paths)]
+    if outside:
+        return Refusal(
+            Code.CHARTER_INVALID,
+            f"feature {entry.key} may touch {', '.join(entry.paths)}, but would change {', '.join(outside)}",
+        )
+    if not touched:
+        return Refusal(
+            Code.FEATURE_PARAMETERS_INVALID,
+            f"{entry.key} with {_shown(params)} changes nothing: the charter already says so",
+        )
+    return changed
+
+
+def carry_out(history: Sequence[Charter], key: str, params: Mapping[str, Any]) -> Charter | Refusal:
+    """Apply what was voted on `history[0]` to the charter now in force, `history[-1]`.
+
+    `history` holds every version from the proposal's base to the current one. When a later version changed
+    a path this feature's patch touches, the voters saw another charter: the proposal is stale
+    (PROPOSAL_STALE). Otherwise the same patch applies to the current one.
+    """
+    base, current = history[0], history[-1]
+    voted, now = patch(base, key, params), patch(current, key, params)
+    if isinstance(voted, Refusal):
+        return voted
+    pointers = [operation["path"] for operation in voted]
+    moved = [
+        (pointer, newer.version)
+        for pointer in pointers
+        for older, newer in pairwise(history)
+        if any(_overlap(pointer, changed) for changed, _, _ in diff(older, newer))
+    ]
+    if moved or now != voted:
+        why = ", ".join(f"{pointer} changed in version {version}" for pointer, version in moved)
+        return Refusal(
+            Code.PROPOSAL_STALE,
+            f"it was voted on charter version {base.version}; since then {why or 'its meaning changed'}: "
+            f"propose it again on version {current.version}",
+        )
+    changed = apply(current, key, params)
+    if isinstance(changed, Refusal):
+        return Refusal(Code.PROPOSAL_STALE, f"it no longer applies: {changed.message}")
+    return changed
+
+
+def execution_facts(
+    proposal: str, number: int, before: Charter, after: Charter, round_number: int
+) -> dict[str, Any]:
+    """The fields of the journal's EXECUTION record; the CHARTER record that follows it is `after`."""
+    return {
+        "proposal": proposal,
+        "number": number,
+        "round": round_number,
+        "version": after.version,
+        "base": digest(before),
+        "charter": digest(after),
+    }
+
+
+def _checked(key: str | Feature, raw: Mapping[str, Any]) -> tuple[Feature, BaseModel] | Refusal:
+    entry = key if isinstance(key, Feature) else FEATURES.get(key)
+    if entry is None:
+        return Refusal(Code.FEATURE_UNKNOWN, f"no feature {key!r}; there are {', '.join(FEATURES)}")
+    try:
+        return entry, entry.parameters.model_validate(dict(raw))
+    except ValidationError as error:
+        wrong = "; ".join(
+            f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_url=False)
+        )
+        known = ", ".join(entry.parameters.model_fields)
+        return Refusal(
+            Code.FEATURE_PARAMETERS_INVALID, f"parameters of {entry.key} ({known}): {wrong}", {"wrong": wrong}
+        )
+
+
+def _below(pointer: str, prefix: str) -> bool:
+    return pointer == prefix or pointer.startswith(prefix + "/")
+
+
+def _overlap(one: str, other: str) -> bool:
+    return _below(one, other) or _below(other, one)
+
+
+def _shown(params: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in params.items()) or "no parameters"

@@ -1,0 +1,148 @@
+"""What the coordinator shows of its state: typed answers of the `Read` and `Watch` calls.
+
+Views are derived, never a source: each can be rebuilt from the journal and the live heartbeats.
+"""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+
+class View(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class SiteView(View):
+    """One row of the live table."""
+
+    site: str
+    partner: str
+    payer: str
+    domain: str
+    state: str
+    """offline | idle | verifying | fetching | training | sealing | uploading | admitted | left out | refused | gone"""
+    why: str = ""
+    """Why it waits, was left out or refused; empty when it works."""
+    step: int = 0
+    steps: int = 0
+    tokens_per_s: float = 0.0
+    loss: float | None = None
+    held_out_loss: float | None = None
+    bytes_up: int = 0
+    bytes_down: int = 0
+    spend_left_micro: int = 0
+
+
+class RoundView(View):
+    round: int
+    charter_version: int
+    base: str
+    state: str | None = None
+    """Digest of the combined state; None while the round is open."""
+    contributors: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    left_out: dict[str, str] = {}
+    """site -> why it was not assigned."""
+    rejected: dict[str, str] = {}
+    losses: dict[str, float] = {}
+    """site -> mean training loss, nats per byte."""
+    held_out: dict[str, float] = {}
+    """site -> held-out loss of the base state, nats per byte."""
+    bytes_up: int = 0
+    bytes_down: int = 0
+    opened_ms: int = 0
+    closed_ms: int | None = None
+    uplink_trunk: str = ""
+    uplink_expert: str = ""
+
+
+class RunView(View):
+    run: str
+    phase: str
+    """training | evaluating | finished | stopped"""
+    round: int
+    rounds: int
+    charter_version: int
+    state: str
+    reason: str = ""
+    sites: tuple[SiteView, ...] = ()
+    history: tuple[RoundView, ...] = ()
+    evaluation: dict[str, float] = {}
+    """domain -> held-out loss of the final state as its site measured it."""
+    journal_size: int = 0
+
+
+class BudgetView(View):
+    partner: str
+    granted_micro: int
+    held_micro: int
+    spent_micro: int
+    available_micro: int
+    contributed_micro: int
+
+
+class ChargeView(View):
+    id: str
+    run: str
+    round: int
+    site: str
+    payer: str
+    held_micro: int
+    charged_micro: int
+    state: str
+    """held | settled | released | expired"""
+
+
+class BudgetsView(View):
+    currency: str
+    budgets: tuple[BudgetView, ...]
+    charges: tuple[ChargeView, ...] = ()
+
+
+class BallotView(View):
+    voter: str
+    choice: str
+    index: int
+
+
+class ProposalView(View):
+    id: str
+    number: int
+    title: str
+    proposer: str
+    feature: str
+    parameters: dict[str, object]
+    state: str
+    """open | passed | defeated | executed | stale"""
+    opened_ms: int
+    closes_ms: int
+    effective_round: int
+    executed_round: int | None = None
+    charter_version: int | None = None
+    patch: tuple[dict[str, object], ...] = ()
+    electorate: dict[str, int] = {}
+    for_weight: int = 0
+    against_weight: int = 0
+    abstain_weight: int = 0
+    ballots: tuple[BallotView, ...] = ()
+    rules: str = ""
+    """Digest of the opening's rules; a ballot names it."""
+    electorate_digest: str = ""
+
+
+class ProposalsView(View):
+    proposals: tuple[ProposalView, ...]
+
+
+class JournalView(View):
+    size: int
+    root: str
+    checkpoint: str
+    """The signed checkpoint note."""
+
+
+class CharterView(View):
+    version: int
+    digest: str
+    text: str
+    """The charter's canonical JSON."""
