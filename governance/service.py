@@ -1,0 +1,138 @@
+"""The chamber on the wire: proposals and ballots in, views and proofs out. Roles: member, site, operator.
+
+Translates between messages and the consortium; every rule is elsewhere.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+
+import grpc
+
+from commons import charter_file
+from commons.errors import Code, Refusal
+from commons.views import CharterView, JournalView, ProposalsView, ProposalView, View
+from commons.wire.channel import refuse
+from commons.wire.v1 import consortium_pb2 as wire
+from commons.wire.v1.consortium_pb2_grpc import ChamberServicer
+from governance.bell import Bell
+from governance.budgets import budgets_view
+from governance.consortium import Consortium
+from governance.proof import chain_bundle
+
+WATCHERS_MAX = 64
+"""Each watcher holds a thread of the server."""
+WATCH_PAUSE_S = 0.25
+_ALIVE_CHECK_S = 5.0
+
+Reader = Callable[[str], View | Refusal]
+"""A view for a key; called while holding the consortium's lock."""
+
+
+class Chamber(ChamberServicer):
+    """`more` are views of other parts of the coordinator by name; `pulse` rings whenever any view may change."""
+
+    def __init__(
+        self, consortium: Consortium, pulse: Bell, stopping: threading.Event, more: Mapping[str, Reader]
+    ) -> None:
+        self._consortium, self._pulse, self._stopping = consortium, pulse, stopping
+        self._seats = threading.BoundedSemaphore(WATCHERS_MAX)
+        self._readers: dict[str, Reader] = {
+            "budgets": self._budgets,
+            "proposals": self._proposals,
+            "proposal": self._proposal,
+            "journal": self._journal,
+            "charter": self._charter,
+            **more,
+        }
+
+    def Submit(self, request: wire.NoteRequest, context: grpc.ServicerContext) -> wire.Receipt:
+        consortium = self._consortium
+        with consortium.lock:
+            done = consortium.commit(
+                lambda now_ms: consortium.proposals.decide_submit(request.note, consortium.charter, now_ms)
+            )
+            if isinstance(done, Refusal):
+                refuse(context, done)
+            index = done[0] if done else consortium.proposals.find(request.note)
+            assert index is not None, "a note that adds nothing was recorded before"
+            consortium.commit(consortium.proposals.decide_close)
+            receipt = consortium.receipt(index)
+        return wire.Receipt(index=receipt.index, checkpoint=receipt.checkpoint, path=receipt.path)
+
+    def Read(self, request: wire.ReadRequest, context: grpc.ServicerContext) -> wire.ViewReply:
+        view = self._view(request)
+        if isinstance(view, Refusal):
+            refuse(context, view)
+        return wire.ViewReply(json=view)
+
+    def Watch(self, request: wire.ReadRequest, context: grpc.ServicerContext) -> Iterator[wire.ViewReply]:
+        if not self._seats.acquire(blocking=False):
+            message = f"{WATCHERS_MAX} watchers are here already; one of them has to leave first"
+            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, message)
+        context.add_callback(self._pulse.ring)
+        try:
+            shown = b""
+            while context.is_active() and not self._stopping.is_set():
+                strokes = self._pulse.strokes
+                view = self._view(request)
+                if isinstance(view, Refusal):
+                    refuse(context, view)
+                if view != shown:
+                    shown = view
+                    yield wire.ViewReply(json=view)
+                    time.sleep(WATCH_PAUSE_S)
+                self._pulse.wait_beyond(strokes, _ALIVE_CHECK_S)
+        finally:
+            self._seats.release()
+
+    def Chain(self, request: wire.ChainRequest, context: grpc.ServicerContext) -> wire.ChainBundle:
+        bundle = chain_bundle(self._consortium, request.have_size)
+        if isinstance(bundle, Refusal):
+            refuse(context, bundle)
+        checkpoint, entries, consistency = bundle
+        return wire.ChainBundle(
+            checkpoint=checkpoint,
+            entries=[wire.ChainEntry(index=i, leaf=leaf, path=path) for i, leaf, path in entries],
+            consistency=consistency,
+        )
+
+    def _view(self, request: wire.ReadRequest) -> bytes | Refusal:
+        reader = self._readers.get(request.view)
+        if reader is None:
+            known = ", ".join(sorted(self._readers))
+            return Refusal(Code.REQUEST_INVALID, f"there is no view {request.view[:40]!r}; there are {known}")
+        with self._consortium.lock:
+            view = reader(request.key)
+        return view if isinstance(view, Refusal) else view.model_dump_json().encode()
+
+    def _budgets(self, key: str) -> View:
+        return budgets_view(self._consortium.ledger, self._consortium.charter.rate_card.currency)
+
+    def _proposals(self, key: str) -> View:
+        return ProposalsView(proposals=tuple(self._consortium.proposals.views()))
+
+    def _proposal(self, key: str) -> View | Refusal:
+        """By id, number or P-number; the latest one for an empty key."""
+        views = self._consortium.proposals.views()
+        found: ProposalView | None = views[-1] if views and not key else None
+        for view in views:
+            if key in (view.id, str(view.number), f"P-{view.number:04d}"):
+                found = view
+        return found or Refusal(Code.PROPOSAL_UNKNOWN, f"there is no proposal {key[:80]!r} in this journal")
+
+    def _journal(self, key: str) -> View:
+        journal = self._consortium.journal
+        checkpoint = journal.checkpoint()
+        return JournalView(size=journal.size, root=journal.root().hex(), checkpoint=checkpoint.decode())
+
+    def _charter(self, key: str) -> View | Refusal:
+        """By version; the one in force for an empty key."""
+        charters = self._consortium.members.charters
+        if key and (not key.isdecimal() or int(key) not in charters):
+            return Refusal(Code.REQUEST_INVALID, f"there is no charter version {key[:20]!r}")
+        charter = charters[int(key)] if key else self._consortium.charter
+        digest, text = charter_file.digest(charter), charter_file.canonical(charter).decode()
+        return CharterView(version=charter.version, digest=digest, text=text)

@@ -1,0 +1,128 @@
+"""How votes look in MLflow: one run per proposal, a step per ballot, notes and tally as files.
+
+Pure: folds records into items. RUNNING means open or waiting for its round, FINISHED executed, FAILED defeated
+or stale.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from commons import notes
+from commons.ballots import Ballot, Proposal
+from commons.records import Kind, Record
+from commons.tally import Opening, tally
+from governance.proposals import label
+from governance.tracking.items import End, File, Item, Log, Point, Start
+
+
+@dataclass
+class _Vote:
+    opening: Opening
+    ballots: list[tuple[int, int, Ballot]] = field(default_factory=list)
+
+
+class Votes:
+    def __init__(self) -> None:
+        self._notes: dict[str, tuple[int, Proposal, str]] = {}
+        self._votes: dict[str, _Vote] = {}
+
+    def apply(self, index: int, record: Record) -> list[Item]:
+        match record.kind:
+            case Kind.PROPOSAL:
+                proposal = Proposal.from_note(notes.parse(record.body))
+                self._notes[proposal.id] = (index, proposal, record.body.decode())
+                return []
+            case Kind.OPENING:
+                return self._open(record)
+            case Kind.BALLOT:
+                return self._ballot(index, record)
+            case Kind.OUTCOME:
+                return self._outcome(record)
+            case Kind.EXECUTION:
+                return self._execution(record)
+            case _:
+                return []
+
+    def _open(self, record: Record) -> list[Item]:
+        opening = Opening.from_facts(record.facts)
+        index, proposal, note = self._notes.pop(opening.proposal)
+        self._votes[opening.proposal] = _Vote(opening)
+        tags = {
+            "hansa.consortium": opening.consortium,
+            "proposal.id": opening.proposal,
+            "proposal.number": label(opening.number),
+            "proposal.title": proposal.title,
+            "proposal.type": proposal.feature,
+            "proposal.proposer": proposal.proposer,
+            "proposal.effective_round": str(proposal.effective_round),
+            "proposal.charter": proposal.charter,
+            "proposal.state": "open",
+            "hansa.log.index": str(index),
+            "mlflow.note.content": _about(proposal, opening),
+        }
+        run, name = _run(opening.proposal), f"{label(opening.number)} {proposal.title}"
+        return [
+            Start(run, "governance", name, record.at_ms, tags=tags),
+            Log(run, params={"feature": proposal.feature, "parameters": json.dumps(proposal.parameters)}),
+            File(run, "proposal.note", note),
+        ]
+
+    def _ballot(self, index: int, record: Record) -> list[Item]:
+        ballot = Ballot.from_note(notes.parse(record.body))
+        vote, run = self._votes[ballot.proposal], _run(ballot.proposal)
+        vote.ballots.append((index, record.at_ms, ballot))
+        count = tally(vote.opening, vote.ballots, record.at_ms)
+        weights = {
+            "for": count.for_weight,
+            "against": count.against_weight,
+            "abstain": count.abstain_weight,
+            "turnout": count.turnout_weight,
+        }
+        step = len(vote.ballots)
+        points = tuple(Point(f"votes/{name}", weight, step, record.at_ms) for name, weight in weights.items())
+        tag: dict[str, str] = {f"proposal.ballot.{ballot.voter}": ballot.choice}
+        return [Log(run, points, tags=tag), File(run, f"ballots/{ballot.voter}.note", record.body.decode())]
+
+    def _outcome(self, record: Record) -> list[Item]:
+        facts = record.facts
+        run, state = _run(facts["proposal"]), facts["state"]
+        path = "stale.json" if state == "stale" else "tally.json"
+        items: list[Item] = [Log(run, tags={"proposal.state": state}), File(run, path, _pretty(facts))]
+        if state != "passed":
+            items.append(End(run, "FAILED", record.at_ms))
+        return items
+
+    def _execution(self, record: Record) -> list[Item]:
+        facts = record.facts
+        run = _run(facts["proposal"])
+        tags = {
+            "proposal.state": "executed",
+            "proposal.executed_round": str(facts["round"]),
+            "proposal.charter_version": str(facts["version"]),
+        }
+        return [
+            Log(run, tags=tags),
+            File(run, "execution.json", _pretty(facts)),
+            End(run, "FINISHED", record.at_ms),
+        ]
+
+
+def _run(proposal: str) -> str:
+    return f"proposal/{proposal}"
+
+
+def _pretty(facts: dict[str, Any]) -> str:
+    return json.dumps(facts, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def _about(proposal: Proposal, opening: Opening) -> str:
+    parameters = json.dumps(proposal.parameters, sort_keys=True, ensure_ascii=False)
+    voters = ", ".join(f"{name} ({weight})" for name, weight in sorted(opening.electorate.items()))
+    return (
+        f"**{label(opening.number)} {proposal.title}**, proposed by {proposal.proposer}\n\n"
+        f"Feature `{proposal.feature}` with `{parameters}`, from round {proposal.effective_round} at the earliest.\n\n"
+        f"Quorum {opening.quorum_percent} %, passes above {opening.pass_percent} %. Electorate: {voters}."
+    )

@@ -1,0 +1,360 @@
+"""MLflow shows what the journal says: all of it, once, however often the mirror is killed."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from commons.clock import Clock
+from governance.consortium import Consortium
+from governance.journal import Journal
+from governance.tracking import Mirror, mirror
+from governance.tracking.items import File, Item, Log, Point, Start
+from tests.support.chamber import LOG
+from tests.support.story import RUN, Story
+
+mlflow_store = pytest.importorskip("governance.tracking.mlflow_store")
+START_MS = 1_700_000_000_000
+
+
+class Ticking(Clock):
+    """Every look at it takes a second: the same calls give the same times."""
+
+    def __init__(self) -> None:
+        self.ms = START_MS
+
+    def now_ms(self) -> int:
+        self.ms += 1_000
+        return self.ms
+
+
+@pytest.fixture(scope="session")
+def first_words(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A migrated, empty MLflow database (making one takes seconds) and all that was printed meanwhile."""
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    program = (
+        "import logging, os; logging.basicConfig(level=logging.INFO)\n"
+        "from governance.tracking.mlflow_store import MlflowClient\n"
+        f"MlflowClient('sqlite:///{path}').search_experiments()\n"
+        "assert os.environ['MLFLOW_DISABLE_TELEMETRY'] == 'true'\n"
+        "assert not logging.getLogger('orchestrator').disabled\n"
+    )
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr
+    return path, done.stdout + done.stderr
+
+
+@pytest.fixture
+def empty_mlflow(first_words: tuple[Path, str]) -> Path:
+    return first_words[0]
+
+
+@pytest.fixture
+def home(tmp_path: Path, empty_mlflow: Path) -> Path:
+    shutil.copy(empty_mlflow, tmp_path / "mlflow.db")
+    return tmp_path
+
+
+@pytest.fixture
+def story(tmp_path: Path) -> Iterator[Story]:
+    clock = Ticking()
+    journal = Journal.open(tmp_path / "journal", signer=LOG, clock=clock)
+    yield Story(Consortium(journal, clock))
+    journal.close()
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory, first_words: tuple[Path, str]) -> tuple[Path, int]:
+    """A home whose MLflow shows the whole story, and the time of its last record."""
+    home = tmp_path_factory.mktemp("told")
+    shutil.copy(first_words[0], home / "mlflow.db")
+    clock = Ticking()
+    journal = Journal.open(home / "journal", signer=LOG, clock=clock)
+    consortium = Consortium(journal, clock)
+    Story(consortium).tell()
+    mirror_all(consortium, home)
+    journal.close()
+    return home, clock.ms
+
+
+def uri(home: Path) -> str:
+    return f"sqlite:///{home / 'mlflow.db'}"
+
+
+def mirrored(consortium: Consortium, home: Path) -> Mirror:
+    found = Mirror(consortium, uri(home), home / "mirror.json")
+    found.start()
+    return found
+
+
+def mirror_all(consortium: Consortium, home: Path) -> None:
+    found = mirrored(consortium, home)
+    assert found.drain(60), found.trouble
+    found.close()
+
+
+def shown(home: Path) -> dict[str, dict[str, Any]]:
+    """What a user of MLflow sees: per run, by our tag, everything but MLflow's own ids."""
+    client = mlflow_store.MlflowClient(uri(home))
+    experiments = {e.experiment_id: e.name for e in client.search_experiments()}
+    runs = client.search_runs(list(experiments))
+    by_id = {run.info.run_id: run.data.tags["hansa.idem"] for run in runs}
+    assert len(set(by_id.values())) == len(runs), "a run stands twice"
+    found: dict[str, dict[str, Any]] = {}
+    for run in runs:
+        tags = {k: v for k, v in run.data.tags.items() if k != "mlflow.parentRunId"}
+        parent = run.data.tags.get("mlflow.parentRunId")
+        points = {
+            key: [(p.step, p.timestamp, p.value) for p in client.get_metric_history(run.info.run_id, key)]
+            for key in run.data.metrics
+        }
+        for key, history in points.items():
+            assert len(set(history)) == len(history), f"{key} holds a point twice"
+        found[by_id[run.info.run_id]] = {
+            "experiment": experiments[run.info.experiment_id],
+            "name": run.info.run_name,
+            "status": run.info.status,
+            "times": (run.info.start_time, run.info.end_time),
+            "parent": by_id[parent] if parent else None,
+            "params": run.data.params,
+            "tags": tags,
+            "points": {k: sorted(v) for k, v in points.items()},
+            "files": files(client, run.info.run_id),
+        }
+    return found
+
+
+def files(client: Any, run_id: str, folder: str = "") -> dict[str, str]:
+    found: dict[str, str] = {}
+    for entry in client.list_artifacts(run_id, folder):
+        if entry.is_dir:
+            found |= files(client, run_id, entry.path)
+        else:
+            found[entry.path] = Path(client.download_artifacts(run_id, entry.path)).read_text()
+    return found
+
+
+def values(run: dict[str, Any], key: str) -> list[tuple[int, float]]:
+    return [(step, value) for step, _, value in run["points"][key]]
+
+
+def test_a_run_is_a_parent_with_a_child_per_partner_and_a_step_per_round(told: tuple[Path, int]) -> None:
+    runs = shown(told[0])
+    parent = runs[f"run/{RUN}"]
+    assert (parent["experiment"], parent["name"], parent["status"]) == (
+        "demo/training",
+        "run first",
+        "FINISHED",
+    )
+    assert parent["params"]["learning.inner_steps"] == "10"
+    assert values(parent, "charter/version") == [(1, 1), (2, 2)]
+    assert values(parent, "comm/bytes_up") == [(1, 10_000), (2, 10_000)]
+    assert values(parent, "charge/micro") == [(1, 1_400), (2, 700)]
+    assert values(parent, "eval/law") == [(0, 2.5), (1, 1.5), (2, 0.5)]
+    assert values(parent, "eval/held_out_loss") == [(0, 2.5), (1, 1.5), (2, 0.5)]
+    assert parent["tags"]["hansa.charter.2"] == "P-0001"
+    assert parent["tags"]["hansa.rejected.2.turin"] == "exceeds_budget: coop needs 1000 micro and has 300"
+    assert set(parent["files"]) == {"charter/1.json", "charter/2.json"}
+    acme, beta, coop = (runs[f"run/{RUN}/partner/{p}"] for p in ("acme", "beta", "coop"))
+    assert {r["parent"] for r in (acme, beta, coop)} == {f"run/{RUN}"}
+    assert [r["name"] for r in (acme, beta, coop)] == ["acme", "beta", "coop"]
+    assert values(acme, "train/loss") == [(1, 2.0), (2, 1.0)]
+    assert values(acme, "usage/gflop") == [(1, 12), (2, 12)]
+    assert values(acme, "budget/available_micro") == [(1, 999_300), (2, 998_600)]
+    assert values(beta, "charge/micro") == [(1, 0), (2, 0)]
+    assert values(beta, "budget/contributed_micro") == [(1, 700), (2, 700)]
+    assert values(coop, "charge/micro") == [(1, 700), (2, 0)]
+    assert "train/loss" not in coop["points"]
+
+
+def test_times_are_those_of_the_journal(told: tuple[Path, int]) -> None:
+    for run in shown(told[0]).values():
+        times = [t for points in run["points"].values() for _, t, _ in points]
+        assert START_MS < run["times"][0] <= min(times) <= max(times) <= run["times"][1] <= told[1]
+
+
+def test_a_proposal_is_a_run_with_its_ballots_and_tally(told: tuple[Path, int]) -> None:
+    executed, defeated = sorted(
+        (r for r in shown(told[0]).values() if r["experiment"] == "demo/governance"), key=lambda r: r["name"]
+    )
+    assert executed["name"] == "P-0001 Twice the steps"
+    assert (executed["status"], defeated["status"]) == ("FINISHED", "FAILED")
+    assert values(executed, "votes/for") == [(1, 1), (2, 1), (3, 2)]
+    assert values(executed, "votes/against") == [(1, 0), (2, 1), (3, 1)]
+    assert executed["tags"]["proposal.state"] == "executed"
+    assert executed["tags"]["proposal.executed_round"] == "2"
+    assert defeated["tags"]["proposal.state"] == "defeated"
+    assert executed["tags"]["proposal.ballot.beta"] == "against"
+    assert set(executed["files"]) == {
+        "proposal.note",
+        "ballots/acme.note",
+        "ballots/beta.note",
+        "ballots/coop.note",
+        "tally.json",
+        "execution.json",
+    }
+    assert executed["files"]["ballots/acme.note"].startswith("hansa-ballot/v1\n")
+
+
+def test_an_mlflow_user_finds_a_partner_by_its_budget(told: tuple[Path, int]) -> None:
+    client = mlflow_store.MlflowClient(uri(told[0]))
+    training = client.get_experiment_by_name("demo/training").experiment_id
+    query = "tags.`hansa.partner` = 'acme' and metrics.`budget/available_micro` < 999000"
+    assert [r.info.run_name for r in client.search_runs([training], query)] == ["acme"]
+
+
+def test_a_run_stopped_in_a_round_still_shows_what_was_paid(story: Story, home: Path) -> None:
+    story.found()
+    story.open_run()
+    story.open_round(1)
+    story.admit(1, "berlin")
+    ledger = story.consortium.ledger
+    paid = ledger.decide_settle(f"hold/{RUN}/1/berlin", 400, story.now, "usage")
+    unpaid = ledger.decide_release(f"hold/{RUN}/1/turin", "the run was stopped", story.now)
+    assert isinstance(paid, list)
+    assert isinstance(unpaid, list)
+    now = story.now
+    story.take(*(replace(r, at_ms=now) for r in [*paid, *unpaid]))
+    story.finish("stopped", "the operator stopped it")
+    mirror_all(story.consortium, home)
+    runs = shown(home)
+    assert (runs[f"run/{RUN}"]["status"], runs[f"run/{RUN}"]["tags"]["hansa.phase"]) == ("KILLED", "stopped")
+    assert values(runs[f"run/{RUN}/partner/acme"], "charge/micro") == [(1, 400)]
+    assert values(runs[f"run/{RUN}/partner/coop"], "budget/available_micro") == [(1, 1_000_000)]
+
+
+class Killed(BaseException):
+    """No handler of the mirror sees it: to the mirror's files it is a kill -9."""
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("after", ["before the call", "after the call"])
+def test_a_mirror_killed_again_and_again_shows_the_same_as_one_that_never_was(
+    story: Story, home: Path, told: tuple[Path, int], monkeypatch: pytest.MonkeyPatch, after: str
+) -> None:
+    story.tell()
+    monkeypatch.setattr(mirror, "BATCH_RECORDS", 9)
+    lives = 0
+    for calls in (1, 2, 3, 4, 6, 8, 11, 13, 16, 21, 26, 31, 10_000):
+        with monkeypatch.context() as patched:
+            kill_after(calls, patched, late=after == "after the call")
+            found = mirrored(story.consortium, home)
+            while found._thread.is_alive() and found.behind:
+                time.sleep(0.01)
+            lives += 1
+            done = not found.behind
+            found.close()
+        if done:
+            break
+    assert lives > 5
+    assert shown(home) == shown(told[0])
+
+
+def kill_after(calls: int, patched: pytest.MonkeyPatch, *, late: bool) -> None:
+    left = [calls]
+
+    def counted(method: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **named: Any) -> Any:
+            left[0] -= 1
+            if left[0] < 0 and not late:
+                raise Killed
+            answer = method(*args, **named)
+            if left[0] < 0:
+                raise Killed
+            return answer
+
+        return call
+
+    for name in ("create_experiment", "create_run", "log_batch", "log_text", "set_terminated"):
+        patched.setattr(mlflow_store.MlflowClient, name, counted(getattr(mlflow_store.MlflowClient, name)))
+
+
+def test_a_mirror_that_starts_again_goes_on_where_it_was(story: Story, home: Path) -> None:
+    story.found()
+    story.open_run()
+    mirror_all(story.consortium, home)
+    story.open_round(1)
+    story.admit(1, "berlin")
+    mirror_all(story.consortium, home)
+    assert values(shown(home)[f"run/{RUN}/partner/acme"], "train/loss") == [(1, 2.0)]
+    assert shown(home)[f"run/{RUN}"]["status"] == "RUNNING"
+
+
+def test_a_lost_mlflow_is_written_anew_although_the_cursor_says_all_was_written(
+    story: Story, home: Path, told: tuple[Path, int]
+) -> None:
+    story.tell()
+    mirror.write_cursor(home / "mirror.json", story.consortium.size, uri(home))
+    mirror_all(story.consortium, home)
+    assert shown(home) == shown(told[0])
+
+
+def test_records_after_the_start_arrive_while_the_mirror_runs(story: Story, home: Path) -> None:
+    found = mirrored(story.consortium, home)
+    story.tell()
+    assert found.drain(60), found.trouble
+    assert found.behind == 0
+    found.close()
+    assert shown(home)[f"run/{RUN}"]["status"] == "FINISHED"
+
+
+def test_nobody_waits_for_an_mlflow_that_is_down(story: Story, home: Path) -> None:
+    found = Mirror(story.consortium, "http://127.0.0.1:9", home / "mirror.json")
+    found.start()
+    began = time.monotonic()
+    story.tell()
+    assert time.monotonic() - began < 5
+    assert not found.drain(0.1)
+    deadline = time.monotonic() + 30
+    while not found.trouble and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert "127.0.0.1" in found.trouble
+    found.close()
+    mirror_all(story.consortium, home)
+    assert f"run/{RUN}" in shown(home)
+
+
+def test_a_value_mlflow_never_takes_does_not_hold_up_the_others(
+    home: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = mlflow_store.MlflowStore(uri(home), "demo")
+    good, bad = Point("good", 1.0, 1, START_MS), Point("bad?*", 1.0, 1, START_MS)
+    items: list[Item] = [
+        Start("a", "training", "a", START_MS),
+        Start("b", "training", "b", START_MS),
+        Log("a", (bad,)),
+        Log("b", (good,)),
+        Log("b", params={"p": "1"}),
+        File("b", "note.txt", "text"),
+    ]
+    store.write(items)
+    assert values(shown(home)["b"], "good") == [(1, 1.0)]
+    assert "bad?*" in caplog.text
+
+
+def test_a_run_that_a_person_deleted_stays_deleted(story: Story, home: Path) -> None:
+    story.found()
+    story.open_run()
+    mirror_all(story.consortium, home)
+    client = mlflow_store.MlflowClient(uri(home))
+    training = client.get_experiment_by_name("demo/training").experiment_id
+    (acme,) = client.search_runs([training], "tags.`hansa.partner` = 'acme'")
+    client.delete_run(acme.info.run_id)
+    story.open_round(1)
+    story.admit(1, "berlin")
+    mirror_all(story.consortium, home)
+    assert client.search_runs([training], "tags.`hansa.partner` = 'acme'") == []
+
+
+def test_mlflow_says_nothing_even_when_it_makes_its_database(first_words: tuple[Path, str]) -> None:
+    assert first_words[1] == ""
