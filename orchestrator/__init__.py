@@ -1,0 +1,1 @@
+"""The coordinator: plans rounds, takes updates in, combines them, has them settled. Start at `round.py`."""

@@ -1,0 +1,103 @@
+"""One upload from its first byte to its receipt: the claim checked, the payload spooled, the update admitted."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+
+from commons.errors import Refusal
+from commons.names import RunId
+from commons.records import Kind, Record
+from orchestrator.desk import Desk
+from orchestrator.intake import RECORDED, Claim, check_claim, check_open, check_payload, find_round
+from orchestrator.progress import RoundState, rejection_fact
+
+log = logging.getLogger("hansa.coordinator")
+
+
+def admit(desk: Desk, claim: Claim, offset: int, frames: Iterable[bytes]) -> int | Refusal:
+    """Journal index of the admitted update; the same update again has the same index.
+
+    When this returns an index the update is durable: it is combined even if the coordinator dies now. A payload
+    that breaks off is kept for resuming. Raises StoreError when the disk is full.
+    """
+    with desk.consortium.lock:
+        wanted = _is_wanted(desk, claim)
+    if isinstance(wanted, int):
+        return wanted
+    refusal = wanted if isinstance(wanted, Refusal) else _check(desk, claim, wanted)
+    if refusal is not None:
+        return _refuse(desk, claim, refusal)
+    if refusal := desk.spool.receive(claim, offset, frames):
+        return refusal
+    with desk.spool.payload(RunId(claim.update.run), claim.update.round, claim.site) as payload:
+        wrong = check_payload(claim, payload)
+    if wrong is not None:
+        desk.spool.discard(claim)
+        return _refuse(desk, claim, wrong)
+    return _record(desk, claim)
+
+
+def _is_wanted(desk: Desk, claim: Claim) -> RoundState | int | Refusal:
+    """The open round that waits for this update, or the index of the update admitted before. Holding the lock."""
+    found = find_round(desk.runs, claim)
+    if isinstance(found, Refusal):
+        return found
+    run, opened = found
+    known = opened.admitted.get(claim.site)
+    if known is not None and known.update == claim.update:
+        return known.index
+    epoch, now_ms = desk.consortium.journal.epoch, desk.consortium.now_ms()
+    return check_open(run, opened, claim, epoch=epoch, now_ms=now_ms) or opened
+
+
+def _check(desk: Desk, claim: Claim, opened: RoundState) -> Refusal | None:
+    with desk.consortium.lock:
+        charter = desk.consortium.members.charters[opened.charter_version]
+        expert_map = desk.expert_map(opened.charter_version)
+    return check_claim(opened, claim, charter, expert_map)
+
+
+def _record(desk: Desk, claim: Claim) -> int | Refusal:
+    """Append UPDATE and USAGE together, if the round still wants them."""
+    known: list[int] = []
+
+    def decide(now_ms: int) -> list[Record] | Refusal:
+        wanted = _is_wanted(desk, claim)
+        if isinstance(wanted, Refusal):
+            return wanted
+        if isinstance(wanted, int):
+            known.append(wanted)
+            return []
+        return [
+            Record(Kind.UPDATE, now_ms, claim.upload.update),
+            Record(Kind.USAGE, now_ms, claim.upload.usage),
+        ]
+
+    done = desk.consortium.commit(decide)
+    return done if isinstance(done, Refusal) else (*done, *known)[0]
+
+
+def _refuse(desk: Desk, claim: Claim, refusal: Refusal) -> Refusal:
+    """Record the rejection of a signed update that is wrong, so that nobody waits for the site this round."""
+
+    def decide(now_ms: int) -> list[Record]:
+        found = desk.open_round(RunId(claim.update.run))
+        if found is None or claim.site not in found[1].waiting or found[1].number != claim.update.round:
+            return []
+        return [
+            rejection_fact(
+                now_ms,
+                run=found[0].run,
+                number=found[1].number,
+                site=claim.site,
+                code=refusal.code,
+                message=refusal.message,
+                update=claim.key,
+            )
+        ]
+
+    log.warning("update of site %s refused: %s", claim.site, refusal)
+    if refusal.code in RECORDED:
+        desk.consortium.commit(decide)
+    return refusal

@@ -1,0 +1,111 @@
+"""The live table: a run as `commons.views.RunView`, from the journal's view and the sites' heartbeats."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from commons.charter import Charter
+from commons.charter import Site as CharterSite
+from commons.names import SiteId
+from commons.views import RoundView, RunView, SiteView
+from governance.ledger import Ledger
+from orchestrator.live import Live
+from orchestrator.progress import RoundState, RunState
+
+WORKING = frozenset({"verifying", "fetching", "training", "sealing", "uploading"})
+STATES = WORKING | {"idle", "admitted", "refused"}
+"""What a site may say of itself."""
+
+
+def run_view(
+    run: RunState, *, charters: Mapping[int, Charter], ledger: Ledger, live: Live, journal_size: int
+) -> RunView:
+    """Call it while the journal's views stand still."""
+    charter = charters[max(charters)]
+    opened = run.open_round
+    return RunView(
+        run=run.run,
+        phase=run.phase,
+        round=opened.number if opened else run.closed,
+        rounds=run.rounds,
+        charter_version=charter.version if run.finished is None else run.charter_version,
+        state=run.state,
+        reason=run.reason or live.trouble,
+        sites=tuple(_site(site, run, opened, ledger, live) for site in charter.sites),
+        history=tuple(round_view(found, charters[found.charter_version]) for found in run.history),
+        evaluation={note.domain: note.loss for _, (_, note) in sorted(run.evaluations.items())},
+        journal_size=journal_size,
+    )
+
+
+def round_view(found: RoundState, charter: Charter) -> RoundView:
+    updates = {site: admitted.update for site, admitted in sorted(found.admitted.items())}
+    codecs = charter.learning.codecs
+    return RoundView(
+        round=found.number,
+        charter_version=found.charter_version,
+        base=found.base,
+        state=found.state,
+        contributors=tuple(updates) if found.state else (),
+        missing=found.missing,
+        left_out={site: why.message for site, why in sorted(found.left_out.items())},
+        rejected={site: why.message for site, why in sorted(found.rejected.items())},
+        losses={site: update.loss for site, update in updates.items()},
+        held_out={s: u.held_out_loss for s, u in updates.items() if u.held_out_loss is not None},
+        bytes_up=sum(update.payload_bytes for update in updates.values()),
+        bytes_down=found.bytes_down,
+        opened_ms=found.opened_ms,
+        closed_ms=found.closed_ms,
+        uplink_trunk=codecs.trunk,
+        uplink_expert=codecs.expert,
+    )
+
+
+def _site(
+    site: CharterSite, run: RunState, opened: RoundState | None, ledger: Ledger, live: Live
+) -> SiteView:
+    name = SiteId(site.name)
+    presence = live.of(name)
+    beat = presence.beat
+    last = next((r for r in reversed(run.history) if name in r.admitted), None)
+    update = last.admitted[name].update if last else None
+    state, why = _state(name, run, opened, live)
+    return SiteView(
+        site=site.name,
+        partner=site.partner,
+        payer=site.payer,
+        domain=site.domain,
+        state=state,
+        why=why,
+        step=beat.step,
+        steps=beat.steps,
+        tokens_per_s=beat.tokens_per_s if state == "training" else 0.0,
+        loss=beat.loss if beat.loss is not None else (update.loss if update else None),
+        held_out_loss=update.held_out_loss if update else None,
+        bytes_up=beat.bytes_up,
+        bytes_down=beat.bytes_down,
+        spend_left_micro=ledger.available_micro(site.payer),
+    )
+
+
+def _state(site: SiteId, run: RunState, opened: RoundState | None, live: Live) -> tuple[str, str]:
+    """State and why: what the journal says of the site's part first, then what the site says itself."""
+    presence = live.of(site)
+    beat = presence.beat
+    if opened and site in opened.left_out:
+        why = opened.left_out[site].message
+        return ("left out" if presence.stream else "offline"), why
+    if opened and site in opened.admitted and presence.stream:
+        others = ", ".join(opened.waiting)
+        return "admitted", f"waiting for {others}" if others else "combining"
+    if opened and site in opened.rejected:
+        return "refused", opened.rejected[site].message
+    if not presence.stream:
+        return "offline", f"site {site} is not connected; its operator starts it"
+    if live.is_silent(site):
+        return "gone", f"site {site} has not been heard of for a while"
+    if run.finished:
+        return "idle", run.reason
+    if beat.state == "refused":
+        return "refused", beat.why
+    return beat.state, beat.why

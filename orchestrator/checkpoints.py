@@ -1,0 +1,19 @@
+"""Which model states are kept on disk."""
+
+from __future__ import annotations
+
+from commons.names import Digest
+from orchestrator.progress import Runs
+
+RECENT = 3
+"""States before the last one that slow sites may still be fetching."""
+
+
+def kept(runs: Runs) -> set[Digest]:
+    """The last state of every run, and of the active one also its seed model, momentum and recent states."""
+    keep = {run.state for run in runs.by_id.values()}
+    if active := runs.active:
+        keep |= {closed.state for closed in active.history[-RECENT:] if closed.state}
+        keep |= {found.base for found in (*active.history[:1], *active.history[-RECENT:])}
+        keep |= {active.momentum} if active.momentum else set()
+    return keep

@@ -1,0 +1,5 @@
+"""Base state and admitted updates in, new state out: the same inputs give the same bytes."""
+
+from orchestrator.combine.fold import Combined, Contribution, combine
+
+__all__ = ["Combined", "Contribution", "combine"]

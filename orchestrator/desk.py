@@ -1,0 +1,45 @@
+"""What the coordinator's threads share: the consortium, the views of runs and sites, the stores."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+
+from commons.experts.map import ExpertMap
+from commons.names import RunId
+from commons.notes import Signer
+from commons.states import StateStore
+from governance.bell import Bell
+from governance.consortium import Consortium
+from orchestrator.live import Live
+from orchestrator.progress import RoundState, Runs, RunState
+from orchestrator.spool import Spool
+
+
+@dataclass(frozen=True)
+class Desk:
+    """`runs` may only be read while holding `consortium.lock`, as every view."""
+
+    consortium: Consortium
+    runs: Runs
+    live: Live
+    store: StateStore
+    spool: Spool
+    signer: Signer
+    """The log key: signs assignments and releases."""
+    bell: Bell
+    """Rings for every record, and when a site comes, goes or refuses."""
+    stopping: threading.Event = field(default_factory=threading.Event)
+    _maps: dict[int, ExpertMap] = field(default_factory=dict, repr=False)
+
+    def expert_map(self, version: int) -> ExpertMap:
+        """The expert map of that charter version, computed once. Call it while holding the lock."""
+        if version not in self._maps:
+            self._maps[version] = ExpertMap.from_charter(self.consortium.members.charters[version])
+        return self._maps[version]
+
+    def open_round(self, run: RunId) -> tuple[RunState, RoundState] | None:
+        """The run's open round; None when there is none or the run is over."""
+        found = self.runs.by_id[run]
+        opened = found.open_round
+        return (found, opened) if opened and not found.finished else None

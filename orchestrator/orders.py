@@ -1,0 +1,69 @@
+"""What a site shall do now: level-triggered, so that asking again from anywhere gives the same answer."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from commons.names import SiteId
+from commons.work import AssignmentNote
+from orchestrator.desk import Desk
+from orchestrator.plan import evaluating, training
+from orchestrator.progress import RoundState, RunState
+
+
+@dataclass(frozen=True)
+class Order:
+    """An assignment, or why there is none."""
+
+    assignment: AssignmentNote | None = None
+    why: str = ""
+    finished: bool = False
+    """The run is over."""
+
+    @property
+    def run(self) -> str:
+        return self.assignment.run if self.assignment else ""
+
+    @property
+    def round(self) -> int:
+        return self.assignment.round if self.assignment else 0
+
+
+def order_for(desk: Desk, site: SiteId, *, over_before: Collection[str]) -> Order:
+    """The site's order. `over_before`: runs that were over before it asked, whose end does not concern it."""
+    with desk.consortium.lock:
+        run = desk.runs.latest
+        if run is None:
+            return Order(why="no run has been started yet; the operator starts one")
+        if run.finished:
+            if run.run in over_before:
+                return Order(why="no run is going on; the operator starts one")
+            return Order(why=f"run {run.run} is {run.finished}: {run.reason}", finished=True)
+        charter, digest = desk.consortium.charter, desk.consortium.members.digest
+        if run.phase == "evaluating":
+            if site in run.evaluations:
+                return Order(why="evaluated; waiting for the other sites")
+            return Order(evaluating(charter, digest, desk.expert_map(charter.version), run, site))
+        opened = run.open_round
+        if opened is None:
+            return Order(why=f"waiting for round {run.closed + 1}")
+        if site in opened.waiting:
+            of_round = desk.consortium.members.charters[opened.charter_version]
+            return Order(training(of_round, run, opened, site))
+        return Order(why=_why_not(run, opened, site))
+
+
+def runs_over(desk: Desk, *, but: Collection[str]) -> frozenset[str]:
+    """Runs that are over now, without those in `but`: their end still concerns the site."""
+    with desk.consortium.lock:
+        return frozenset(r.run for r in desk.runs.by_id.values() if r.finished) - set(but)
+
+
+def _why_not(run: RunState, opened: RoundState, site: SiteId) -> str:
+    if site in opened.admitted:
+        return f"update of round {opened.number} admitted; waiting for the other sites"
+    known = opened.rejected.get(site) or opened.left_out.get(site)
+    return (
+        known.message if known else f"round {opened.number} began without this site; the next one takes it in"
+    )

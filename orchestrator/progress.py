@@ -1,0 +1,339 @@
+"""Where every run stands: the view that folds the journal's run records.
+
+Owns the facts RUN, ROUND, REJECTION, CLOSE and FINISH (their fields are the functions at the end) and reads the
+sites' notes. Pure: no clock, no disk. Rebuilt from the journal, it is the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from commons.errors import Code, Refusal
+from commons.names import Digest, Micro, RoundNumber, RunId, SiteId
+from commons.notes import digest, parse
+from commons.records import Kind, Record, fact
+from commons.work import EvaluationNote, UpdateNote, UsageNote
+
+MESSAGE_CHARS_MAX = 1000
+
+
+@dataclass(frozen=True)
+class Admitted:
+    """An update that is durable at the coordinator and will be combined."""
+
+    index: int
+    update: UpdateNote
+    usage: UsageNote | None = None
+
+
+@dataclass(frozen=True)
+class Rejected:
+    code: str
+    message: str
+
+
+@dataclass
+class RoundState:
+    number: RoundNumber
+    attempt: int
+    """From 1; one more each time all leases ended without a quorum."""
+    base: Digest
+    charter_version: int
+    charter: Digest
+    expert_map: Digest
+    quorum: int
+    opened_ms: int
+    lease_until_ms: int
+    holds: dict[SiteId, Micro]
+    """Assigned sites and what is held for each; sites admitted in an earlier attempt stay."""
+    attempts: dict[SiteId, int] = field(default_factory=dict)
+    """The attempt in which each site was assigned."""
+    left_out: dict[SiteId, Rejected] = field(default_factory=dict)
+    rejected: dict[SiteId, Rejected] = field(default_factory=dict)
+    admitted: dict[SiteId, Admitted] = field(default_factory=dict)
+    quorum_ms: int | None = None
+    """When the quorum-th update was admitted."""
+    last_ms: int = 0
+    """When something last happened in it."""
+    state: Digest | None = None
+    missing: tuple[SiteId, ...] = ()
+    bytes_down: int = 0
+    closed_ms: int | None = None
+
+    @property
+    def waiting(self) -> list[SiteId]:
+        """Assigned, neither admitted nor rejected, in order of name."""
+        return sorted(s for s in self.holds if s not in self.admitted and s not in self.rejected)
+
+    def hold_id(self, run: RunId, site: SiteId) -> str:
+        return hold_id(run, self.number, site, self.attempts[site])
+
+    def lease(self, run: RunId, site: SiteId) -> str:
+        return f"lease/{run}/{self.number}/{site}/{self.attempts[site]}"
+
+
+@dataclass
+class RunState:
+    run: RunId
+    rounds: int
+    state: Digest
+    """The last combined state; the seed model before the first round is closed."""
+    momentum: Digest | None
+    opened_ms: int
+    charter_version: int
+    history: list[RoundState] = field(default_factory=list)
+    """Every round, the open one last."""
+    evaluations: dict[SiteId, tuple[int, EvaluationNote]] = field(default_factory=dict)
+    """Of the final state: journal index and note."""
+    finished: str | None = None
+    """`finished` or `stopped`; None while it goes on."""
+    reason: str = ""
+
+    @property
+    def open_round(self) -> RoundState | None:
+        return self.history[-1] if self.history and self.history[-1].closed_ms is None else None
+
+    @property
+    def closed(self) -> int:
+        """Number of the last closed round; 0 before the first."""
+        return len(self.history) - (self.open_round is not None)
+
+    @property
+    def phase(self) -> str:
+        """training | evaluating | finished | stopped"""
+        return self.finished or ("training" if self.closed < self.rounds else "evaluating")
+
+    @property
+    def last_ms(self) -> int:
+        """When its last round closed, or it opened."""
+        return next((r.closed_ms for r in reversed(self.history) if r.closed_ms), self.opened_ms)
+
+
+class Runs:
+    """All runs of the journal, oldest first. At most one is not finished."""
+
+    def __init__(self) -> None:
+        self.by_id: dict[RunId, RunState] = {}
+        self.releases: dict[Digest, int] = {}
+        """Digest of a release note -> its journal index."""
+
+    @property
+    def active(self) -> RunState | None:
+        last = self.latest
+        return last if last is not None and last.finished is None else None
+
+    @property
+    def latest(self) -> RunState | None:
+        return next(reversed(self.by_id.values()), None)
+
+    def find(self, run: str) -> RunState | Refusal:
+        """The run of that name; the latest one for an empty name."""
+        if not run:
+            return self.latest or Refusal(Code.NO_RUN, "no run has been started; the operator starts one")
+        found = self.by_id.get(RunId(run))
+        return found or Refusal(Code.RUN_UNKNOWN, f"there is no run {run[:64]!r} here; see `hansa run watch`")
+
+    def apply(self, index: int, record: Record) -> None:
+        match record.kind:
+            case Kind.RUN:
+                self._open_run(record.at_ms, record.facts)
+            case Kind.ROUND:
+                self._open_round(record.at_ms, record.facts)
+            case Kind.UPDATE:
+                self._admit(index, record)
+            case Kind.USAGE:
+                usage = UsageNote.from_note(parse(record.body))
+                admitted = self._round(usage.run, usage.round).admitted
+                before = admitted[SiteId(usage.site)]
+                admitted[SiteId(usage.site)] = Admitted(before.index, before.update, usage)
+            case Kind.REJECTION:
+                self._reject(record.at_ms, record.facts)
+            case Kind.CLOSE:
+                self._close(record.at_ms, record.facts)
+            case Kind.EVALUATION:
+                note = EvaluationNote.from_note(parse(record.body))
+                self.by_id[RunId(note.run)].evaluations[SiteId(note.site)] = (index, note)
+            case Kind.RELEASE:
+                self.releases[digest(record.body)] = index
+            case Kind.FINISH:
+                run = self.by_id[RunId(record.facts["run"])]
+                run.finished, run.reason = record.facts["phase"], record.facts["reason"]
+            case _:
+                pass
+
+    def _open_run(self, at_ms: int, facts: Mapping[str, Any]) -> None:
+        run = RunId(facts["run"])
+        self.by_id[run] = RunState(
+            run=run,
+            rounds=facts["rounds"],
+            state=Digest(facts["state"]),
+            momentum=None,
+            opened_ms=at_ms,
+            charter_version=facts["charter_version"],
+        )
+
+    def _open_round(self, at_ms: int, facts: Mapping[str, Any]) -> None:
+        run = self.by_id[RunId(facts["run"])]
+        attempt = facts["attempt"]
+        holds = {SiteId(s): Micro(m) for s, m in facts["holds"].items()}
+        opened = RoundState(
+            number=RoundNumber(facts["round"]),
+            attempt=attempt,
+            base=Digest(facts["base"]),
+            charter_version=facts["charter_version"],
+            charter=Digest(facts["charter"]),
+            expert_map=Digest(facts["expert_map"]),
+            quorum=facts["quorum"],
+            opened_ms=at_ms,
+            lease_until_ms=facts["lease_until_ms"],
+            holds=holds,
+            attempts=dict.fromkeys(holds, attempt),
+            last_ms=at_ms,
+        )
+        before = run.open_round
+        if before is not None:
+            assert before.number == opened.number, (
+                f"round {opened.number} opened while {before.number} is open"
+            )
+            opened.admitted = before.admitted
+            opened.holds |= {s: before.holds[s] for s in before.admitted}
+            opened.attempts |= {s: before.attempts[s] for s in before.admitted}
+            opened.opened_ms, opened.quorum_ms = before.opened_ms, before.quorum_ms
+            run.history.pop()
+        run.history.append(opened)
+        run.charter_version = opened.charter_version
+
+    def _admit(self, index: int, record: Record) -> None:
+        update = UpdateNote.from_note(parse(record.body))
+        found = self._round(update.run, update.round)
+        found.admitted[SiteId(update.site)] = Admitted(index, update)
+        found.last_ms = record.at_ms
+        if len(found.admitted) == found.quorum:
+            found.quorum_ms = record.at_ms
+
+    def _reject(self, at_ms: int, facts: Mapping[str, Any]) -> None:
+        found = self._round(facts["run"], facts["round"])
+        site = SiteId(facts["site"])
+        target = found.rejected if site in found.holds else found.left_out
+        target[site] = Rejected(facts["code"], facts["message"])
+        found.last_ms = at_ms
+
+    def _close(self, at_ms: int, facts: Mapping[str, Any]) -> None:
+        run = self.by_id[RunId(facts["run"])]
+        closed = self._round(facts["run"], facts["round"])
+        closed.state = run.state = Digest(facts["state"])
+        run.momentum = Digest(facts["momentum"]) if facts["momentum"] else None
+        closed.missing = tuple(SiteId(s) for s in facts["missing"])
+        closed.bytes_down, closed.closed_ms = facts["bytes_down"], at_ms
+
+    def _round(self, run: str, number: int) -> RoundState:
+        return self.by_id[RunId(run)].history[number - 1]
+
+
+def hold_id(run: RunId, number: int, site: SiteId, attempt: int) -> str:
+    """Id of the hold for one site's round; a repeated attempt holds anew under its own id."""
+    return f"hold/{run}/{number}/{site}" + (f"/{attempt}" if attempt > 1 else "")
+
+
+def run_fact(
+    now_ms: int, *, run: RunId, rounds: int, state: Digest, charter_version: int, expert_map: Digest
+) -> Record:
+    return fact(
+        Kind.RUN,
+        now_ms,
+        run=run,
+        rounds=rounds,
+        state=state,
+        charter_version=charter_version,
+        expert_map=expert_map,
+    )
+
+
+def round_fact(
+    now_ms: int,
+    *,
+    run: RunId,
+    number: RoundNumber,
+    attempt: int,
+    base: Digest,
+    charter_version: int,
+    charter: Digest,
+    expert_map: Digest,
+    quorum: int,
+    lease_until_ms: int,
+    holds: Mapping[SiteId, Micro],
+) -> Record:
+    """A round, or a further attempt at the open one. Assignments follow from it; left-out sites are REJECTIONs."""
+    return fact(
+        Kind.ROUND,
+        now_ms,
+        run=run,
+        round=number,
+        attempt=attempt,
+        base=base,
+        charter_version=charter_version,
+        charter=charter,
+        expert_map=expert_map,
+        quorum=quorum,
+        lease_until_ms=lease_until_ms,
+        holds=dict(holds),
+    )
+
+
+def rejection_fact(
+    now_ms: int, *, run: RunId, number: RoundNumber, site: SiteId, code: str, message: str, update: str = ""
+) -> Record:
+    """An update rejected, or, for a site without an assignment, why it was left out of the round."""
+    return fact(
+        Kind.REJECTION,
+        now_ms,
+        run=run,
+        round=number,
+        site=site,
+        code=code,
+        message=message[:MESSAGE_CHARS_MAX],
+        update=update,
+    )
+
+
+def close_fact(
+    now_ms: int,
+    *,
+    run: RunId,
+    number: RoundNumber,
+    base: Digest,
+    state: Digest,
+    momentum: Digest | None,
+    contributors: Iterable[SiteId],
+    missing: Iterable[SiteId],
+    bytes_up: int,
+    bytes_down: int,
+) -> Record:
+    """The round's commit point: `state` is saved and follows from base and the contributors' updates."""
+    return fact(
+        Kind.CLOSE,
+        now_ms,
+        run=run,
+        round=number,
+        base=base,
+        state=state,
+        momentum=momentum or "",
+        contributors=sorted(contributors),
+        missing=sorted(missing),
+        bytes_up=bytes_up,
+        bytes_down=bytes_down,
+    )
+
+
+def finish_fact(now_ms: int, *, run: RunState, phase: str, reason: str) -> Record:
+    return fact(
+        Kind.FINISH,
+        now_ms,
+        run=run.run,
+        phase=phase,
+        reason=reason[:MESSAGE_CHARS_MAX],
+        round=run.closed,
+        state=run.state,
+    )

@@ -1,0 +1,75 @@
+"""What a release folder holds, and the safetensors format as far as it is needed: written and read as a stream.
+
+The whole model is never in memory. Layout: 8 bytes little-endian length of the header, the header (JSON), data.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from commons.names import Digest
+from commons.states import Blob, StateStore, manifest_bytes
+
+MODEL, MANIFEST = "model.safetensors", "MANIFEST.json"
+NOTE, RECORD, PROOF = "release.note", "release.record", "release.tlog-proof"
+CHARTER, FOUNDING = "charter.json", "founding"
+UNLISTED = frozenset({MANIFEST, NOTE, RECORD, PROOF})
+"""Files that the manifest cannot list, as they are made from it."""
+NOTE_KIND = "hansa-release/v1"
+NOTE_KEYS = ("consortium", "run", "round", "state", "manifest", "licence")
+
+_HEADER_BYTES_MAX = 100 << 20
+_BLOCK = 1 << 20
+
+
+def write_model(path: Path, store: StateStore, slices: Mapping[str, Blob]) -> None:
+    """Write a state's slices as one safetensors file, each checked on the way; durable on return."""
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    position = 0
+    for name, blob in slices.items():
+        end = position + blob.bytes
+        header[name] = {"dtype": "F32", "shape": list(blob.shape), "data_offsets": [position, end]}
+        position = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for blob in slices.values():
+            file.write(store.read(blob.digest))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def state_in(path: Path) -> Digest:
+    """Digest of the model state that a safetensors file holds. Raises ValueError when it is not one in fp32."""
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        if size > _HEADER_BYTES_MAX:
+            raise ValueError(f"{path.name} is no safetensors file")
+        header = json.loads(file.read(size))
+        slices = {}
+        for name, entry in sorted(header.items()):
+            if name == "__metadata__":
+                continue
+            start, end = entry["data_offsets"]
+            if entry["dtype"] != "F32":
+                raise ValueError(f"{name} is {entry['dtype']}, not F32")
+            file.seek(8 + size + start)
+            slices[name] = Blob(_hashed(file.read, end - start), tuple(entry["shape"]), end - start)
+    return Digest("sha256:" + hashlib.sha256(manifest_bytes(slices)).hexdigest())
+
+
+def _hashed(read: object, length: int) -> Digest:
+    assert callable(read)
+    total = hashlib.sha256()
+    while length > 0:
+        block = read(min(length, _BLOCK))
+        if not block:
+            raise ValueError("the file ends early")
+        total.update(block)
+        length -= len(block)
+    return Digest("sha256:" + total.hexdigest())

@@ -1,0 +1,169 @@
+"""Writing a release: an ordinary Hugging Face folder with a signed manifest and its place in the journal.
+
+The folder appears whole or not at all. The same run state gives the same model, manifest and note.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from commons import charter_file
+from commons.charter import Charter
+from commons.errors import Code, Refusal, StoreError
+from commons.experts.glm4_moe import hf_config
+from commons.experts.tokenizer import write_tokenizer
+from commons.log import proof_text
+from commons.names import Digest
+from commons.notes import compose, digest, digest_file
+from commons.records import Kind, Record, canonical_json
+from orchestrator.desk import Desk
+from orchestrator.progress import RunState
+from orchestrator.release.layout import (
+    CHARTER,
+    FOUNDING,
+    MANIFEST,
+    MODEL,
+    NOTE,
+    NOTE_KEYS,
+    NOTE_KIND,
+    PROOF,
+    RECORD,
+    write_model,
+)
+
+
+@dataclass(frozen=True)
+class Made:
+    folder: Path
+    manifest: Digest
+
+
+def make(desk: Desk, run: RunState, folder: Path) -> Made | Refusal:
+    """Release the run's last combined state into `folder`, which must not exist.
+
+    Raises StoreError when the disk refuses; no folder is left then.
+    """
+    if not run.closed:
+        return Refusal(Code.NO_RUN, f"run {run.run} has closed no round: there is nothing to release yet")
+    if folder.exists():
+        return Refusal(Code.REQUEST_INVALID, f"{folder} exists; the operator names a folder that does not")
+    draft = folder.with_name(f".{folder.name}.draft")
+    shutil.rmtree(draft, ignore_errors=True)
+    try:
+        draft.mkdir(parents=True)
+        made = _fill(desk, run, draft)
+        draft.replace(folder)
+    except OSError as error:
+        raise StoreError(
+            f"cannot write the release {folder}: {error.strerror or error}; make room, try again"
+        ) from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return Made(folder, made)
+
+
+def _fill(desk: Desk, run: RunState, draft: Path) -> Digest:
+    with desk.consortium.lock:
+        charters = desk.consortium.members.charters
+        founding_notes = [r.body for r in desk.consortium.journal.records() if r.kind is Kind.FOUNDING]
+        state, number = run.state, run.closed
+        charter, first = charters[run.history[number - 1].charter_version], charters[1]
+    write_model(draft / MODEL, desk.store, desk.store.manifest(state))
+    config = hf_config(charter.model, len(charter.experts))
+    (draft / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    write_tokenizer(draft)
+    (draft / CHARTER).write_bytes(charter_file.canonical(charter))
+    (draft / FOUNDING).mkdir()
+    (draft / FOUNDING / CHARTER).write_bytes(charter_file.canonical(first))
+    for index, note in enumerate(founding_notes):
+        (draft / FOUNDING / f"{index:03d}.note").write_bytes(note)
+    (draft / "DATA.md").write_text(_data_statements(charter))
+    (draft / "README.md").write_text(_card(charter, run))
+    manifest = _manifest(draft, charter, run, number, state)
+    (draft / MANIFEST).write_bytes(manifest)
+    _sign(
+        desk,
+        draft,
+        (charter.consortium.name, run.run, str(number), state, digest(manifest), charter.release.licence),
+    )
+    for file in draft.rglob("*"):
+        if file.is_file():
+            _sync(file)
+    return digest(manifest)
+
+
+def _sign(desk: Desk, draft: Path, values: tuple[str, ...]) -> None:
+    """The release note into the journal (once) and, with its proof, into the folder."""
+    note = desk.signer.sign(compose(NOTE_KIND, list(zip(NOTE_KEYS, values, strict=True))))
+    with desk.consortium.lock:
+        index = desk.runs.releases.get(digest(note))
+        if index is None:
+            done = desk.consortium.commit(lambda now_ms: [Record(Kind.RELEASE, now_ms, note)])
+            assert not isinstance(done, Refusal), "nothing refuses a release"
+            index = done[0]
+        record = desk.consortium.journal.record(index)
+        receipt = desk.consortium.receipt(index)
+    (draft / NOTE).write_bytes(note)
+    (draft / RECORD).write_bytes(record.leaf)
+    (draft / PROOF).write_text(proof_text(receipt.index, receipt.path, receipt.checkpoint))
+
+
+def _manifest(draft: Path, charter: Charter, run: RunState, number: int, state: Digest) -> bytes:
+    files = {
+        file.relative_to(draft).as_posix(): {"sha256": digest_file(file), "bytes": file.stat().st_size}
+        for file in sorted(draft.rglob("*"))
+        if file.is_file()
+    }
+    return canonical_json(
+        {
+            "consortium": charter.consortium.name,
+            "run": run.run,
+            "round": number,
+            "state": state,
+            "charter_version": charter.version,
+            "licence": charter.release.licence,
+            "files": files,
+        }
+    )
+
+
+def _data_statements(charter: Charter) -> str:
+    lines = ["# Where the training text comes from", ""]
+    for site in charter.sites:
+        lines += [f"## {site.domain}: {site.name} ({site.partner})", "", site.data_statement, ""]
+        lines += [f"Trains the experts {', '.join(site.experts)}.", ""]
+    return "\n".join(lines)
+
+
+def _card(charter: Charter, run: RunState) -> str:
+    losses = [f"| {n.domain} | {n.loss:.4f} |" for _, (_, n) in sorted(run.evaluations.items())]
+    table = ["| domain | held-out loss, nats per byte |", "|---|---|", *losses, ""] if losses else []
+    name = charter.consortium.name
+    return "\n".join(
+        [
+            "---",
+            f"license: {charter.release.licence.lower()}",
+            "library_name: transformers",
+            "---",
+            f"# {name}: {run.run}",
+            "",
+            f"Trained together by {', '.join(m.name for m in charter.members)} in {run.closed} rounds.",
+            "The text of each site, and its licence, is stated in DATA.md.",
+            "",
+            *table,
+            "Check this folder offline with `hansa release verify`.",
+            "",
+        ]
+    )
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,290 @@
+"""One round: plan, hold, admit, combine, save, settle, track. Start reading here.
+
+`run_round` reads top to bottom as these steps; the rules are pure functions elsewhere (`plan`, `intake`,
+`combine`, the ledger), this module waits and carries out. Every step is durable before the next begins, so a
+coordinator killed anywhere goes on by calling `run_round` again: what is done answers at once.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from contextlib import ExitStack
+
+from commons.errors import Code, Refusal, Refused
+from commons.names import Micro, RunId, SiteId
+from commons.records import Record
+from commons.updates import UpdateManifest
+from governance.ratecard import price_micro
+from orchestrator import checkpoints
+from orchestrator.combine import Combined, Contribution, combine
+from orchestrator.desk import Desk
+from orchestrator.plan import (
+    Verdict,
+    closing,
+    gathering_ms,
+    opening_records,
+    plan_round,
+    too_few,
+    without_lacking,
+)
+from orchestrator.progress import RoundState, RunState, close_fact, finish_fact, rejection_fact
+
+log = logging.getLogger("hansa.coordinator")
+
+
+def run_round(desk: Desk, run: RunId, *, first: bool) -> bool:
+    """Open the run's next round, or take up the open one, and see it closed.
+
+    False when no round was closed: the run is over or the coordinator stops. `first`: give all sites of the
+    charter time to connect before planning. Raises StoreError when a disk fails: the round
+    stays open, the last state is intact, and calling again goes on.
+    """
+    renew = False
+    while True:
+        if not _plan_and_hold(desk, run, first=first, renew=renew):
+            return False
+        verdict = _admit(desk, run)
+        if verdict is None:
+            return False
+        if verdict is Verdict.CLOSE:
+            break
+        first, renew = False, True
+    combined = _combine_and_save(desk, run)
+    if combined is None or not _settle(desk, run, combined):
+        return False
+    _track(desk, run)
+    return True
+
+
+def _plan_and_hold(desk: Desk, run: RunId, *, first: bool, renew: bool) -> bool:
+    """Gather sites, carry out due votes, hold budgets and open the round; True once it is open."""
+    with desk.consortium.lock:
+        open_already = desk.open_round(run) is not None
+    if open_already and not renew:
+        return True
+    if open_already:
+        _release_unadmitted(desk, run)
+    else:
+        _carry_out_votes(desk, run)
+    if not _gather(desk, run, first=first):
+        return False
+    done = desk.consortium.commit(lambda now_ms: _decide_opening(desk, run, now_ms))
+    if isinstance(done, Refusal):
+        raise Refused(done)
+    with desk.consortium.lock:
+        found = desk.runs.by_id[run]
+        if found.finished:
+            log.warning("run %s ended: %s", run, found.reason)
+        for site, why in sorted(found.open_round.left_out.items()) if found.open_round else ():
+            log.info("run %s round %d goes on without site %s: %s", run, found.closed + 1, site, why.message)
+        return found.open_round is not None
+
+
+def _admit(desk: Desk, run: RunId) -> Verdict | None:
+    """Wait while the sites verify, train, seal and upload, until the round closes or must be tried again."""
+    while not desk.stopping.is_set():
+        strokes = desk.bell.strokes
+        _reject_refusing(desk, run)
+        with desk.consortium.lock:
+            found = desk.open_round(run)
+            if found is None:
+                return None
+            charter = desk.consortium.members.charters[found[1].charter_version]
+            answer = closing(found[1], charter.rounds.grace_s, desk.consortium.now_ms())
+        if answer.verdict is not Verdict.WAIT:
+            return answer.verdict
+        desk.bell.wait_beyond(strokes, answer.wait_ms / 1000)
+    return None
+
+
+def _combine_and_save(desk: Desk, run: RunId) -> Combined | None:
+    """The new state, durable. The same admitted updates give the same bytes, however often this runs."""
+    with desk.consortium.lock:
+        found = desk.open_round(run)
+        if found is None:
+            return None
+        state, opened = found
+        charter = desk.consortium.members.charters[opened.charter_version]
+        admitted = {site: a.update for site, a in opened.admitted.items()}
+        momentum, expert_map = state.momentum, desk.expert_map(opened.charter_version)
+    with ExitStack() as stack:
+        contributions = [
+            Contribution(
+                site=site,
+                tokens=update.tokens,
+                manifest=UpdateManifest.from_bytes(desk.spool.manifest(run, opened.number, site)),
+                payload=stack.enter_context(desk.spool.payload(run, opened.number, site)),
+            )
+            for site, update in sorted(admitted.items())
+        ]
+        return combine(
+            desk.store,
+            base=opened.base,
+            momentum=momentum,
+            expert_map=expert_map,
+            outer=charter.learning.outer,
+            contributions=contributions,
+        )
+
+
+def _settle(desk: Desk, run: RunId, combined: Combined) -> bool:
+    """The commit point: the round's CLOSE and the end of all its holds, in one transaction."""
+    bytes_down = desk.live.take_fetched()
+
+    def decide(now_ms: int) -> list[Record]:
+        found = desk.open_round(run)
+        if found is None:
+            return []
+        opened = found[1]
+        closed = close_fact(
+            now_ms,
+            run=run,
+            number=opened.number,
+            base=opened.base,
+            state=combined.state,
+            momentum=combined.momentum,
+            contributors=opened.admitted,
+            missing=opened.waiting,
+            bytes_up=sum(a.update.payload_bytes for a in opened.admitted.values()),
+            bytes_down=bytes_down,
+        )
+        return [closed, *end_holds(desk, run, opened, now_ms)]
+
+    return bool(desk.consortium.commit(decide))
+
+
+def _track(desk: Desk, run: RunId) -> None:
+    """The journal tells everybody else; here the round's spools and states nobody needs any more go."""
+    with desk.consortium.lock:
+        state = desk.runs.by_id[run]
+        closed = state.history[-1]
+        keep = checkpoints.kept(desk.runs)
+    log.info(
+        "run %s round %d closed: %d updates, state %s", run, closed.number, len(closed.admitted), closed.state
+    )
+    desk.spool.drop_before(run, closed.number + 1)
+    desk.store.prune(keep)
+
+
+def end_holds(desk: Desk, run: RunId, opened: RoundState, now_ms: int) -> list[Record]:
+    """Settle what was delivered, release the rest: every hold of the round ends. Call it inside a commit."""
+    ledger = desk.consortium.ledger
+    charter = desk.consortium.members.charters[opened.charter_version]
+    records: list[Record] = []
+    for site, held in sorted(opened.holds.items()):
+        hold = opened.hold_id(run, site)
+        admitted = opened.admitted.get(site)
+        ended: Sequence[Record] | Refusal
+        if admitted is None:
+            ended = ledger.decide_release(hold, "no update was admitted", now_ms)
+        else:
+            assert admitted.usage is not None, "an update and its usage are admitted together"
+            price = price_micro(charter, admitted.usage.device, admitted.usage.gflop)
+            amount = held if isinstance(price, Refusal) else Micro(min(held, price))
+            ended = ledger.decide_settle(hold, amount, now_ms, admitted.usage.digest)
+        if isinstance(ended, Refusal):
+            log.error("run %s round %d: %s", run, opened.number, ended)
+        else:
+            records += ended
+    return records
+
+
+def _carry_out_votes(desk: Desk, run: RunId) -> None:
+    """Decided votes become outcomes, and those due the charter in force, before the round is planned."""
+    consortium = desk.consortium
+    with consortium.lock:
+        number = desk.runs.by_id[run].closed + 1
+    consortium.commit(consortium.proposals.decide_close)
+    executed = consortium.commit(
+        lambda now_ms: consortium.proposals.decide_execute(consortium.charter, number, now_ms)
+    )
+    if isinstance(executed, Refusal):
+        raise Refused(executed)
+    if executed:
+        consortium.commit(lambda now_ms: consortium.ledger.decide_grants(consortium.charter, now_ms))
+        log.info("charter version %d is in force from round %d on", consortium.charter.version, number)
+
+
+def _gather(desk: Desk, run: RunId, *, first: bool) -> bool:
+    """Wait until enough sites are here; False when the run ended or the coordinator stops meanwhile."""
+    met_ms: int | None = None
+    while not desk.stopping.is_set():
+        strokes = desk.bell.strokes
+        present = desk.live.present()
+        with desk.consortium.lock:
+            found = desk.runs.by_id[run]
+            if found.finished:
+                return False
+            charter, now_ms = desk.consortium.charter, desk.consortium.now_ms()
+        settled = found.open_round.admitted if found.open_round else {}
+        here = {SiteId(s.name) for s in charter.sites if s.name in present or s.name in settled}
+        met_ms = (met_ms or now_ms) if len(here) >= charter.rounds.quorum else None
+        wait_ms = gathering_ms(charter, here, met_ms=met_ms, first=first, now_ms=now_ms)
+        if wait_ms == 0:
+            return True
+        desk.bell.wait_beyond(strokes, None if wait_ms is None else wait_ms / 1000)
+    return False
+
+
+def _decide_opening(desk: Desk, run: RunId, now_ms: int) -> list[Record] | Refusal:
+    """Holds and ROUND together; sites whose payer lacks budget are left out; the run ends below the quorum."""
+    consortium, state = desk.consortium, desk.runs.by_id[run]
+    before = state.open_round
+    charter = consortium.members.charters[before.charter_version] if before else consortium.charter
+    digest = before.charter if before else consortium.members.digest
+    expert_map = desk.expert_map(charter.version)
+    plan = plan_round(charter, digest, expert_map, state, desk.live.present(), now_ms)
+    while plan.enough:
+        held = consortium.ledger.decide_hold(plan.requests, now_ms)
+        if not isinstance(held, Refusal):
+            return [*held, *opening_records(plan, now_ms)]
+        if held.code is not Code.EXCEEDS_BUDGET:
+            return held
+        plan = without_lacking(plan, held, charter.rate_card.currency)
+    if all(why.code == Code.NOT_ASSIGNED for why in plan.left_out.values()):
+        return []  # only absent ones are lacking: they may come
+    return finishing_records(desk, state, "stopped", too_few(plan), now_ms)
+
+
+def finishing_records(desk: Desk, run: RunState, phase: str, reason: str, now_ms: int) -> list[Record]:
+    """The run ends; an open round's holds end with it, and what was delivered is paid."""
+    opened = run.open_round
+    ended = end_holds(desk, run.run, opened, now_ms) if opened else []
+    return [*ended, finish_fact(now_ms, run=run, phase=phase, reason=reason)]
+
+
+def _release_unadmitted(desk: Desk, run: RunId) -> None:
+    """Before another attempt: budgets held for sites that did not deliver are free again."""
+
+    def decide(now_ms: int) -> list[Record]:
+        found = desk.open_round(run)
+        if found is None:
+            return []
+        opened = found[1]
+        lost = [site for site in sorted(opened.holds) if site not in opened.admitted]
+        why = "the lease ended without an update"
+        released = [desk.consortium.ledger.decide_release(opened.hold_id(run, s), why, now_ms) for s in lost]
+        return [record for records in released if not isinstance(records, Refusal) for record in records]
+
+    desk.consortium.commit(decide)
+
+
+def _reject_refusing(desk: Desk, run: RunId) -> None:
+    """Sites that say they will not do the round's work are not waited for."""
+
+    def decide(now_ms: int) -> list[Record]:
+        found = desk.open_round(run)
+        if found is None:
+            return []
+        opened = found[1]
+        refusing = desk.live.refusing(run, opened.number)
+        return [
+            rejection_fact(
+                now_ms, run=run, number=opened.number, site=s, code=Code.POLICY_FORBIDS, message=refusing[s]
+            )
+            for s in opened.waiting
+            if s in refusing
+        ]
+
+    desk.consortium.commit(decide)

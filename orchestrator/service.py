@@ -1,0 +1,292 @@
+"""The site link, the operator's desk and enrolment on the wire.
+
+Translates between messages and the desk; every rule is elsewhere. A Work stream is driven by the bell: a site
+learns of its next assignment in the time of one message, and nothing polls.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from commons.errors import Code, HansaError, Refusal
+from commons.experts.map import ExpertMap
+from commons.names import Digest, RunId, SiteId
+from commons.records import Record
+from commons.wire.channel import caller, refuse
+from commons.wire.v1 import consortium_pb2 as wire
+from commons.wire.v1.consortium_pb2_grpc import EnrolmentServicer, OperatorServicer, SiteLinkServicer
+from orchestrator import release
+from orchestrator.admit import admit
+from orchestrator.board import STATES, WORKING
+from orchestrator.desk import Desk
+from orchestrator.enrolment import Enrolments
+from orchestrator.evaluation import decide_evaluation
+from orchestrator.intake import Upload, read_claim
+from orchestrator.live import Beat
+from orchestrator.orders import Order, order_for, runs_over
+from orchestrator.progress import run_fact
+from orchestrator.round import finishing_records
+from orchestrator.seed import load_seed
+from orchestrator.spool import FRAME_BYTES_MAX
+
+NOTE_BYTES_MAX = 8192
+FETCH_DIGESTS_MAX = 1 << 17
+_ALIVE_CHECK_S = 15.0
+RUN_CHARS_MAX = 64
+_RUN_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
+
+
+class SiteLink(SiteLinkServicer):
+    """A caller only ever speaks for the site in its certificate."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+
+    def Work(self, request: wire.WorkRequest, context: grpc.ServicerContext) -> Iterator[wire.Directive]:
+        desk, site = self._desk, self._site(context)
+        context.add_callback(desk.bell.ring)
+        with desk.live.stream(site) as stream:
+            shown: Order | None = None
+            over_before = runs_over(desk, but=(request.run, desk.live.of(site).beat.run))
+            while context.is_active() and not desk.stopping.is_set():
+                strokes = desk.bell.strokes
+                if not desk.live.is_newest(site, stream):
+                    context.abort(grpc.StatusCode.ABORTED, f"a newer stream of site {site} took over")
+                order = order_for(desk, site, over_before=over_before)
+                if order != shown:
+                    shown = order
+                    yield self._directive(order)
+                desk.bell.wait_beyond(strokes, _ALIVE_CHECK_S)
+
+    def Heartbeat(self, request: wire.Beat, context: grpc.ServicerContext) -> wire.BeatReply:
+        site = self._site(context)
+        state = request.state if request.state in STATES else "idle"
+        beat = Beat(
+            run=request.run[:RUN_CHARS_MAX],
+            round=request.round,
+            state=state,
+            why=request.why,
+            step=request.step,
+            steps=request.steps,
+            tokens_per_s=request.tokens_per_s if math.isfinite(request.tokens_per_s) else 0.0,
+            loss=request.loss if math.isfinite(request.loss) else None,
+            bytes_up=request.bytes_up,
+            bytes_down=request.bytes_down,
+        )
+        self._desk.live.beat(site, beat)
+        order = order_for(self._desk, site, over_before=())
+        wanted = order.assignment is not None and (order.run, order.round) == (request.run, request.round)
+        return wire.BeatReply(stop=state in WORKING and bool(request.run) and not wanted)
+
+    def UploadOffset(self, request: wire.UploadKey, context: grpc.ServicerContext) -> wire.UploadPosition:
+        site, key = self._site(context), Digest(request.update)
+        with self._desk.consortium.lock:
+            run = self._desk.runs.by_id.get(RunId(request.run))
+            if run is None or not 1 <= request.round <= len(run.history):
+                return wire.UploadPosition(offset=0, admitted=False)
+            admitted = run.history[request.round - 1].admitted.get(site)
+        if admitted is not None and admitted.update.digest == key:
+            return wire.UploadPosition(offset=admitted.update.payload_bytes, admitted=True)
+        return wire.UploadPosition(offset=self._desk.spool.offset(run.run, request.round, site, key))
+
+    def Upload(  # type: ignore[override]  # raw bytes both ways, see `add_raw_handlers`
+        self, frames: Iterator[bytes], context: grpc.ServicerContext
+    ) -> bytes:
+        site = self._site(context)
+        header = _parsed_header(next(frames, b""))
+        if isinstance(header, Refusal):
+            refuse(context, header)
+        upload = Upload(header.epoch, header.update, header.usage, header.manifest)
+        with self._desk.consortium.lock:
+            verifier = self._desk.consortium.members.site_key(site)
+        claim = read_claim(upload, site, verifier)
+        try:
+            done = claim if isinstance(claim, Refusal) else admit(self._desk, claim, header.offset, frames)
+        except HansaError as error:
+            context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
+        if isinstance(done, Refusal):
+            refuse(context, done)
+        return wire.UploadReply(index=done).SerializeToString()
+
+    def Fetch(  # type: ignore[override]  # raw bytes both ways
+        self, request: bytes, context: grpc.ServicerContext
+    ) -> Iterator[bytes]:
+        wanted = self._fetched_files(request)
+        if isinstance(wanted, Refusal):
+            refuse(context, wanted)
+        files, skip = wanted
+        for file in files:
+            with file.open("rb") as blob:
+                size = file.stat().st_size
+                blob.seek(min(skip, size))
+                skip -= min(skip, size)
+                while frame := blob.read(FRAME_BYTES_MAX):
+                    self._desk.live.count_fetched(len(frame))
+                    yield frame
+
+    def Evaluate(self, request: wire.NoteRequest, context: grpc.ServicerContext) -> wire.Receipt:
+        consortium, site = self._desk.consortium, self._site(context)
+        with consortium.lock:
+            known: list[int] = []
+
+            def decide(now_ms: int) -> list[Record] | Refusal:
+                key = consortium.members.site_key(site)
+                found = decide_evaluation(
+                    self._desk.runs, consortium.charter, site, key, request.note, now_ms
+                )
+                if isinstance(found, int):
+                    known.append(found)
+                    return []
+                return found
+
+            done = consortium.commit(decide)
+            if isinstance(done, Refusal):
+                refuse(context, done)
+            receipt = consortium.receipt((*done, *known)[0])
+        return wire.Receipt(index=receipt.index, checkpoint=receipt.checkpoint, path=receipt.path)
+
+    def _directive(self, order: Order) -> wire.Directive:
+        epoch = self._desk.consortium.journal.epoch
+        if order.assignment is None:
+            return wire.Directive(epoch=epoch, wait=wire.Wait(reason=order.why, finished=order.finished))
+        note = self._desk.signer.sign(order.assignment.text)
+        return wire.Directive(epoch=epoch, assignment=wire.Assignment(note=note))
+
+    def _fetched_files(self, request: bytes) -> tuple[list[Path], int] | Refusal:
+        try:
+            asked = wire.FetchRequest.FromString(request)
+        except DecodeError as error:
+            return Refusal(Code.REQUEST_INVALID, f"the fetch request cannot be read: {error}")
+        if len(asked.digests) > FETCH_DIGESTS_MAX:
+            return Refusal(Code.REQUEST_INVALID, f"at most {FETCH_DIGESTS_MAX} blobs in one fetch")
+        files = []
+        for digest in asked.digests:
+            try:
+                files.append(self._desk.store.path(Digest(digest)))
+            except ValueError as error:
+                return Refusal(Code.REQUEST_INVALID, str(error))
+            if not files[-1].exists():
+                message = f"blob {digest} is not here any more; ask for work again and fetch its base"
+                return Refusal(Code.BLOB_UNKNOWN, message)
+        return files, asked.offset
+
+    def _site(self, context: grpc.ServicerContext) -> SiteId:
+        subject = caller(context)
+        name = SiteId(subject.site or "")
+        with self._desk.consortium.lock:
+            entry = self._desk.consortium.charter.site(name)
+            enrolled = name in self._desk.consortium.members.enrolled
+        if entry is None or entry.partner != subject.partner or not enrolled:
+            message = f"{subject} is not enrolled under the charter in force; its partner joins it again"
+            refuse(context, Refusal(Code.NOT_ENROLLED, message))
+        return name
+
+
+class Operator(OperatorServicer):
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+
+    def StartRun(self, request: wire.StartRunRequest, context: grpc.ServicerContext) -> wire.StartRunReply:
+        started = self._start(request)
+        if isinstance(started, Refusal):
+            refuse(context, started)
+        return wire.StartRunReply(run=started)
+
+    def StopRun(self, request: wire.StopRunRequest, context: grpc.ServicerContext) -> wire.StopRunReply:
+        desk = self._desk
+
+        def decide(now_ms: int) -> list[Record] | Refusal:
+            run = desk.runs.find(request.run)
+            if isinstance(run, Refusal):
+                return run
+            if run.finished:
+                return []
+            reason = request.reason or "stopped by the operator"
+            return finishing_records(desk, run, "stopped", reason, now_ms)
+
+        done = desk.consortium.commit(decide)
+        if isinstance(done, Refusal):
+            refuse(context, done)
+        return wire.StopRunReply()
+
+    def MakeRelease(self, request: wire.ReleaseRequest, context: grpc.ServicerContext) -> wire.ReleaseReply:
+        with self._desk.consortium.lock:
+            run = self._desk.runs.find(request.run)
+        if isinstance(run, Refusal):
+            refuse(context, run)
+        made = release.make(self._desk, run, Path(request.folder))
+        if isinstance(made, Refusal):
+            refuse(context, made)
+        return wire.ReleaseReply(path=str(made.folder), digest=made.manifest)
+
+    def _start(self, request: wire.StartRunRequest) -> RunId | Refusal:
+        desk = self._desk
+        with desk.consortium.lock:
+            run = RunId(request.run or f"run-{len(desk.runs.by_id) + 1}")
+            charter, active = desk.consortium.charter, desk.runs.active
+        if active is not None and active.run == request.run:
+            return active.run
+        if not _RUN_ID.fullmatch(run):
+            what = "lower-case letters, digits and hyphens, at most 64"
+            return Refusal(Code.REQUEST_INVALID, f"a run is named with {what}, not {run[:80]!r}")
+        expert_map = ExpertMap.from_charter(charter)
+        state = load_seed(Path(request.seed), expert_map, desk.store)
+        if isinstance(state, Refusal):
+            return state
+
+        def decide(now_ms: int) -> list[Record] | Refusal:
+            if desk.runs.active is not None:
+                name = desk.runs.active.run
+                return Refusal(
+                    Code.RUN_EXISTS, f"run {name} is going on; the operator stops it or waits for its end"
+                )
+            if run in desk.runs.by_id:
+                return Refusal(
+                    Code.RUN_EXISTS, f"there was a run {run}; the operator names the new one otherwise"
+                )
+            opened = run_fact(
+                now_ms,
+                run=run,
+                rounds=charter.learning.rounds,
+                state=state,
+                charter_version=charter.version,
+                expert_map=expert_map.digest,
+            )
+            return [opened]
+
+        done = desk.consortium.commit(decide)
+        return done if isinstance(done, Refusal) else run
+
+
+class Enrolment(EnrolmentServicer):
+    """On its own port: the caller has no certificate yet."""
+
+    def __init__(self, enrolments: Enrolments) -> None:
+        self._enrolments = enrolments
+
+    def Enrol(self, request: wire.EnrolRequest, context: grpc.ServicerContext) -> wire.EnrolReply:
+        done = self._enrolments.enrol(request.invite, request.tls_csr, request.delegation)
+        if isinstance(done, Refusal):
+            refuse(context, done)
+        return wire.EnrolReply(
+            certificate=done.certificate,
+            authority=done.authority,
+            charter=done.charter,
+            founding=done.founding,
+        )
+
+
+def _parsed_header(first: bytes) -> wire.UploadHeader | Refusal:
+    try:
+        header = wire.UploadHeader.FromString(first)
+    except DecodeError as error:
+        return Refusal(Code.REQUEST_INVALID, f"an upload begins with its header: {error}")
+    if max(len(header.update), len(header.usage)) > NOTE_BYTES_MAX:
+        return Refusal(Code.NOTE_MALFORMED, f"update and usage notes have at most {NOTE_BYTES_MAX} bytes")
+    return header

@@ -1,0 +1,139 @@
+"""Combining: token-weighted trunk, experts by their owners, the outer step, and always the same bytes."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from commons.charter import Codec, Outer
+from commons.codec import decode, encode
+from commons.experts.map import ExpertMap, Kind
+from commons.names import Digest, SiteId
+from commons.states import StateStore
+from commons.updates import lay_out
+from orchestrator.combine import Contribution, combine
+from orchestrator.combine.outer import outer_step
+from tests.support.consortium import charter, seed_state
+
+MAP = ExpertMap.from_charter(charter())
+
+
+def contribution(
+    site: str, tokens: int, scale: float = 1.0, *, codec: Codec = "fp32"
+) -> tuple[Contribution, dict[str, np.ndarray]]:
+    rng = np.random.default_rng(sum(site.encode()))
+    deltas = {
+        s.name: rng.standard_normal(s.shape, np.float32) * np.float32(scale) for s in MAP.uplink(SiteId(site))
+    }
+    shapes = {s.name: s.shape for s in MAP.slices}
+    manifest, payload = lay_out((n, codec, shapes[n], encode(codec, d)) for n, d in deltas.items())
+    sent = {n: decode(codec, encode(codec, d), shapes[n]) for n, d in deltas.items()}
+    return Contribution(SiteId(site), tokens, manifest, memoryview(payload)), sent
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> StateStore:
+    return StateStore(tmp_path)
+
+
+@pytest.mark.parametrize("codec", ["fp32", "bf16", "int8"])
+def test_the_trunk_moves_by_the_mean_weighted_by_tokens_and_experts_by_their_owner(
+    store: StateStore, codec: Codec
+) -> None:
+    base = seed_state(charter())
+    (alder, a), (birch, b) = contribution("alder", 300, codec=codec), contribution("birch", 100, codec=codec)
+    done = combine(
+        store, base=store.save(base), momentum=None, expert_map=MAP, outer=Outer(),
+        contributions=[birch, alder],
+    )  # fmt: skip
+    new = store.load(done.state)
+    assert done.momentum is None
+    for part in MAP.slices:
+        if part.kind is not Kind.EXPERT:
+            want = base[part.name] + 0.75 * a[part.name] + 0.25 * b[part.name]
+            np.testing.assert_allclose(new[part.name], want, rtol=1e-5, atol=1e-6)
+        elif part.expert == "alder-0":
+            assert np.array_equal(new[part.name], base[part.name] + a[part.name])
+        elif part.expert == "cedar-0":
+            assert np.array_equal(new[part.name], base[part.name])
+
+
+def test_the_result_does_not_depend_on_who_came_first(store: StateStore) -> None:
+    base = store.save(seed_state(charter()))
+    three = [contribution(s, n)[0] for s, n in (("alder", 7), ("birch", 11), ("cedar", 13))]
+    outer = Outer(learning_rate=0.7, momentum=0.9, nesterov=True)
+    results = {
+        combine(store, base=base, momentum=None, expert_map=MAP, outer=outer, contributions=order)
+        for order in itertools.permutations(three)
+    }
+    assert len(results) == 1
+
+
+def test_two_outer_steps_with_momentum_are_those_of_sgd(store: StateStore) -> None:
+    base = store.save(seed_state(charter()))
+    one, sent = contribution("alder", 5)
+    outer = Outer(learning_rate=0.5, momentum=0.9)
+    first = combine(store, base=base, momentum=None, expert_map=MAP, outer=outer, contributions=[one])
+    second = combine(
+        store, base=first.state, momentum=first.momentum, expert_map=MAP, outer=outer, contributions=[one]
+    )
+    name = "model.norm.weight"
+    start, delta = store.load(base)[name], sent[name]
+    np.testing.assert_allclose(
+        store.load(second.state)[name], start + 0.5 * delta + 0.5 * 1.9 * delta, rtol=1e-5, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_the_outer_step_is_pytorchs_sgd(nesterov: bool) -> None:
+    import torch
+
+    rng = np.random.default_rng(0)
+    base = rng.standard_normal(9, np.float32)
+    weight = torch.nn.Parameter(torch.from_numpy(base.copy()))
+    sgd = torch.optim.SGD([weight], lr=0.7, momentum=0.9, nesterov=nesterov)
+    outer, velocity = Outer(learning_rate=0.7, momentum=0.9, nesterov=nesterov), None
+    for _ in range(3):
+        delta = rng.standard_normal(9, np.float32)
+        base, velocity = outer_step(base, delta, velocity, outer)
+        weight.grad = torch.from_numpy(-delta)
+        sgd.step()
+    np.testing.assert_allclose(base, weight.detach().numpy(), rtol=1e-6, atol=1e-6)
+
+
+def test_plain_averaging_of_one_site_is_base_plus_its_delta_to_the_bit(store: StateStore) -> None:
+    base = seed_state(charter())
+    one, sent = contribution("cedar", 123)
+    done = combine(
+        store, base=store.save(base), momentum=None, expert_map=MAP, outer=Outer(), contributions=[one]
+    )
+    new = store.load(done.state)
+    assert all(np.array_equal(new[n], base[n] + d) for n, d in sent.items())
+
+
+def test_switching_momentum_off_forgets_it(store: StateStore) -> None:
+    base = store.save(seed_state(charter()))
+    one, _ = contribution("alder", 5)
+    with_it = combine(
+        store, base=base, momentum=None, expert_map=MAP, outer=Outer(momentum=0.9), contributions=[one]
+    )
+    without = combine(
+        store, base=base, momentum=with_it.momentum, expert_map=MAP, outer=Outer(), contributions=[one]
+    )
+    plain = combine(store, base=base, momentum=None, expert_map=MAP, outer=Outer(), contributions=[one])
+    assert isinstance(with_it.momentum, str) and without == plain
+
+
+def test_a_lost_base_is_an_error_and_nothing_is_saved(store: StateStore) -> None:
+    from commons.errors import StoreError
+
+    one, _ = contribution("alder", 5)
+    with pytest.raises(StoreError):
+        combine(
+            store, base=Digest("sha256:" + "0" * 64), momentum=None, expert_map=MAP, outer=Outer(),
+            contributions=[one],
+        )  # fmt: skip
+    assert not list((store.root / "drafts").iterdir())

@@ -1,0 +1,281 @@
+"""The gate: what a site claims and sends is checked before it counts, and kept so that it can resume."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from commons.charter import Charter
+from commons.codec import encode
+from commons.errors import Code, Refusal
+from commons.experts.map import ExpertMap
+from commons.names import Digest, Micro, RoundNumber, RunId, SiteId
+from commons.notes import digest
+from commons.updates import lay_out
+from commons.work import UpdateNote, UsageNote
+from orchestrator.intake import (
+    RECORDED,
+    Claim,
+    Upload,
+    check_claim,
+    check_open,
+    check_payload,
+    find_round,
+    payload_bytes,
+    read_claim,
+)
+from orchestrator.progress import RoundState, Runs, RunState
+from orchestrator.spool import Spool
+from tests.support.consortium import NAME, charter, signer
+
+ALDER, RUN = SiteId("alder"), RunId("run-1")
+D = Digest("sha256:" + "d" * 64)
+OF = charter()
+MAP = ExpertMap.from_charter(OF)
+KEY = signer("alder/alder")
+TOKENS = 4 * 2 * 16
+
+
+def sent(of: Charter = OF, **changes: Any) -> tuple[Upload, bytes]:
+    """A right upload of alder, but for `changes` of note fields or of `epoch`, `slices`, `value`."""
+    slices = changes.get("slices", [s.name for s in MAP.uplink(ALDER)])
+    value = np.float32(changes.get("value", 0.01))
+    shapes = {s.name: s.shape for s in MAP.slices}
+    codec = changes.get("codec", "fp32")
+    manifest, payload = lay_out(
+        (n, codec, shapes[n], encode(codec, np.full(shapes[n], value))) for n in slices
+    )
+    text = manifest.to_bytes()
+    update: dict[str, Any] = {
+        "consortium": NAME, "run": RUN, "round": 1, "site": ALDER, "base": D, "manifest": digest(text),
+        "payload": digest(payload), "payload_bytes": len(payload), "steps": 4, "tokens": TOKENS,
+        "loss": 2.0, "held_out_loss": None,
+    }  # fmt: skip
+    usage: dict[str, Any] = {
+        "consortium": NAME, "run": RUN, "round": 1, "site": ALDER, "lease": "lease/run-1/1/alder/1",
+        "device": "cpu", "started_ms": 1000, "ended_ms": 2000, "device_ms": 900, "steps": 4, "tokens": TOKENS,
+        "gflop": MAP.training_gflop(TOKENS), "update": digest(payload),
+    }  # fmt: skip
+    update |= {k: v for k, v in changes.items() if k in update}
+    usage |= {k: v for k, v in changes.items() if k in usage}
+    usage |= {k.removeprefix("usage_"): v for k, v in changes.items() if k.startswith("usage_")}
+    return (
+        Upload(
+            changes.get("epoch", 1),
+            KEY.sign(UpdateNote(**update).text),
+            KEY.sign(UsageNote(**usage).text),
+            text,
+        ),
+        payload,
+    )
+
+
+def claimed(**changes: Any) -> Claim:
+    claim = read_claim(sent(**changes)[0], ALDER, KEY.verifier)
+    assert not isinstance(claim, Refusal), claim
+    return claim
+
+
+def round_one(**changes: Any) -> RoundState:
+    state = RoundState(
+        number=RoundNumber(1), attempt=1, base=D, charter_version=1, charter=D, expert_map=D, quorum=1,
+        opened_ms=0, lease_until_ms=60_000, holds={ALDER: Micro(5)}, attempts={ALDER: 1},
+    )  # fmt: skip
+    return replace(state, **changes)
+
+
+def run_of(found: RoundState) -> RunState:
+    return RunState(RUN, 2, D, None, opened_ms=0, charter_version=1, history=[found])
+
+
+def checked(claim: Claim, found: RoundState | None = None) -> Refusal | None:
+    found = found or round_one()
+    refusal = check_open(run_of(found), found, claim, epoch=1, now_ms=3000)
+    return refusal or check_claim(found, claim, OF, MAP)
+
+
+def test_a_right_update_passes_every_check() -> None:
+    upload, payload = sent()
+    claim = read_claim(upload, ALDER, KEY.verifier)
+    assert isinstance(claim, Claim) and checked(claim) is None
+    assert check_payload(claim, memoryview(payload)) is None
+    assert len(payload) == payload_bytes(MAP, ALDER, OF)
+
+
+@pytest.mark.parametrize(
+    ("upload", "key", "code"),
+    [
+        (sent()[0], None, Code.SIGNATURE_INVALID),
+        (sent()[0], signer("birch/birch").verifier, Code.NOTE_MALFORMED),
+        (replace(sent()[0], update=b"hello"), KEY.verifier, Code.NOTE_MALFORMED),
+        (replace(sent()[0], update=sent()[0].usage), KEY.verifier, Code.NOTE_MALFORMED),
+        (sent(site="birch")[0], KEY.verifier, Code.SIGNATURE_INVALID),
+        (sent(usage_round=2)[0], KEY.verifier, Code.NOTE_MALFORMED),
+        (replace(sent()[0], manifest=b"{}"), KEY.verifier, Code.UPDATE_MALFORMED),
+        (replace(sent()[0], manifest=sent(codec="bf16")[0].manifest), KEY.verifier, Code.UPDATE_DIGEST_MISMATCH),
+    ],
+)  # fmt: skip
+def test_a_claim_that_cannot_be_read_or_believed_is_refused(upload: Upload, key: Any, code: Code) -> None:
+    claim = read_claim(upload, ALDER, key)
+    assert isinstance(claim, Refusal) and claim.code is code
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"epoch": 2}, Code.EPOCH_STALE),
+        ({"lease": "lease/run-1/1/alder/2"}, Code.LEASE_EXPIRED),
+        ({"base": "sha256:" + "e" * 64}, Code.STALE_BASE),
+        ({"slices": [s.name for s in MAP.shared()]}, Code.EXPERT_MAP_MISMATCH),
+        ({"slices": [s.name for s in MAP.uplink(SiteId("birch"))]}, Code.EXPERT_MAP_MISMATCH),
+        ({"slices": [s.name for s in MAP.slices]}, Code.UPDATE_TOO_LARGE),
+        ({"codec": "bf16"}, Code.UPDATE_MALFORMED),
+        ({"payload_bytes": 7}, Code.UPDATE_MALFORMED),
+        ({"usage_update": D}, Code.UPDATE_MALFORMED),
+        ({"usage_started_ms": 3000}, Code.USAGE_OUTSIDE_LEASE),
+        ({"usage_ended_ms": 10**9}, Code.USAGE_OUTSIDE_LEASE),
+        ({"usage_steps": 3}, Code.USAGE_IMPLAUSIBLE),
+        ({"steps": 5}, Code.USAGE_IMPLAUSIBLE),
+        ({"tokens": TOKENS + 1}, Code.USAGE_IMPLAUSIBLE),
+        ({"tokens": 0}, Code.USAGE_IMPLAUSIBLE),
+        ({"gflop": 2}, Code.USAGE_IMPLAUSIBLE),
+        ({"device": "abacus"}, Code.USAGE_IMPLAUSIBLE),
+    ],
+)
+def test_an_update_that_is_not_what_was_ordered_is_refused(changes: dict[str, Any], code: Code) -> None:
+    refusal = checked(claimed(**changes))
+    assert refusal is not None and refusal.code is code
+    assert "alder" in refusal.message or code is Code.EPOCH_STALE
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"closed_ms": 5}, Code.ROUND_CLOSED),
+        ({"holds": {}}, Code.NOT_ASSIGNED),
+        ({"lease_until_ms": 2999}, Code.LEASE_EXPIRED),
+    ],
+)
+def test_a_round_takes_updates_only_while_it_waits_for_the_site(changes: dict[str, Any], code: Code) -> None:
+    refusal = checked(claimed(), round_one(**changes))
+    assert refusal is not None and refusal.code is code
+    assert code not in RECORDED
+
+
+def test_updates_for_unknown_runs_and_rounds_are_sent_away() -> None:
+    runs = Runs()
+    unknown = find_round(runs, claimed())
+    assert isinstance(unknown, Refusal) and unknown.code is Code.RUN_UNKNOWN
+    runs.by_id[RUN] = run_of(round_one())
+    early = find_round(runs, claimed(round=2))
+    assert isinstance(early, Refusal) and early.code is Code.ROUND_CLOSED
+
+
+def test_a_payload_with_other_bytes_or_values_that_are_not_finite_is_refused() -> None:
+    _, payload = sent()
+    claim = claimed()
+    flipped = bytearray(payload)
+    flipped[3] ^= 1
+    refusal = check_payload(claim, memoryview(flipped))
+    assert refusal is not None and refusal.code is Code.UPDATE_DIGEST_MISMATCH
+    poison = np.frombuffer(payload, np.float32).copy()
+    poison[5] = np.nan
+    parts = {p.name: poison[p.offset // 4 : (p.offset + p.bytes) // 4] for p in claim.manifest.parts}
+    shapes = {p.name: p.shape for p in claim.manifest.parts}
+    manifest, bad = lay_out((n, "fp32", shapes[n], d.tobytes()) for n, d in parts.items())
+    said = replace(claim.update, payload=digest(bad))
+    refusal = check_payload(replace(claim, manifest=manifest, update=said), memoryview(bad))
+    assert refusal is not None and refusal.code is Code.UPDATE_NOT_FINITE
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Spool:
+    return Spool(tmp_path)
+
+
+def frames(payload: bytes, start: int = 0, stop: int | None = None, size: int = 1000) -> Iterator[bytes]:
+    data = payload[start:stop]
+    yield from (data[i : i + size] for i in range(0, len(data), size))
+
+
+def held(spool: Spool) -> bytes:
+    with spool.payload(RUN, 1, ALDER) as view:
+        return bytes(view)
+
+
+def test_a_broken_upload_goes_on_at_its_durable_offset_also_in_a_new_life(
+    spool: Spool, tmp_path: Path
+) -> None:
+    _, payload = sent()
+    claim = claimed()
+    broken = spool.receive(claim, 0, frames(payload, stop=2500))
+    assert broken is not None and broken.code is Code.REQUEST_INVALID
+    again = Spool(tmp_path)
+    assert again.offset(RUN, 1, ALDER, claim.key) == 2500
+    assert again.receive(claim, 2000, frames(payload, 2000)) is None
+    assert held(again) == payload
+    assert again.manifest(RUN, 1, ALDER) == claim.upload.manifest
+
+
+def test_another_update_of_the_site_starts_anew(spool: Spool) -> None:
+    _, payload = sent()
+    spool.receive(claimed(), 0, frames(payload, stop=2500))
+    other = claimed(loss=1.0)
+    assert spool.offset(RUN, 1, ALDER, other.key) == 0
+    ahead = spool.receive(other, 2500, frames(payload, 2500))
+    assert ahead is not None and ahead.code is Code.REQUEST_INVALID
+    assert spool.receive(other, 0, frames(payload)) is None
+    assert held(spool) == payload
+
+
+def test_more_bytes_than_were_signed_are_not_kept(spool: Spool) -> None:
+    _, payload = sent()
+    refusal = spool.receive(claimed(), 0, frames(payload + b"x"))
+    assert refusal is not None and refusal.code is Code.UPDATE_TOO_LARGE
+    assert spool.offset(RUN, 1, ALDER, claimed().key) <= len(payload)
+
+
+def test_a_newer_upload_of_a_site_takes_over_from_one_that_hangs(spool: Spool) -> None:
+    _, payload = sent()
+    claim = claimed()
+
+    def hanging() -> Iterator[bytes]:
+        yield payload[:1000]
+        assert spool.receive(claim, spool.offset(RUN, 1, ALDER, claim.key), frames(payload, 1000)) is None
+        yield payload[1000:2000]
+
+    late = spool.receive(claim, 0, hanging())
+    assert late is not None and "took over" in late.message
+    assert held(spool) == payload
+
+
+def test_a_full_disk_is_named_and_what_was_durable_stays(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from commons.errors import StoreError
+    from orchestrator import spool as module
+
+    _, payload = sent()
+    spool.receive(claimed(), 0, frames(payload, stop=1000))
+
+    def full(handle: int, data: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module, "_write", full)
+    with pytest.raises(StoreError, match=r"alder.*No space left on device"):
+        spool.receive(claimed(), 1000, frames(payload, 1000))
+    assert spool.offset(RUN, 1, ALDER, claimed().key) == 1000
+
+
+def test_spools_of_closed_rounds_and_other_runs_go(spool: Spool, tmp_path: Path) -> None:
+    _, payload = sent()
+    spool.receive(claimed(), 0, frames(payload))
+    spool.drop_before(RUN, 1)
+    assert held(spool) == payload
+    spool.drop_before(RUN, 2)
+    assert not list(tmp_path.glob("*/*"))

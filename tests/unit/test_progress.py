@@ -1,0 +1,110 @@
+"""The view of runs: the same records give the same picture, however often they are folded."""
+
+from __future__ import annotations
+
+from commons.errors import Code, Refusal
+from commons.names import Digest, Micro, RoundNumber, RunId, SiteId
+from commons.records import Kind, Record
+from commons.work import EvaluationNote, UpdateNote, UsageNote
+from orchestrator.progress import Runs, close_fact, finish_fact, rejection_fact, round_fact, run_fact
+from tests.support.consortium import NAME, signer
+
+RUN, ONE = RunId("run-1"), RoundNumber(1)
+S0, S1, MOMENTUM = (Digest("sha256:" + c * 64) for c in "abc")
+ALDER, BIRCH, CEDAR = SiteId("alder"), SiteId("birch"), SiteId("cedar")
+
+
+def round_one(at_ms: int, *, attempt: int = 1, sites: tuple[SiteId, ...] = (ALDER, BIRCH)) -> Record:
+    return round_fact(
+        at_ms, run=RUN, number=ONE, attempt=attempt, base=S0, charter_version=1, charter=S0, expert_map=S0,
+        quorum=2, lease_until_ms=at_ms + 100, holds=dict.fromkeys(sites, Micro(7)),
+    )  # fmt: skip
+
+
+def update(at_ms: int, site: SiteId) -> list[Record]:
+    said = UpdateNote(
+        consortium=NAME, run=RUN, round=1, site=site, base=S0, manifest=S0, payload=S0, payload_bytes=10,
+        steps=1, tokens=8, loss=2.0, held_out_loss=None,
+    )  # fmt: skip
+    used = UsageNote(
+        consortium=NAME, run=RUN, round=1, site=site, lease="l", device="cpu", started_ms=1, ended_ms=2,
+        device_ms=1, steps=1, tokens=8, gflop=1, update=S0,
+    )  # fmt: skip
+    key = signer(f"{site}/{site}")
+    return [Record(Kind.UPDATE, at_ms, key.sign(said.text)), Record(Kind.USAGE, at_ms, key.sign(used.text))]
+
+
+def begun() -> list[Record]:
+    return [run_fact(1, run=RUN, rounds=1, state=S0, charter_version=1, expert_map=S0)]
+
+
+def closed(at_ms: int) -> Record:
+    return close_fact(
+        at_ms, run=RUN, number=ONE, base=S0, state=S1, momentum=MOMENTUM, contributors=[ALDER, BIRCH],
+        missing=[], bytes_up=20, bytes_down=30,
+    )  # fmt: skip
+
+
+def folded(records: list[Record]) -> Runs:
+    runs = Runs()
+    for index, record in enumerate(records):
+        runs.apply(index, record)
+    return runs
+
+
+def test_a_run_goes_from_training_through_evaluating_to_finished() -> None:
+    records = begun()
+    run = folded(records).by_id[RUN]
+    assert (run.phase, run.closed, run.open_round, run.state) == ("training", 0, None, S0)
+    records += [round_one(2), *update(3, ALDER), *update(4, BIRCH)]
+    opened = folded(records).by_id[RUN].open_round
+    assert opened is not None and opened.waiting == [] and opened.quorum_ms == 4
+    assert opened.admitted[ALDER].usage is not None
+    records.append(closed(5))
+    run = folded(records).by_id[RUN]
+    assert (run.phase, run.closed, run.state, run.momentum) == ("evaluating", 1, S1, MOMENTUM)
+    note = EvaluationNote(
+        consortium=NAME, run=RUN, site=ALDER, state=S1, domain="alder-text", bytes=9, loss=1.0
+    )
+    records.append(Record(Kind.EVALUATION, 6, signer("alder/alder").sign(note.text)))
+    records.append(finish_fact(7, run=run, phase="finished", reason="done"))
+    runs = folded(records)
+    assert runs.active is None and runs.by_id[RUN].evaluations[ALDER] == (7, note)
+    assert (runs.by_id[RUN].phase, runs.by_id[RUN].reason) == ("finished", "done")
+
+
+def test_a_second_attempt_keeps_admitted_sites_and_their_holds_and_drops_the_others() -> None:
+    again = round_one(200, attempt=2, sites=(CEDAR,))
+    run = folded([*begun(), round_one(2), *update(3, ALDER), again]).by_id[RUN]
+    opened = run.open_round
+    assert opened is not None and len(run.history) == 1
+    assert opened.holds.keys() == {ALDER, CEDAR} and opened.waiting == [CEDAR]
+    assert (opened.hold_id(RUN, ALDER), opened.hold_id(RUN, CEDAR)) == (
+        "hold/run-1/1/alder",
+        "hold/run-1/1/cedar/2",
+    )
+    assert opened.opened_ms == 2 and opened.lease_until_ms == 300
+
+
+def test_a_rejection_of_a_site_without_assignment_says_why_it_was_left_out() -> None:
+    records = [*begun(), round_one(2)]
+    for site in (BIRCH, CEDAR):
+        records.append(rejection_fact(3, run=RUN, number=ONE, site=site, code="x", message=f"{site}: why"))
+    opened = folded(records).by_id[RUN].open_round
+    assert opened is not None
+    assert opened.left_out[CEDAR].message == "cedar: why"
+    assert opened.rejected[BIRCH].message == "birch: why"
+    assert opened.waiting == [ALDER]
+
+
+def test_asking_for_a_run_that_is_not_there_says_what_to_do() -> None:
+    none, unknown = Runs().find(""), folded(begun()).find("run-7")
+    assert isinstance(none, Refusal) and none.code is Code.NO_RUN
+    assert isinstance(unknown, Refusal) and unknown.code is Code.RUN_UNKNOWN
+    latest = folded(begun()).find("")
+    assert not isinstance(latest, Refusal) and latest.run == RUN
+
+
+def test_a_round_of_a_thousand_sites_fits_one_record() -> None:
+    sites = tuple(SiteId(f"{n:032d}") for n in range(1024))
+    assert len(round_one(2, sites=sites).leaf) < 65_536

@@ -1,0 +1,225 @@
+"""A release: an ordinary Hugging Face folder that proves what it is, until anything in it changes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from commons.clock import SystemClock
+from commons.errors import Code, Refusal, StoreError
+from commons.experts.map import ExpertMap
+from commons.names import Digest, RoundNumber, RunId
+from commons.states import StateStore
+from governance.bell import Bell
+from governance.consortium import Consortium
+from governance.journal import Journal
+from orchestrator.desk import Desk
+from orchestrator.home import Home
+from orchestrator.live import Live
+from orchestrator.progress import Runs, RunState, close_fact, round_fact, run_fact
+from orchestrator.release import Made, make, verify
+from orchestrator.release.layout import state_in
+from orchestrator.seed import load_seed
+from orchestrator.spool import Spool
+from tests.support.consortium import NAME, charter, found, seed_state, signer
+
+OF = charter()
+MAP = ExpertMap.from_charter(OF)
+RUN = RunId("run-1")
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
+    """A desk without a wire, whose run has closed one round."""
+    home = found(tmp_path_factory.mktemp("release"), OF)
+    clock, bell, runs = SystemClock(), Bell(), Runs()
+    consortium = Consortium(Journal.open(home / "journal.db", signer=signer(NAME), clock=clock), clock)
+    Home.open(home).found(consortium)
+    consortium.follow(runs)
+    store = StateStore(home / "states")
+    state = store.save(seed_state(OF))
+
+    def begin(now_ms: int) -> list:  # type: ignore[type-arg]
+        d = consortium.members.digest
+        return [
+            run_fact(now_ms, run=RUN, rounds=1, state=state, charter_version=1, expert_map=MAP.digest),
+            round_fact(
+                now_ms, run=RUN, number=RoundNumber(1), attempt=1, base=state, charter_version=1, charter=d,
+                expert_map=MAP.digest, quorum=1, lease_until_ms=now_ms + 1, holds={},
+            ),
+            close_fact(
+                now_ms, run=RUN, number=RoundNumber(1), base=state, state=state, momentum=None,
+                contributors=[], missing=[], bytes_up=0, bytes_down=0,
+            ),
+        ]  # fmt: skip
+
+    assert not isinstance(consortium.commit(begin), Refusal)
+    return Desk(consortium, runs, Live(clock, bell, Bell()), store, Spool(home / "spool"), signer(NAME), bell)
+
+
+def run_of(desk: Desk) -> RunState:
+    return desk.runs.by_id[RUN]
+
+
+@pytest.fixture
+def release(desk: Desk, tmp_path: Path) -> Path:
+    made = make(desk, run_of(desk), tmp_path / "release")
+    assert isinstance(made, Made), made
+    return made.folder
+
+
+def test_a_release_is_valid_and_complete(release: Path) -> None:
+    assert verify(release) == []
+    here = {p.relative_to(release).as_posix() for p in release.rglob("*") if p.is_file()}
+    assert here >= {
+        "model.safetensors", "config.json", "tokenizer.json", "charter.json", "DATA.md", "README.md",
+        "MANIFEST.json", "release.note", "release.record", "release.tlog-proof", "founding/charter.json",
+    }  # fmt: skip
+    assert "Written by alder for tests." in (release / "DATA.md").read_text()
+
+
+def test_its_model_file_is_read_by_safetensors_to_the_same_bits(release: Path, desk: Desk) -> None:
+    tensors, state = load_file(release / "model.safetensors"), desk.store.load(run_of(desk).state)
+    assert tensors.keys() == state.keys()
+    assert all(np.array_equal(tensors[name], state[name]) for name in state)
+    assert state_in(release / "model.safetensors") == run_of(desk).state
+
+
+def test_transformers_loads_it_with_every_weight(release: Path, desk: Desk) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model, report = AutoModelForCausalLM.from_pretrained(release, output_loading_info=True)
+    assert not report["missing_keys"] and not report["unexpected_keys"]
+    weight = desk.store.load(run_of(desk).state)["model.embed_tokens.weight"]
+    assert np.array_equal(model.get_input_embeddings().weight.detach().numpy(), weight)
+    text = AutoTokenizer.from_pretrained(release)("Lübeck", return_tensors="pt")
+    with torch.no_grad():
+        assert model(text["input_ids"]).logits.shape[-1] == 256
+
+
+def test_the_same_run_gives_the_same_model_manifest_and_note_and_one_record(
+    release: Path, desk: Desk, tmp_path: Path
+) -> None:
+    size = desk.consortium.size
+    again = make(desk, run_of(desk), tmp_path / "again")
+    assert isinstance(again, Made) and desk.consortium.size == size
+    for name in ("model.safetensors", "MANIFEST.json", "release.note", "release.record"):
+        assert (release / name).read_bytes() == (again.folder / name).read_bytes()
+
+
+def test_changing_any_byte_of_any_file_is_found_out(release: Path, tmp_path: Path) -> None:
+    files = [p.relative_to(release) for p in sorted(release.rglob("*")) if p.is_file()]
+    for file in files:
+        copy = tmp_path / "copy"
+        shutil.copytree(release, copy)
+        data = bytearray((copy / file).read_bytes())
+        data[len(data) // 2] ^= 1
+        (copy / file).write_bytes(data)
+        assert verify(copy), f"a changed byte in {file} went unnoticed"
+        shutil.rmtree(copy)
+
+
+def strip_founder(folder: Path) -> None:
+    (folder / "founding" / "001.note").unlink()
+
+
+def add_file(folder: Path) -> None:
+    (folder / "pytorch_model.bin").write_bytes(b"surprise")
+
+
+def swap_model_and_manifest(folder: Path) -> None:
+    """An attacker who can write everything but has no key."""
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.norm.weight"] = tensors["model.norm.weight"] + 1
+    save_file(tensors, folder / "model.safetensors")
+    from commons.notes import digest_file
+
+    manifest = json.loads((folder / "MANIFEST.json").read_text())
+    entry = manifest["files"]["model.safetensors"]
+    entry["sha256"] = digest_file(folder / "model.safetensors")
+    entry["bytes"] = (folder / "model.safetensors").stat().st_size
+    (folder / "MANIFEST.json").write_text(json.dumps(manifest))
+
+
+def link_outside(folder: Path) -> None:
+    target = folder.parent / "outside.md"
+    target.write_bytes((folder / "DATA.md").read_bytes())
+    (folder / "DATA.md").unlink()
+    (folder / "DATA.md").symlink_to(target)
+
+
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        (strip_founder, "did not sign"),
+        (add_file, "pytorch_model.bin is not part"),
+        (swap_model_and_manifest, "MANIFEST.json is not the one that was signed"),
+        (link_outside, "no plain file"),
+        (lambda f: (f / "release.note").unlink(), "release.note"),
+        (lambda f: (f / "MANIFEST.json").write_text("{"), "cannot be read"),
+    ],
+)
+def test_harm_is_named(release: Path, harm: Callable[[Path], None], said: str) -> None:
+    harm(release)
+    assert said in "; ".join(verify(release))
+
+
+def test_a_folder_that_is_no_release_is_said_to_be_none(tmp_path: Path) -> None:
+    assert verify(tmp_path) and verify(tmp_path / "nowhere")
+
+
+def test_an_existing_folder_or_a_run_without_a_round_is_refused(desk: Desk, tmp_path: Path) -> None:
+    taken = make(desk, run_of(desk), tmp_path)
+    assert isinstance(taken, Refusal) and taken.code is Code.REQUEST_INVALID
+    fresh = RunState(RUN, 1, Digest("x"), None, opened_ms=0, charter_version=1)
+    early = make(desk, fresh, tmp_path / "r")
+    assert isinstance(early, Refusal) and early.code is Code.NO_RUN
+
+
+def test_a_full_disk_leaves_no_folder(desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, *rest: object) -> None:
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("orchestrator.release.publish.write_model", full)
+    with pytest.raises(StoreError, match="No space left"):
+        make(desk, run_of(desk), tmp_path / "release")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda t: t.pop("model.norm.weight"), "1 tensors are missing, first model.norm.weight"),
+        (lambda t: t.update(extra=np.ones(1, np.float32)), "1 tensors are unknown, first extra"),
+        (lambda t: t.update({"model.norm.weight": np.ones(3, np.float32)}), r"not F32 \[16\]"),
+        (lambda t: t.update({"model.norm.weight": np.ones(16, np.float16)}), "is F16"),
+    ],
+)
+def test_a_seed_that_is_not_the_charters_model_is_refused(
+    tmp_path: Path,
+    change: Callable[[dict], object],
+    said: str,  # type: ignore[type-arg]
+) -> None:
+    import re
+
+    tensors = seed_state(OF)
+    change(tensors)
+    save_file(tensors, tmp_path / "model.safetensors")
+    refusal = load_seed(tmp_path, MAP, StateStore(tmp_path / "states"))
+    assert isinstance(refusal, Refusal) and re.search(said, refusal.message)
+    assert "hansa seed make" in refusal.message
+
+
+def test_a_seed_folder_without_a_model_or_with_a_broken_one_is_refused(tmp_path: Path) -> None:
+    store = StateStore(tmp_path / "states")
+    assert isinstance(load_seed(tmp_path, MAP, store), Refusal)
+    (tmp_path / "model.safetensors").write_bytes(b"\xff" * 99)
+    assert isinstance(load_seed(tmp_path, MAP, store), Refusal)
