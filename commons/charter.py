@@ -89,8 +89,6 @@ class Learning(Section):
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.1
     public_share: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of each batch drawn from the consortium's public text."""
-    drift_control: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """How much of a site's drift away from the others is taken back during its inner steps; 0 switches it off."""
     outer: Outer = Outer()
     codecs: Codecs = Codecs()
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -44,14 +45,15 @@ for _name, _level in _NOISY.items():
 class MlflowStore:
     def __init__(self, tracking_uri: str, consortium: str) -> None:
         """Connect, and create the two experiments when they are missing. Raises when MLflow cannot be reached."""
-        self._client = MlflowClient(tracking_uri=tracking_uri)
         self._runs: dict[str, str] = {}
         artifacts = _local_artifacts(tracking_uri)
         self.is_new = False
-        self._experiments: dict[Experiment, str] = {
-            "training": self._experiment(f"{consortium}/training", artifacts),
-            "governance": self._experiment(f"{consortium}/governance", artifacts),
-        }
+        with _whole(_local_database(tracking_uri)):
+            self._client = MlflowClient(tracking_uri=tracking_uri)
+            self._experiments: dict[Experiment, str] = {
+                "training": self._experiment(f"{consortium}/training", artifacts),
+                "governance": self._experiment(f"{consortium}/governance", artifacts),
+            }
 
     def write(self, items: Sequence[Item]) -> None:
         """Write a batch. What MLflow refuses as such is logged and left out; any other failure raises."""
@@ -152,11 +154,31 @@ def _chunks(values: list[_T], size: int) -> Iterator[list[_T]]:
         yield values[start : start + size]
 
 
+def _local_database(tracking_uri: str) -> Path | None:
+    prefix = "sqlite:///"
+    return Path(tracking_uri[len(prefix) :]).absolute() if tracking_uri.startswith(prefix) else None
+
+
 def _local_artifacts(tracking_uri: str) -> Path | None:
     """Files of a local store lie beside its database; a server decides for itself."""
-    prefix = "sqlite:///"
-    return (
-        Path(tracking_uri[len(prefix) :]).absolute().parent / "mlartifacts"
-        if tracking_uri.startswith(prefix)
-        else None
-    )
+    database = _local_database(tracking_uri)
+    return None if database is None else database.parent / "mlartifacts"
+
+
+@contextmanager
+def _whole(database: Path | None) -> Iterator[None]:
+    """MLflow takes seconds to make its tables and cannot go on when it was killed at it: then they are made anew.
+
+    Deletes a database only if this very code began to make it and did not finish.
+    """
+    if database is None:
+        yield
+        return
+    unfinished = database.with_name(database.name + ".unfinished")
+    if unfinished.exists():
+        database.unlink(missing_ok=True)
+    if not database.exists():
+        database.parent.mkdir(parents=True, exist_ok=True)
+        unfinished.touch()
+    yield
+    unfinished.unlink(missing_ok=True)

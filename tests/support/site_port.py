@@ -19,7 +19,7 @@ from tests.support.loopback import DEMO, SITE, credentials, seat, serve
 
 
 @dataclass
-class Office(services.SiteLinkServicer):
+class SitePort(services.SiteLinkServicer):
     """`break_after` bytes of a download or upload the stream fails, once."""
 
     directives: queue.Queue[wire.Directive] = field(default_factory=queue.Queue)

@@ -1,0 +1,1 @@
+"""The `hansa` command and the demo: composes the roles. Nobody imports this package."""

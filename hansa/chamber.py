@@ -1,0 +1,102 @@
+"""What a member or the operator can ask the coordinator, as plain calls over one seat.
+
+Owns the translation between views of `commons.views` and the wire. A refusal becomes `Refused`, a coordinator that
+does not answer becomes `Unreachable`; both say who acts next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+import grpc
+from typing_extensions import Self
+
+from commons import views
+from commons.identity import Seat
+from commons.names import Digest, RunId
+from commons.wire import channel
+from commons.wire.v1 import consortium_pb2 as wire
+from commons.wire.v1.consortium_pb2_grpc import ChamberStub, OperatorStub
+
+VIEWS: dict[str, type[views.View]] = {
+    "run": views.RunView,
+    "budgets": views.BudgetsView,
+    "proposals": views.ProposalsView,
+    "proposal": views.ProposalView,
+    "journal": views.JournalView,
+    "charter": views.CharterView,
+}
+ANSWER_S = 20.0
+"""How long one question waits for its answer."""
+RELEASE_S = 300.0
+"""A release writes the whole model."""
+
+V = TypeVar("V", bound=views.View)
+
+
+class Chamber:
+    """One connection of one seat. Use as a context manager; safe to share between threads."""
+
+    def __init__(self, seat: Seat) -> None:
+        self.seat = seat
+        self._channel = channel.connect(seat)
+        self._chamber = ChamberStub(self._channel)
+        self._operator = OperatorStub(self._channel)
+
+    @classmethod
+    def at(cls, folder: Path) -> Chamber:
+        """Open the seat in `folder`. Raises HansaError when there is none."""
+        return cls(Seat.load(folder))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._channel.close()
+
+    def read(self, kind: type[V], key: str = "") -> V:
+        """The view of that type now; `key` names a run or proposal, empty: the current one."""
+        name = next(name for name, found in VIEWS.items() if found is kind)
+        reply = self._ask(self._chamber.Read, wire.ReadRequest(view=name, key=key))
+        return kind.model_validate_json(reply.json)
+
+    def watch(self, kind: type[V], key: str = "") -> Iterator[V]:
+        """The view each time it changes, until the caller stops or the coordinator goes (`Unreachable`)."""
+        name = next(name for name, found in VIEWS.items() if found is kind)
+        try:
+            for reply in self._chamber.Watch(wire.ReadRequest(view=name, key=key), wait_for_ready=True):
+                yield kind.model_validate_json(reply.json)
+        except grpc.RpcError as error:
+            raise channel.translate(error) from error
+
+    def submit(self, note: bytes) -> int:
+        """Hand in a signed proposal or ballot; its journal index. Asked twice: the first index."""
+        return int(self._ask(self._chamber.Submit, wire.NoteRequest(note=note)).index)
+
+    def start_run(self, seed: Path, run: str = "") -> RunId:
+        """Open a run from a seed folder on the coordinator's machine; `run` empty: the coordinator names it."""
+        request = wire.StartRunRequest(run=run, seed=str(seed.resolve()))
+        return RunId(self._ask(self._operator.StartRun, request, timeout_s=RELEASE_S).run)
+
+    def stop_run(self, run: str, reason: str) -> None:
+        self._ask(self._operator.StopRun, wire.StopRunRequest(run=run, reason=reason))
+
+    def make_release(self, folder: Path, run: str = "") -> tuple[Path, Digest]:
+        """Write and sign a release into `folder`: its path and the digest of its manifest."""
+        request = wire.ReleaseRequest(run=run, folder=str(folder.resolve()))
+        reply = self._ask(self._operator.MakeRelease, request, timeout_s=RELEASE_S)
+        return Path(reply.path), Digest(reply.digest)
+
+    def _ask(self, method: Any, request: Any, timeout_s: float = ANSWER_S) -> Any:
+        try:
+            return method(request, timeout=timeout_s)
+        except grpc.RpcError as error:
+            raise channel.translate(error) from error

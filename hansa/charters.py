@@ -1,0 +1,221 @@
+"""What `hansa charter` and `hansa seed` do: a charter to start from, its check and signatures, its seed model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from commons import charter_file
+from commons.charter import Charter
+from commons.errors import ConfigError, HansaError, Refusal, Refused, StoreError
+from commons.founding import Founding, check_founding
+from commons.identity import load_signer, write_file
+from commons.names import Digest
+from commons.records import canonical_json
+from hansa.keys import read_public
+from hansa.output import money
+
+NOTE = ".note"
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A charter that is sound, and who has signed it."""
+
+    charter: Charter
+    digest: Digest
+    signed: tuple[str, ...]
+    unsigned: tuple[str, ...]
+
+    def facts(self) -> dict[str, Any]:
+        return {
+            "valid": True,
+            "consortium": self.charter.consortium.name,
+            "version": self.charter.version,
+            "digest": self.digest,
+            "signed": list(self.signed),
+            "unsigned": list(self.unsigned),
+        }
+
+
+def new_charter(
+    file: Path,
+    *,
+    log_key: Path,
+    members: Sequence[Path],
+    funders: Sequence[Path],
+    budget_micro: int,
+    rounds: int,
+    inner_steps: int,
+) -> dict[str, Any]:
+    """Write a charter in which each of `members` has a site of two experts and pays for it; its JSON form.
+
+    The first funder, if any, pays for the last site. Raises StoreError when the file exists.
+    """
+    if file.exists():
+        raise StoreError(f"{file} exists and was left as it is; edit it, or choose another name")
+    log, sited, funding = (
+        read_public(log_key),
+        [read_public(p) for p in members],
+        [read_public(p) for p in funders],
+    )
+    payers = {v.name: v.name for v in sited}
+    if funding:
+        payers[sited[-1].name] = funding[0].name
+    document = template(
+        consortium=log.name, log_key=log.vkey, learning={"rounds": rounds, "inner_steps": inner_steps},
+        members=[{"name": v.name, "key": v.vkey, "budget_micro": budget_micro} for v in (*sited, *funding)],
+        sites=[
+            site_entry(v.name, payer=payers[v.name], domain=v.name, statement="say here where the text comes from")
+            for v in sited
+        ],
+    )  # fmt: skip
+    charter = Charter.model_validate_json(canonical_json(document))
+    charter_file.write(charter, file)
+    return charter.model_dump(mode="json")
+
+
+def template(
+    *,
+    consortium: str,
+    log_key: str,
+    members: list[dict[str, Any]],
+    sites: list[dict[str, Any]],
+    learning: dict[str, Any],
+) -> dict[str, Any]:
+    """A charter as data: a model of about a million parameters that learns on a laptop, prices, rules."""
+    return {
+        "version": 1,
+        "consortium": {"name": consortium, "log_key": log_key},
+        "members": members,
+        "sites": sites,
+        "model": {
+            "family": "glm4_moe",
+            "config": {
+                "hidden_size": 64,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 4,
+                "moe_intermediate_size": 128,
+                "num_experts_per_tok": 2,
+                "max_position_embeddings": 512,
+            },
+        },
+        "learning": {
+            "batch_size": 8,
+            "sequence_length": 64,
+            "learning_rate": 0.003,
+            "warmup_steps": 10,
+        }
+        | learning,
+        "rounds": {"quorum": max(1, len(sites) - 1), "grace_s": 60, "lease_s": 600},
+        "rate_card": {"currency": "EUR", "rates": [{"device": "cpu", "micro_per_gflop": 1000}]},
+        "voting": {"window_s": 3600, "quorum_percent": 50, "pass_percent": 50},
+        "release": {"licence": "Apache-2.0"},
+    }
+
+
+def site_entry(partner: str, *, payer: str, domain: str, statement: str) -> dict[str, Any]:
+    """One site of a partner, with two experts."""
+    return {
+        "name": f"{partner}-site",
+        "partner": partner,
+        "payer": payer,
+        "domain": domain,
+        "experts": [f"{partner}-a", f"{partner}-b"],
+        "device": "cpu",
+        "data_statement": statement,
+    }
+
+
+def check_charter(file: Path, founding: Path) -> Checked:
+    """Raises ConfigError with every problem of the file, or of a signature in `founding` that does not hold."""
+    charter = _load(file)
+    digest = charter_file.digest(charter)
+    signed: list[str] = []
+    for note in sorted(founding.glob(f"*{NOTE}")) if founding.is_dir() else []:
+        match check_founding(note.read_bytes(), charter, digest):
+            case Refusal() as refusal:
+                raise ConfigError([f"{note}: {refusal.message}"])
+            case member:
+                signed.append(member)
+    names = [m.name for m in charter.members]
+    return Checked(
+        charter, digest, tuple(n for n in names if n in signed), tuple(n for n in names if n not in signed)
+    )
+
+
+def sign_charter(file: Path, key: Path, founding: Path) -> tuple[Path, Digest]:
+    """Write `founding/MEMBER.note`; the note's path and the charter's digest."""
+    charter, signer = _load(file), load_signer(key)
+    member = charter.member(signer.name)
+    if member is None or member.key != signer.vkey:
+        named = ", ".join(m.name for m in charter.members)
+        raise HansaError(f"{key} is no key of a member of {file} ({named}); put its public key there first")
+    digest = charter_file.digest(charter)
+    data = signer.sign(Founding(charter.consortium.name, digest, member.name).compose())
+    if isinstance(refusal := check_founding(data, charter, digest), Refusal):
+        raise Refused(refusal)
+    note = founding / f"{member.name}{NOTE}"
+    write_file(note, data)
+    return note, digest
+
+
+def founders(charter: Charter, notes: Iterable[bytes]) -> set[str]:
+    """Who signed this charter. Raises ValueError for a note that does not hold."""
+    found = set()
+    digest = charter_file.digest(charter)
+    for note in notes:
+        match check_founding(note, charter, digest):
+            case Refusal() as refusal:
+                raise ValueError(refusal.message)
+            case member:
+                found.add(member)
+    return found
+
+
+def read_charter(file: Path | None, seat: Path) -> tuple[Charter, Digest]:
+    """A file's charter, or the one in force as the seat's coordinator states it."""
+    if file is not None:
+        charter = _load(file)
+        return charter, charter_file.digest(charter)
+    from commons.views import CharterView
+    from hansa.chamber import Chamber
+
+    with Chamber.at(seat) as chamber:
+        view = chamber.read(CharterView)
+    charter = charter_file.from_canonical(view.text.encode())
+    return charter, charter_file.digest(charter)
+
+
+def charter_text(charter: Charter, digest: Digest) -> list[str]:
+    """For a person: who, what, how much, under which rules."""
+    c, learning, codecs = charter, charter.learning, charter.learning.codecs
+    rates = ", ".join(
+        f"{money(r.micro_per_gflop, c.rate_card.currency)} per GFLOP on {r.device}" for r in c.rate_card.rates
+    )
+    lines = [f"{c.consortium.name}, charter version {c.version} ({digest})", "", "Members"]
+    lines += [f"  {m.name}: budget {money(m.budget_micro, c.rate_card.currency)}" for m in c.members]
+    lines.append("Sites")
+    for site in c.sites:
+        payer = "" if site.payer == site.partner else f", paid for by {site.payer}"
+        lines.append(
+            f"  {site.name} of {site.partner}: text {site.domain!r}, experts {', '.join(site.experts)}{payer}"
+        )
+    return [
+        *lines,
+        f"Model: {c.model.family}, {len(c.experts)} experts",
+        f"Run: {learning.rounds} rounds of {learning.inner_steps} steps, {learning.routing} routing",
+        f"Sent: trunk {codecs.trunk}, experts {codecs.expert}",
+        f"Price: {rates}",
+        f"A round closes with {c.rounds.quorum} updates after {c.rounds.grace_s} s grace",
+        f"A vote needs {c.voting.quorum_percent} % turnout and more than {c.voting.pass_percent} % for it",
+        f"Features voted in: {', '.join(k for k, on in c.features.items() if on) or 'none'}",
+    ]
+
+
+def _load(file: Path) -> Charter:
+    if not file.exists():
+        raise ConfigError([f"{file}: there is no such file; write one with `hansa charter new {file}`"])
+    return charter_file.load(file)

@@ -1,0 +1,120 @@
+"""`hansa proposal`: change the charter by vote."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from commons.words import Word
+from hansa.options import SEAT, Json, Seat
+from hansa.output import answer
+
+app = typer.Typer(no_args_is_help=True)
+
+Key = Annotated[
+    Path | None, typer.Option("--key", help="Your secret key; without it: member.key in the seat folder.")
+]
+Which = Annotated[str, typer.Argument(help="Number (1), P-0001, or id of a proposal.")]
+
+
+class Choice(Word):
+    FOR = "for"
+    AGAINST = "against"
+    ABSTAIN = "abstain"
+
+
+@app.callback()
+def proposals() -> None:
+    """Change the charter by vote: propose, vote, see what was decided."""
+
+
+@app.command("open")
+def open_(
+    feature: Annotated[
+        str, typer.Argument(help="What to change, e.g. uplink-codec, inner-steps, learning-rate.")
+    ],
+    parameter: Annotated[
+        list[str] | None, typer.Option("--set", "-s", help="A parameter of the feature, NAME=VALUE; repeat.")
+    ] = None,
+    title: Annotated[str, typer.Option(help="One line for the others.")] = "",
+    effective_round: Annotated[
+        int, typer.Option("--round", min=1, help="Earliest round that trains under it.")
+    ] = 1,
+    seat: Seat = SEAT,
+    key: Key = None,
+    as_json: Json = False,
+) -> None:
+    """Propose a change, signed with your key. It takes effect once enough members voted for it.
+
+    \b
+    Example:
+      hansa proposal open uplink-codec -s trunk=int8 -s expert=int8 --seat alder/seat
+    """
+    from hansa.voting import open_proposal
+
+    view = open_proposal(
+        seat, key, feature=feature, settings=parameter or [], title=title, effective_round=effective_round
+    )
+    text = f"P-{view.number:04d} is open. Members vote with: hansa proposal vote {view.number} for --seat THEIR/seat"
+    answer(view, text, as_json=as_json)
+
+
+@app.command("list")
+def list_(seat: Seat = SEAT, as_json: Json = False) -> None:
+    """List all proposals and how they stand.
+
+    \b
+    Example:
+      hansa proposal list --seat alder/seat
+    """
+    from commons.views import ProposalsView
+    from hansa.chamber import Chamber
+    from hansa.statements import proposal_table
+
+    with Chamber.at(seat) as chamber:
+        view = chamber.read(ProposalsView)
+    text = proposal_table(view.proposals) if view.proposals else "No proposals yet: hansa proposal open -h"
+    answer(view.proposals, text, as_json=as_json)
+
+
+@app.command("vote")
+def vote(
+    proposal: Which,
+    choice: Annotated[Choice, typer.Argument(help="Your choice; a later ballot of yours replaces it.")],
+    seat: Seat = SEAT,
+    key: Key = None,
+    as_json: Json = False,
+) -> None:
+    """Cast your ballot, signed with your key.
+
+    \b
+    Example:
+      hansa proposal vote 1 for --seat birch/seat
+    """
+    from hansa.voting import cast_ballot
+
+    view = cast_ballot(seat, key, which=proposal, choice=choice.value)
+    answer(
+        view,
+        f"Your ballot on P-{view.number:04d} counts: {choice.value}. It is {view.state}.",
+        as_json=as_json,
+    )
+
+
+@app.command("show")
+def show(proposal: Which, seat: Seat = SEAT, as_json: Json = False) -> None:
+    """Show one proposal: who voted how, the outcome, what it changes.
+
+    \b
+    Example:
+      hansa proposal show 1 --seat alder/seat
+    """
+    from hansa.chamber import Chamber
+    from hansa.statements import proposal_text
+    from hansa.voting import find_proposal
+
+    with Chamber.at(seat) as chamber:
+        view = find_proposal(chamber, proposal)
+    answer(view, proposal_text(view), as_json=as_json)

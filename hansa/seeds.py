@@ -1,0 +1,80 @@
+"""Seed models as Hugging Face folders, and the baselines: trained in a process of their own, with progress in a log."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from commons.charter import Charter
+from commons.errors import HansaError, StoreError
+from commons.experts import glm4_moe
+from commons.experts.tokenizer import write_tokenizer
+from commons.identity import write_file
+
+WEIGHTS = "model.safetensors"
+
+
+def make_seed_model(folder: Path, *, charter: Path, text: Path, steps: int) -> dict[str, Any]:
+    """`hansa seed make`: train it and write the folder. Raises StoreError when it exists, HansaError when training fails."""
+    from commons import charter_file
+
+    if (folder / WEIGHTS).exists():
+        raise StoreError(f"{folder} holds a model already and was left as it is; choose another folder")
+    loaded = charter_file.load(charter)
+    plan = write_plan(
+        folder, what="seed", charter=loaded, texts={"public": text}, public=text, seed_model=folder,
+        phase={"steps": steps, "batch_size": 16},
+    )  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "hansa.baselines", str(plan)], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise HansaError(
+            f"the seed model was not made: {(done.stderr.strip() or 'no reason given').splitlines()[-1]}"
+        )
+    finish_seed_folder(folder, loaded)
+    losses = json.loads((folder / "result.json").read_text())["losses"]
+    return {"path": folder, "held_out_loss": losses["public"], "experts": len(loaded.experts)}
+
+
+def write_plan(
+    folder: Path,
+    *,
+    what: str,
+    charter: Charter,
+    texts: Mapping[str, Path],
+    public: Path,
+    seed_model: Path,
+    alone: str | None = None,
+    phase: Mapping[str, Any] | None = None,
+) -> Path:
+    """A plan for `python -m hansa.baselines`; its path. The result goes to `folder/result.json`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    plan = {
+        "what": what,
+        "model": charter.model.model_dump(mode="json"),
+        "learning": charter.learning.model_dump(mode="json"),
+        "owners": {e: site.name for site in charter.sites for e in site.experts},
+        "texts": {domain: str(path) for domain, path in texts.items()},
+        "alone": alone,
+        "public": str(public),
+        "seed_file": str(seed_model / WEIGHTS),
+        "result": str(folder / "result.json"),
+        "home": str(folder / "state"),
+    }
+    if phase:
+        plan["phase"] = dict(phase)
+    path = folder / "plan.json"
+    write_file(path, json.dumps(plan, indent=2).encode() + b"\n")
+    return path
+
+
+def finish_seed_folder(folder: Path, charter: Charter) -> None:
+    """Beside the weights: config.json and the tokenizer, so that transformers loads the folder."""
+    config = glm4_moe.hf_config(charter.model, len(charter.experts))
+    write_file(folder / "config.json", json.dumps(config, indent=2).encode() + b"\n")
+    write_tokenizer(folder)

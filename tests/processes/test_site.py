@@ -1,0 +1,164 @@
+"""A real site on a real Ray, killed in every way there is: it comes back by itself and sends the same bytes."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from commons.identity import Seat
+from commons.views import RunView
+from orchestrator.coordinator import NO_MLFLOW, Coordinator
+from tests.support.consortium import Office, found, over, running
+from tests.support.site_process import (
+    ROOT,
+    actors,
+    end,
+    eventually,
+    loads,
+    one_site,
+    site_process,
+    write_site,
+)
+
+STOP_S = 3.0
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+
+@dataclass(frozen=True)
+class Head:
+    process: subprocess.Popen[bytes]
+    address: str
+    environment: dict[str, str]
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[Head]:
+    """One small Ray that the sites of these tests join by address."""
+    environment = {
+        **os.environ,
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "OMP_NUM_THREADS": "1",
+    }
+    with tempfile.TemporaryDirectory(prefix="ht-", ignore_cleanup_errors=True) as folder:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "hansa.demo.ray_head", folder, "2"], cwd=ROOT, env=environment
+        )
+        try:
+            eventually(lambda: (Path(folder) / "address").exists() or process.poll() is not None, "Ray")
+            yield Head(process, (Path(folder) / "address").read_text(), environment)
+        finally:
+            end(process)
+
+
+def midway(log: Path, round_number: int) -> None:
+    """Wait until the site trains that round, and a little longer: a round takes some seconds."""
+    eventually(lambda: f"round {round_number}: training" in log.read_text(), f"round {round_number}", 90)
+    time.sleep(0.5)
+
+
+def trained(folder: Path, head: Head, *, disturbed: bool) -> RunView:
+    """The whole run with one site; disturbed, with the site, its actor and the coordinator gone once each."""
+    home = found(folder, one_site())
+    first = Coordinator(home, "127.0.0.1:0", mlflow=NO_MLFLOW)
+    first.start()
+    file, log = write_site(folder / "site", first, ray=head.address), folder / "site.log"
+    office = Office(Seat.load(home / "operator"))
+    again = first
+    with site_process(file, log, head.environment) as site:
+        try:
+            office.start_run(folder / "seed")
+            if not disturbed:
+                return office.wait(over, 120)
+            midway(log, 1)
+            site.kill()
+            with site_process(file, log, head.environment) as successor:
+                midway(log, 2)
+                [actor] = actors(head.process.pid)
+                assert loads(actor, "libtorch_cpu"), "the actor trains"
+                assert not loads(actor, "cygrpc"), "gRPC stays out of the actor's process"
+                assert loads(successor.process.pid, "cygrpc")
+                assert not loads(successor.process.pid, "libtorch"), "torch stays out of the site's process"
+                os.kill(actor, signal.SIGKILL)
+                midway(log, 3)
+                first.stop()
+                eventually(lambda: "waiting for coordinator" in log.read_text(), "the site's notice", 10)
+                again = Coordinator(home, first.address, mlflow=NO_MLFLOW, enrolment="127.0.0.1:0")
+                again.start()
+                view = Office(Seat.load(home / "operator")).wait(over, 120)
+                assert successor.stop() < STOP_S
+                return view
+        finally:
+            office.close()
+            again.stop()
+
+
+def test_a_disturbed_run_ends_at_the_same_model_as_a_quiet_one(tmp_path: Path, head: Head) -> None:
+    quiet = trained(tmp_path / "quiet", head, disturbed=False)
+    rough = trained(tmp_path / "rough", head, disturbed=True)
+    assert (quiet.phase, rough.phase) == ("finished", "finished"), (quiet.reason, rough.reason)
+    assert rough.state == quiet.state
+    assert [r.losses for r in rough.history] == [r.losses for r in quiet.history]
+    log = (tmp_path / "rough" / "site.log").read_text()
+    assert "the training process died" in log
+    assert log.count("training 400 steps") == 4, "three rounds, one of them begun twice by a killed site"
+    assert "Traceback" not in log
+
+
+def test_a_site_whose_policy_forbids_the_charter_says_so_and_stays(tmp_path: Path, head: Head) -> None:
+    home = found(tmp_path, one_site())
+    with running(home) as coordinator:
+        policy = "[policy]\nmax_charge_micro_per_round = 0\n"
+        file = write_site(tmp_path / "site", coordinator, ray=head.address, more=policy)
+        office = Office(Seat.load(home / "operator"))
+        with site_process(file, tmp_path / "site.log", head.environment) as site:
+            office.start_run(tmp_path / "seed")
+            said = tmp_path / "site.log"
+            eventually(lambda: "site alder will not train" in said.read_text(), "the refusal")
+            assert "max_charge_micro_per_round" in said.read_text()
+            assert site.process.poll() is None
+            other = subprocess.run(
+                [sys.executable, "-m", "hansa", "site", "start", str(file)],
+                cwd=ROOT,
+                env=head.environment,
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=False,
+            )
+            assert other.returncode == 5
+            assert f"in use by process {site.process.pid}" in other.stderr
+            assert site.stop() < STOP_S
+        office.close()
+
+
+@pytest.mark.parametrize("text", ["", "one document only", "caf\xe9".encode("latin-1") * 50, "a\n\nb"])
+def test_a_text_that_cannot_be_trained_on_ends_the_start_with_a_reason(
+    tmp_path: Path, text: str | bytes
+) -> None:
+    home = found(tmp_path, one_site())
+    with running(home) as coordinator:
+        file = write_site(tmp_path / "site", coordinator, ray="local")
+    words = tmp_path / "site" / "words.txt"
+    words.write_bytes(text if isinstance(text, bytes) else text.encode())
+    done = subprocess.run(
+        [sys.executable, "-m", "hansa", "site", "start", str(file)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "words.txt" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,217 @@
+"""From trained arrays to an update, and from an update to the outbox: what is lost in a codec comes back later."""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from commons.charter import Codecs
+from commons.codec import decode
+from commons.errors import StoreError
+from commons.experts.map import ExpertMap
+from commons.names import SiteId
+from commons.notes import digest, open_note
+from commons.work import AssignmentNote, UpdateNote, UsageNote
+from tests.support.consortium import charter, signer
+from workers import outbox as outbox_module
+from workers.meter import Usage
+from workers.outbox import Outbox, Sealed
+from workers.seal import Packed, Trained, pack, sign
+
+MAP = ExpertMap.from_charter(charter())
+SITE = SiteId("alder")
+SIGNER = signer("alder/alder")
+Arrays = dict[str, NDArray[np.float32]]
+
+
+def order(round_number: int = 1, **changes: str) -> AssignmentNote:
+    note = AssignmentNote(
+        consortium="hanse",
+        run="run-1",
+        round=round_number,
+        work="train",
+        site=SITE,
+        base="sha256:" + "a" * 64,
+        charter_version=1,
+        charter="sha256:" + "b" * 64,
+        expert_map=MAP.digest,
+        rounds=2,
+        lease=f"lease-{round_number}",
+        lease_until=1,
+        hold="-",
+        hold_micro=0,
+    )
+    return replace(note, **changes)  # type: ignore[arg-type]
+
+
+def trained(seed: int = 0) -> tuple[Trained, Arrays]:
+    """A round's result and the base it started from."""
+    random = np.random.default_rng(seed)
+    draw = lambda parts: {p.name: random.standard_normal(p.shape).astype(np.float32) for p in parts}  # noqa: E731
+    base = draw(MAP.slices)
+    result = Trained(
+        trunk_delta=draw(MAP.shared()),
+        experts=draw(MAP.owned_by(SITE)),
+        steps=4,
+        tokens=128,
+        loss=1.25,
+        held_out_loss=None,
+        gflop=1,
+    )
+    return result, base
+
+
+def packed(result: Trained, base: Arrays, residual: Arrays, codecs: Codecs) -> Packed:
+    return pack(result, base=base, residual=residual, expert_map=MAP, site=SITE, codecs=codecs)
+
+
+def decoded(update: Packed) -> Arrays:
+    return {
+        p.name: decode(p.codec, update.payload[p.offset : p.offset + p.bytes], p.shape)
+        for p in update.manifest.parts
+    }
+
+
+def test_an_update_holds_the_sites_slices_and_nothing_of_the_guests() -> None:
+    result, base = trained()
+    update = packed(result, base, {}, Codecs())
+    assert [p.name for p in update.manifest.parts] == [s.name for s in MAP.uplink(SITE)]
+    sent = decoded(update)
+    for part in MAP.uplink(SITE):
+        wanted = result.experts[part.name] - base[part.name] if part.expert else result.trunk_delta[part.name]
+        assert np.array_equal(sent[part.name], wanted)
+    assert update.residual == {}
+
+
+def test_trunk_and_experts_each_have_their_codec() -> None:
+    update = packed(*trained(), {}, Codecs(trunk="int8", expert="bf16"))
+    codecs = {s.name: ("bf16" if s.expert else "int8") for s in MAP.uplink(SITE)}
+    assert {p.name: p.codec for p in update.manifest.parts} == codecs
+
+
+def test_what_int8_drops_in_the_trunk_is_sent_in_later_rounds() -> None:
+    residual: Arrays = {}
+    wanted: Arrays = {s.name: np.zeros(s.shape, np.float32) for s in MAP.shared()}
+    arrived = {name: array.copy() for name, array in wanted.items()}
+    for number in range(8):
+        result, base = trained(number)
+        update = packed(result, base, residual, Codecs(trunk="int8"))
+        residual, sent = update.residual, decoded(update)
+        for name in wanted:
+            wanted[name] += result.trunk_delta[name]
+            arrived[name] += sent[name]
+    for name in wanted:
+        # Without feedback the error of eight rounds would add up; with it only the last one's is open.
+        assert np.allclose(arrived[name] + residual[name], wanted[name], atol=1e-5)
+        assert np.max(np.abs(residual[name])) <= 5.0 / 254 + 1e-3
+
+
+def test_a_lossless_codec_sends_what_a_lossy_one_left_over() -> None:
+    result, base = trained()
+    left = packed(result, base, {}, Codecs(trunk="int8")).residual
+    update = packed(result, base, left, Codecs())
+    sent = decoded(update)
+    for name, rest in left.items():
+        assert np.array_equal(sent[name], result.trunk_delta[name] + rest)
+    assert update.residual == {}
+
+
+def test_the_same_round_seals_to_the_same_bytes() -> None:
+    first, second = (packed(*trained(), {}, Codecs(trunk="int8", expert="bf16")) for _ in range(2))
+    assert first.payload == second.payload
+    assert first.manifest.to_bytes() == second.manifest.to_bytes()
+    usage = Usage(1_000, 2_000, 900)
+    assert sign(order(), trained()[0], first, usage, device="cpu", signer=SIGNER) == sign(
+        order(), trained()[0], second, usage, device="cpu", signer=SIGNER
+    )
+
+
+def test_the_notes_name_what_was_packed_and_what_it_took() -> None:
+    result, base = trained()
+    update = packed(result, base, {}, Codecs())
+    note, used = sign(order(), result, update, Usage(1_000, 2_000, 900), device="cpu", signer=SIGNER)
+    said = UpdateNote.from_note(open_note(note, [SIGNER.verifier]))
+    assert (said.payload, said.payload_bytes) == (digest(update.payload), len(update.payload))
+    assert said.manifest == digest(update.manifest.to_bytes())
+    assert (said.steps, said.tokens, said.loss, said.held_out_loss) == (4, 128, 1.25, None)
+    usage = UsageNote.from_note(open_note(used, [SIGNER.verifier]))
+    assert (usage.update, usage.lease, usage.device_ms, usage.gflop) == (said.payload, "lease-1", 900, 1)
+
+
+def keep(
+    box: Outbox, what: AssignmentNote, *, residual: Arrays | None = None, payload: bytes = b"p"
+) -> Sealed:
+    return box.seal(
+        what,
+        update=b"u",
+        usage=b"s",
+        manifest=b"m",
+        payload=payload,
+        residual={} if residual is None else residual,
+    )
+
+
+def test_a_sealed_round_is_found_again_by_another_process(tmp_path: Path) -> None:
+    keep(Outbox(tmp_path), order(3), payload=b"bytes")
+    found = Outbox(tmp_path).find(order(3))
+    assert found is not None
+    assert (found.update, found.usage, found.manifest, found.payload.read_bytes()) == (
+        b"u",
+        b"s",
+        b"m",
+        b"bytes",
+    )
+    assert Outbox(tmp_path).latest() == ("run-1", 3)
+
+
+@pytest.mark.parametrize("change", ["run", "base", "charter", "lease"])
+def test_another_order_for_the_round_finds_nothing(tmp_path: Path, change: str) -> None:
+    box = Outbox(tmp_path)
+    keep(box, order())
+    assert box.find(order(**{change: "other"})) is None
+
+
+def test_the_residual_is_that_of_the_round_before_even_when_a_round_is_sealed_again(tmp_path: Path) -> None:
+    box = Outbox(tmp_path)
+    first, second = ({"t": np.full(3, n, np.float32)} for n in (1, 2))
+    assert box.residual(order(1)) == {}
+    keep(box, order(1), residual=first)
+    keep(box, order(2), residual=second)
+    assert np.array_equal(box.residual(order(2))["t"], first["t"])
+    assert np.array_equal(box.residual(order(3))["t"], second["t"])
+    assert box.residual(order(3, run="run-2")) == {}
+
+
+def test_only_the_last_two_rounds_of_the_run_are_kept(tmp_path: Path) -> None:
+    box = Outbox(tmp_path)
+    keep(box, order(9, run="older"))
+    for number in (1, 2, 3):
+        keep(box, order(number))
+    assert sorted(folder.name for folder in tmp_path.iterdir()) == ["run-1-000002", "run-1-000003"]
+
+
+def test_an_unfinished_seal_is_as_none(tmp_path: Path) -> None:
+    draft = tmp_path / ".run-1-000001"
+    draft.mkdir()
+    (draft / "order.json").write_text("{")
+    box = Outbox(tmp_path)
+    assert (box.find(order()), box.latest(), list(tmp_path.iterdir())) == (None, ("", 0), [])
+
+
+def test_a_full_disk_leaves_the_round_before_intact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    box = Outbox(tmp_path)
+    keep(box, order(1))
+
+    def full(path: Path, content: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(outbox_module, "_write", full)
+    with pytest.raises(StoreError, match="No space left on device; the site's operator makes room"):
+        keep(box, order(2))
+    assert box.find(order(1)) is not None
+    assert [folder.name for folder in tmp_path.iterdir()] == ["run-1-000001"]

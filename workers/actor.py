@@ -1,0 +1,279 @@
+"""Training in a Ray actor, and the site's hold on it.
+
+`TrainingActor` lives in a process of its own with torch and without gRPC: the two in one process abort now and then.
+`RemoteTrainer` is the site's side: it hands arrays over through Ray's object store, follows progress, and starts
+the actor again when its process dies. What a round gives does not depend on how often that happened
+(`workers.trainer`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from commons.charter import Charter
+from commons.errors import HansaError
+from commons.experts.map import ExpertMap
+from commons.names import SiteId
+from workers.backoff import pauses
+from workers.data import Corpus, CorpusError
+from workers.ray_start import ray
+from workers.seal import Trained
+
+if TYPE_CHECKING:
+    from workers.trainer import Trainer
+
+log = logging.getLogger("hansa.site")
+Array = NDArray[np.float32]
+
+EVALUATION_ROWS = 256
+"""Windows of the held-out text that an evaluation reads."""
+POLL_S = 0.5
+SLOW_START_S = 20.0
+"""After this long without an answer the actor is said to wait for the cluster."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What the actor trains with. Paths must exist on the machine Ray puts it on."""
+
+    site: str
+    text: Path
+    public: Path | None
+    home: Path
+    threads: int
+
+
+@dataclass(frozen=True)
+class Progress:
+    """`loss` is the mean over the round's steps so far, None before the first."""
+
+    step: int = 0
+    steps: int = 0
+    tokens_per_s: float = 0.0
+    loss: float | None = None
+    why: str = ""
+    """Why there is none yet."""
+
+
+@dataclass(frozen=True)
+class Failed:
+    """Training said no: its message for the site's operator. Asked again it says the same."""
+
+    message: str
+
+
+class TrainingFailed(HansaError):
+    """The site's training cannot go on; the message says why and who acts."""
+
+
+class Abandoned(Exception):
+    """The caller no longer wants the result. The next order starts from what is durable."""
+
+
+class TrainingActor:
+    """One site's trainer. `train` and `evaluate` in turn; `progress` and `abandon` answer while they run."""
+
+    def __init__(self, bench: Bench) -> None:
+        self._bench = bench
+        self._progress = Progress()
+        self._abandoned = 0
+        self._turn = threading.Lock()
+        self._trainer: Trainer | None = None
+        self._trains: tuple[object, ...] = ()
+
+    def warm(self) -> None:
+        """Load what training needs; done ahead, it does not count into the first round."""
+        import workers.trainer  # noqa: F401
+
+    def progress(self) -> Progress:
+        return self._progress
+
+    def abandon(self, call: int) -> None:
+        """End that call, and earlier ones, after the step they are in."""
+        self._abandoned = call
+
+    def train(
+        self, call: int, run: str, number: int, charter: Charter, base: Mapping[str, Array]
+    ) -> Trained | Failed:
+        """One round. Calls are numbered from 1; one that comes while another trains waits for its end."""
+        with self._turn:
+            return self._train(call, run, number, charter, base)
+
+    def _train(
+        self, call: int, run: str, number: int, charter: Charter, base: Mapping[str, Array]
+    ) -> Trained | Failed:
+        from workers.trainer import TrainingError
+
+        learning = charter.learning
+        self._progress = Progress(steps=learning.inner_steps)
+        began, total = time.monotonic(), 0.0
+        tokens = learning.batch_size * learning.sequence_length
+
+        def on_step(step: int, loss: float) -> None:
+            nonlocal total
+            if self._abandoned >= call:
+                raise Abandoned
+            total += loss
+            speed = step * tokens / max(time.monotonic() - began, 1e-9)
+            self._progress = Progress(step, learning.inner_steps, speed, total / step)
+
+        try:
+            result = self._trainer_of(run, charter).train_round(
+                round_number=number, base=base, learning=learning, on_step=on_step
+            )
+        except (TrainingError, CorpusError, KeyError) as error:
+            return Failed(str(error))
+        except Abandoned:
+            return Failed("abandoned")
+        return Trained(
+            trunk_delta=result.trunk_delta,
+            experts=result.experts,
+            steps=result.steps,
+            tokens=result.tokens,
+            loss=result.loss,
+            held_out_loss=result.held_out_loss,
+            gflop=result.gflop,
+        )
+
+    def evaluate(self, run: str, charter: Charter, state: Mapping[str, Array]) -> tuple[float, int] | Failed:
+        """(loss in nats per byte, bytes) of the whole model on the site's held-out text, routing over all experts."""
+        from workers.trainer import TrainingError
+
+        self._progress = Progress()
+        whole = charter.learning.model_copy(update={"routing": "joint"})
+        length = whole.sequence_length
+        try:
+            trainer = self._made(run, charter.model_copy(update={"learning": whole}))
+            corpus = self._corpus(self._bench.text, charter)
+            loss = trainer.evaluate(state, corpus, limit=EVALUATION_ROWS)
+        except (TrainingError, CorpusError, KeyError) as error:
+            return Failed(str(error))
+        return loss, len(corpus.held_out_rows(length=length, limit=EVALUATION_ROWS)) * length
+
+    def _trainer_of(self, run: str, charter: Charter) -> Trainer:
+        """The run's trainer; made anew when the charter changed what it is built from."""
+        learning, model = charter.learning, charter.model.model_dump_json()
+        trains = (run, model, charter.experts, learning.sequence_length, bool(learning.public_share))
+        if self._trainer is None or trains != self._trains:
+            self._trainer = None  # gives its memory back before the next takes some
+            self._trainer, self._trains = self._made(run, charter), trains
+        return self._trainer
+
+    def _made(self, run: str, charter: Charter) -> Trainer:
+        from workers.trainer import Trainer
+
+        public = self._bench.public if charter.learning.public_share else None
+        return Trainer(
+            model=charter.model,
+            expert_map=ExpertMap.from_charter(charter),
+            site=SiteId(self._bench.site),
+            learning=charter.learning,
+            corpus=self._corpus(self._bench.text, charter),
+            public=None if public is None else self._corpus(public, charter),
+            home=self._bench.home / run,
+            threads=self._bench.threads,
+        )
+
+    def _corpus(self, path: Path, charter: Charter) -> Corpus:
+        return Corpus.load(path, sequence_length=charter.learning.sequence_length)
+
+
+class RemoteTrainer:
+    """The site's hold on its actor. One caller at a time."""
+
+    def __init__(self, bench: Bench, *, cpus: float, gpus: float, stop: threading.Event) -> None:
+        self._bench, self._stop = bench, stop
+        self._kind = ray.remote(TrainingActor).options(num_cpus=cpus, num_gpus=gpus, max_concurrency=3)
+        self._wants = f"{cpus:g} CPUs and {gpus:g} GPUs"
+        self._actor: Any = None
+        self._calls = 0
+        self.restarts = 0
+
+    def start(self) -> None:
+        """Create the actor and let it load torch in the background."""
+        self._actor = self._kind.remote(self._bench)
+        self._actor.warm.remote()
+
+    def close(self) -> None:
+        """End the actor's process now; what it had not finished is done again by the next one."""
+        if self._actor is not None:
+            with contextlib.suppress(ray.exceptions.RayError):
+                ray.kill(self._actor)
+
+    def train(
+        self,
+        run: str,
+        number: int,
+        charter: Charter,
+        base: Mapping[str, Array],
+        *,
+        watch: Callable[[Progress], bool],
+    ) -> Trained:
+        """One round; `watch` is told the progress about twice a second and says whether it is still wanted.
+
+        Raises Abandoned when it is not, TrainingFailed with the trainer's reason. A dead actor is replaced.
+        """
+        arrays = ray.put(dict(base))
+        result = self._run(lambda actor, call: actor.train.remote(call, run, number, charter, arrays), watch)
+        assert isinstance(result, Trained)
+        return result
+
+    def evaluate(
+        self, run: str, charter: Charter, state: Mapping[str, Array], *, watch: Callable[[Progress], bool]
+    ) -> tuple[float, int]:
+        """(loss in nats per byte, bytes of held-out text); raises as `train` does."""
+        arrays = ray.put(dict(state))
+        loss, size = self._run(lambda actor, _: actor.evaluate.remote(run, charter, arrays), watch)
+        return float(loss), int(size)
+
+    def _run(self, call: Callable[[Any, int], Any], watch: Callable[[Progress], bool]) -> Any:
+        waits = pauses(first_s=1.0, longest_s=30.0)
+        while True:
+            try:
+                self._calls += 1
+                result = self._follow(call(self._actor, self._calls), watch)
+            except ray.exceptions.RayActorError as error:
+                self._replace(str(error).strip().splitlines()[0], next(waits), watch)
+                continue
+            except ray.exceptions.RayError as error:
+                raise TrainingFailed(f"training failed at this site: {error}") from error
+            if isinstance(result, Failed):
+                raise TrainingFailed(result.message)
+            return result
+
+    def _follow(self, task: Any, watch: Callable[[Progress], bool]) -> Any:
+        """The task's result, watching it on the way."""
+        asked = self._actor.progress.remote()
+        began, last = time.monotonic(), Progress(why="the training process is starting")
+        while True:
+            done, _ = ray.wait([task], timeout=POLL_S)
+            if done:
+                return ray.get(task)
+            if ray.wait([asked], timeout=0)[0]:
+                last, asked = ray.get(asked), self._actor.progress.remote()
+                began = time.monotonic()
+            elif time.monotonic() - began > SLOW_START_S and not last.step:
+                last = Progress(why=f"waiting for Ray to give {self._wants}")
+            if not watch(last):
+                with contextlib.suppress(ray.exceptions.RayError):
+                    self._actor.abandon.remote(self._calls)
+                raise Abandoned
+
+    def _replace(self, why: str, pause_s: float, watch: Callable[[Progress], bool]) -> None:
+        self.restarts += 1
+        text = f"the training process died ({why}); starting it again in {pause_s:.0f} s"
+        log.warning("%s; if memory ran out, its operator adds some or proposes lean routing", text)
+        watch(Progress(why=text))
+        if self._stop.wait(pause_s):
+            raise Abandoned
+        self.start()

@@ -1,0 +1,311 @@
+"""The site's one connection to the coordinator: its orders, heartbeats, downloads and uploads.
+
+Owns everything that is gRPC at a site. Orders arrive on a stream that reconnects by itself; every other call is one
+attempt that can be repeated and goes on where the last one broke. The caller decides when to try again. Knows
+nothing of what an order means.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import threading
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import grpc
+
+from commons.errors import HansaError, Refused, StoreError, Unreachable
+from commons.identity import Seat
+from commons.names import Digest
+from commons.notes import digest, parse
+from commons.states import MANIFEST_BYTES_MAX, StateStore
+from commons.wire import channel
+from commons.wire.v1 import consortium_pb2 as wire
+from commons.wire.v1.consortium_pb2_grpc import ChamberStub, SiteLinkStub
+from workers.backoff import pauses
+from workers.outbox import Sealed
+from workers.status import Status
+from workers.verify import Chain
+
+log = logging.getLogger("hansa.site")
+T = TypeVar("T")
+
+FRAME_BYTES = 1 << 20
+BLOBS_PER_FETCH = 1024
+BEAT_S = 1.0
+RECONNECT_S = 5.0
+"""Longest pause before a lost coordinator is called again."""
+ANSWER_S = 30.0
+"""How long a call that moves no payload waits; downloads and uploads take as long as bytes move."""
+
+
+@dataclass(frozen=True)
+class Directive:
+    """What the coordinator wants of this site, as last heard."""
+
+    number: int
+    """Counts what was heard, from 1: a repeated order has a new number."""
+    epoch: int
+    order: bytes | None
+    """A hansa-assignment/v1 note; None: nothing to do."""
+    reason: str = ""
+    finished: bool = False
+
+
+class Link:
+    """Threads: one follows the order stream, one beats. `close` ends them and every call under way."""
+
+    def __init__(
+        self, seat: Seat, status: Status, store: StateStore, *, parts: Path, stop: threading.Event
+    ) -> None:
+        self.address = seat.address
+        self._status, self._store, self._parts, self._stop = status, store, parts, stop
+        self._channel = channel.connect(seat)
+        self._site, self._chamber = SiteLinkStub(self._channel), ChamberStub(self._channel)
+        self._heard = threading.Condition()
+        self._directive: Directive | None = None
+        self._unwanted: tuple[str, int] | None = None
+        self._calls: set[Any] = set()
+        self._calls_lock = threading.Lock()
+        self.trouble = ""
+        """Why the coordinator gives no orders now; empty while it does."""
+
+    def open(self, *, run: str, round_number: int) -> None:
+        """Begin to follow orders and to beat. `run`, `round_number`: the last result this site holds."""
+        self._parts.mkdir(parents=True, exist_ok=True)
+        request = wire.WorkRequest(run=run, round=round_number)
+        for name, work in (
+            ("orders", lambda: self._follow(request)),
+            ("heartbeat", self._beat),
+            ("end", self._end),
+        ):
+            threading.Thread(target=work, name=f"link-{name}", daemon=True).start()
+
+    def close(self) -> None:
+        self._channel.close()
+
+    def directive(self, *, after: int, timeout_s: float) -> Directive | None:
+        """The latest directive once its number is above `after`; None when `timeout_s` pass without one."""
+        with self._heard:
+            self._heard.wait_for(lambda: self._number > after or self._stop.is_set(), timeout_s)
+            return self._directive if self._number > after else None
+
+    @property
+    def latest(self) -> Directive | None:
+        return self._directive
+
+    def unwanted(self, run: str, round_number: int) -> bool:
+        """Whether the coordinator has answered a heartbeat that it no longer wants this round's work."""
+        return self._unwanted == (run, round_number)
+
+    def chain(self, have_size: int) -> Chain:
+        """Records and proofs from the founding to the charter in force. Raises Refused, Unreachable."""
+        shown = self._ask(self._chamber.Chain, wire.ChainRequest(have_size=have_size))
+        entries = tuple((entry.index, entry.leaf, tuple(entry.path)) for entry in shown.entries)
+        return Chain(entries, shown.checkpoint, tuple(shown.consistency))
+
+    def evaluated(self, note: bytes) -> int:
+        """Hand in an evaluation note; its journal index. A repeat has the same answer."""
+        return int(self._ask(self._site.Evaluate, wire.NoteRequest(note=note)).index)
+
+    def fetch(self, state: Digest, names: Iterable[str]) -> None:
+        """Bring the manifest of `state` and its slices `names` into the store; what is there is not asked for.
+
+        Raises Unreachable when the stream breaks (what came stays, a repeat goes on at that byte), StoreError when
+        bytes do not have their digest or the disk is full.
+        """
+        if not self._store.has(state):
+            self._fetch_manifest(state)
+        manifest = self._store.manifest(state)
+        lacking = [name for name in names if name not in manifest]
+        if lacking:
+            raise HansaError(
+                f"state {state} lacks {lacking[0]} and {len(lacking) - 1} more slices the expert map has"
+            )
+        wanted = {manifest[name].digest: manifest[name].bytes for name in names}
+        missing = [(d, size) for d, size in wanted.items() if not self._store.has(d)]
+        missing.sort(key=lambda blob: not self._part(blob[0]).exists())
+        for start in range(0, len(missing), BLOBS_PER_FETCH):
+            self._fetch_blobs(missing[start : start + BLOBS_PER_FETCH])
+
+    def upload(self, sealed: Sealed, *, run: str, round_number: int) -> int | None:
+        """Send a sealed round from where the coordinator has it; its journal index, None when admitted before.
+
+        Raises Refused with the coordinator's reason, Unreachable when the stream breaks: a repeat goes on.
+        """
+        name = digest(parse(sealed.update).text.encode())
+        position = self._ask(
+            self._site.UploadOffset, wire.UploadKey(run=run, round=round_number, update=name)
+        )
+        if position.admitted:
+            return None
+        header = wire.UploadHeader(
+            epoch=self._directive.epoch if self._directive else 0,
+            update=sealed.update,
+            usage=sealed.usage,
+            manifest=sealed.manifest,
+            offset=position.offset,
+        )
+        call = channel.raw_upload(self._channel).future(self._frames(header, sealed.payload))
+        with self._under_way(call):
+            return int(wire.UploadReply.FromString(call.result()).index)
+
+    @property
+    def _number(self) -> int:
+        return self._directive.number if self._directive else 0
+
+    def _follow(self, request: wire.WorkRequest) -> None:
+        waits = pauses(longest_s=RECONNECT_S)
+        while not self._stop.is_set():
+            try:
+                call = self._site.Work(request)
+                with self._under_way(call):
+                    for message in call:
+                        self._take(message)
+                        waits = pauses(longest_s=RECONNECT_S)
+                trouble: HansaError = Unreachable(f"the coordinator at {self.address} ended the order stream")
+            except HansaError as error:
+                trouble = error
+            if self._stop.is_set():
+                return
+            self._troubled(trouble)
+            self._stop.wait(next(waits))
+
+    def _take(self, message: wire.Directive) -> None:
+        if self.trouble or not self._directive:
+            log.info("connected to the coordinator at %s", self.address)
+        kind = message.WhichOneof("what")
+        order = message.assignment.note if kind == "assignment" else None
+        with self._heard:
+            self.trouble, self._unwanted = "", None
+            self._directive = Directive(
+                self._number + 1, message.epoch, order, message.wait.reason, message.wait.finished
+            )
+            self._heard.notify_all()
+
+    def _troubled(self, trouble: HansaError) -> None:
+        """Say it once per kind of trouble, not at every attempt."""
+        state = "refused" if isinstance(trouble, Refused) else "waiting for coordinator"
+        text = f"{state}: {trouble}"
+        if text != self.trouble:
+            log.warning("%s; calling again every %.0f s", text, RECONNECT_S)
+        self.trouble = text
+
+    def _beat(self) -> None:
+        while not self._stop.wait(BEAT_S):
+            now = self._status.now
+            beat = wire.Beat(
+                epoch=self._directive.epoch if self._directive else 0,
+                run=now.run,
+                round=now.round,
+                state=now.state,
+                why=now.why,
+                step=now.step,
+                steps=now.steps,
+                tokens_per_s=now.tokens_per_s,
+                loss=math.nan if now.loss is None else now.loss,
+                bytes_up=now.bytes_up,
+                bytes_down=now.bytes_down,
+            )
+            with contextlib.suppress(HansaError):  # the order stream tells of a lost coordinator
+                if self._ask(self._site.Heartbeat, beat, timeout_s=3.0).stop:
+                    self._unwanted = (now.run, now.round)
+
+    def _end(self) -> None:
+        self._stop.wait()
+        with self._calls_lock:
+            for call in self._calls:
+                call.cancel()
+        with self._heard:
+            self._heard.notify_all()
+
+    def _ask(self, method: Any, request: Any, *, timeout_s: float = ANSWER_S) -> Any:
+        call = method.future(request, timeout=timeout_s)
+        with self._under_way(call):
+            return call.result()
+
+    @contextlib.contextmanager
+    def _under_way(self, call: Any) -> Iterator[None]:
+        """A call that a stop cancels and whose failure is raised in the words of `commons.errors`."""
+        with self._calls_lock:
+            self._calls.add(call)
+        try:
+            if self._stop.is_set():
+                call.cancel()
+            yield
+        except grpc.FutureCancelledError as error:
+            raise Unreachable("stopped by this site") from error
+        except grpc.RpcError as error:
+            raise channel.translate(error, self.address) from error
+        finally:
+            with self._calls_lock:
+                self._calls.discard(call)
+
+    def _part(self, blob: Digest) -> Path:
+        return self._parts / blob.removeprefix("sha256:")
+
+    def _frames(self, header: wire.UploadHeader, payload: Path) -> Iterator[bytes]:
+        yield header.SerializeToString()
+        with payload.open("rb") as file:
+            file.seek(header.offset)
+            while frame := file.read(FRAME_BYTES):
+                self._status.moved(up=len(frame))
+                yield frame
+
+    def _stream(self, digests: list[Digest], offset: int) -> Iterator[bytes]:
+        request = wire.FetchRequest(digests=digests, offset=offset).SerializeToString()
+        call: Any = channel.raw_fetch(self._channel)(request)
+        with self._under_way(call):
+            try:
+                for frame in call:
+                    self._status.moved(down=len(frame))
+                    yield frame
+            finally:
+                call.cancel()
+
+    def _fetch_manifest(self, state: Digest) -> None:
+        data = bytearray()
+        for frame in self._stream([state], 0):
+            data += frame
+            if len(data) > MANIFEST_BYTES_MAX:
+                raise StoreError(f"the manifest of {state} is above {MANIFEST_BYTES_MAX} bytes")
+        if digest(bytes(data)) != state:
+            raise StoreError(
+                f"the coordinator sent {len(data)} bytes for state {state} that are not it; its operator must check "
+                "its store"
+            )
+        self._store.put(bytes(data))
+
+    def _fetch_blobs(self, missing: list[tuple[Digest, int]]) -> None:
+        """Each blob grows in a part file and enters the store when whole; only the first may have begun earlier."""
+        ahead = list(reversed(missing))
+        blob, size = ahead.pop()
+        begun = self._part(blob)
+        offset = begun.stat().st_size if begun.exists() else 0
+        if offset >= size:
+            begun.unlink()
+            offset = 0
+        part, filled = begun.open("ab"), offset
+        try:
+            for frame in self._stream([d for d, _ in missing], offset):
+                rest = memoryview(frame)
+                while rest:
+                    taken = part.write(rest[: size - filled])
+                    rest, filled = rest[taken:], filled + taken
+                    if filled < size:
+                        continue
+                    part.close()
+                    self._store.adopt(self._part(blob), blob)
+                    if not ahead:
+                        return
+                    blob, size = ahead.pop()
+                    part, filled = self._part(blob).open("wb"), 0
+        except OSError as error:
+            raise StoreError(f"cannot keep downloads in {self._parts}: {error.strerror}") from error
+        finally:
+            part.close()
+        raise Unreachable(f"the coordinator at {self.address} ended a download {size - filled} bytes early")

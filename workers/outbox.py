@@ -1,0 +1,164 @@
+"""Finished rounds of a site, sealed on disk before anything is sent, so that a killed site sends the same bytes.
+
+One folder per round, `<run>-<round>`, that appears whole or not at all: payload, manifest, signed notes, and the
+residual that the next round's quantisation starts from. Knows nothing of the wire.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save
+
+from commons.errors import StoreError
+from commons.work import AssignmentNote
+
+Array = NDArray[np.float32]
+
+_KEPT = 2
+"""Sealed rounds kept: the last, to send again, and the one before, whose residual a re-sealed last starts from."""
+_FOLDER = re.compile(r"(?P<run>.+)-(?P<round>[0-9]{6})")
+
+
+@dataclass(frozen=True)
+class Sealed:
+    """One round's result, ready to be sent."""
+
+    folder: Path
+    update: bytes
+    """hansa-update/v1 note; `usage` hansa-usage/v1."""
+    usage: bytes
+    manifest: bytes
+
+    @property
+    def payload(self) -> Path:
+        return self.folder / "payload.bin"
+
+
+class Outbox:
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            for unfinished in root.glob(".*"):
+                shutil.rmtree(unfinished)
+        except OSError as error:
+            raise StoreError(f"cannot use {root} for finished rounds: {error.strerror}") from error
+
+    def find(self, order: AssignmentNote) -> Sealed | None:
+        """The sealed result of this very order (run, round, base, charter, lease), if there is one."""
+        folder = self._folder(order.run, order.round)
+        try:
+            if json.loads((folder / "order.json").read_bytes()) != _identity(order):
+                return None
+            read = {name: (folder / file).read_bytes() for name, file in _FILES.items()}
+        except FileNotFoundError:
+            return None
+        return Sealed(folder, **read)
+
+    def residual(self, order: AssignmentNote) -> dict[str, Array]:
+        """What quantisation left over in the latest sealed round of the run before this one; empty at first."""
+        earlier = [n for n in self._rounds(order.run) if n < order.round]
+        if not earlier:
+            return {}
+        file = self._folder(order.run, earlier[-1]) / "residual.safetensors"
+        return dict(load_file(file)) if file.exists() else {}
+
+    def seal(
+        self,
+        order: AssignmentNote,
+        *,
+        update: bytes,
+        usage: bytes,
+        manifest: bytes,
+        payload: bytes,
+        residual: Mapping[str, Array],
+    ) -> Sealed:
+        """Make a round durable; an older result of the same round is replaced. Raises StoreError, changing nothing."""
+        folder = self._folder(order.run, order.round)
+        draft = self._root / f".{folder.name}"
+        files = {
+            "order.json": json.dumps(_identity(order)).encode(),
+            "update.note": update,
+            "usage.note": usage,
+            "manifest.json": manifest,
+            "payload.bin": payload,
+        }
+        if residual:
+            files["residual.safetensors"] = save(dict(residual))
+        try:
+            shutil.rmtree(draft, ignore_errors=True)
+            draft.mkdir()
+            for name, content in files.items():
+                _write(draft / name, content)
+            _sync(draft)
+            shutil.rmtree(folder, ignore_errors=True)
+            draft.rename(folder)
+            _sync(self._root)
+        except OSError as error:
+            shutil.rmtree(draft, ignore_errors=True)
+            raise StoreError(
+                f"cannot keep round {order.round} in {self._root}: {error.strerror}; the site's operator makes room, "
+                "the round is then sealed again"
+            ) from error
+        self._forget(order)
+        return Sealed(folder, update, usage, manifest)
+
+    def latest(self) -> tuple[str, int]:
+        """Run and number of the round sealed last; empty and 0 when there is none."""
+        found = [(f.stat().st_mtime_ns, m) for f in self._root.iterdir() if (m := _FOLDER.fullmatch(f.name))]
+        if not found:
+            return "", 0
+        _, match = max(found, key=lambda entry: (entry[0], entry[1]["round"]))
+        return match["run"], int(match["round"])
+
+    def _folder(self, run: str, number: int) -> Path:
+        return self._root / f"{run}-{number:06d}"
+
+    def _rounds(self, run: str) -> list[int]:
+        matches = (_FOLDER.fullmatch(folder.name) for folder in self._root.iterdir())
+        return sorted(int(m["round"]) for m in matches if m and m["run"] == run)
+
+    def _forget(self, order: AssignmentNote) -> None:
+        """Drop what is not needed again: other runs, and rounds before the last two."""
+        kept = [n for n in self._rounds(order.run) if n <= order.round][-_KEPT:]
+        names = {self._folder(order.run, n).name for n in kept}
+        for folder in self._root.iterdir():
+            if folder.name not in names:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+_FILES = {"update": "update.note", "usage": "usage.note", "manifest": "manifest.json"}
+
+
+def _identity(order: AssignmentNote) -> dict[str, str | int]:
+    return {
+        "run": order.run,
+        "round": order.round,
+        "base": order.base,
+        "charter": order.charter,
+        "lease": order.lease,
+    }
+
+
+def _write(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,377 @@
+"""A site: it asks for its order, checks it, trains, and hands in what it signed. START HERE: `_Site.carry_out`.
+
+Nothing depends on one message arriving: the order in force is looked at again whenever it is heard, and a finished
+round is on disk before it is sent. So a site may be killed at any point; started again it goes on, and sends the
+same bytes. Owns the loop and what the operator reads of it; torch stays in the actor's process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal, NoReturn
+
+from commons import charter_file
+from commons.chain import VerifiedCharter
+from commons.clock import SystemClock
+from commons.codec import decode
+from commons.errors import Code, ConfigError, HansaError, Refusal, Refused, StoreError, Unreachable
+from commons.identity import Seat, load_signer
+from commons.names import Digest, SiteId
+from commons.notes import NoteError, Signer, parse
+from commons.states import StateStore
+from commons.updates import UpdateManifest
+from commons.work import AssignmentNote, EvaluationNote
+from workers import seal
+from workers.actor import Abandoned, Bench, Progress, RemoteTrainer
+from workers.backoff import pauses
+from workers.data import Corpus, CorpusError
+from workers.link import Directive, Link
+from workers.meter import Meter
+from workers.outbox import Outbox, Sealed
+from workers.ray_start import Interrupted, connected
+from workers.site_file import SiteFile
+from workers.status import Status
+from workers.verify import Order, Verification
+
+log = logging.getLogger("hansa.site")
+
+ASK_AGAIN_S = 10.0
+"""How long a site that refused an order waits before it checks the same order again."""
+
+
+def run_site(file: SiteFile, stop: threading.Event) -> None:
+    """Be the site of `file` until `stop` is set; a stop takes effect within three seconds.
+
+    Raises ConfigError when seat or text cannot be used, StoreError when another process is this site already.
+    A lost coordinator, a refused order or a dead training process end nothing.
+    """
+    seat, signer = _seat(file)
+    _check_text(file, seat)
+    with _alone_in(file.home):
+        status, store = Status(), StateStore(file.home / "model")
+        outbox = Outbox(file.home / "outbox")
+        verification = Verification(seat, file.policy, file.home / "verified.json", SystemClock())
+        link = Link(seat, status, store, parts=file.home / "parts", stop=stop)
+        status.enter("idle", "starting Ray")
+        run, number = outbox.latest()
+        log.info("site %s of %s starts; last finished round: %s", file.name, file.partner, number or "none")
+        link.open(run=run, round_number=number)
+        bench = Bench(file.name, file.text, file.public, file.home / "rounds", max(1, int(file.ray.cpus)))
+        try:
+            with connected(
+                file.ray.address, namespace=f"hansa-{file.name}", cpus=file.ray.cpus, gpus=file.ray.gpus
+            ):
+                trainer = RemoteTrainer(bench, cpus=file.ray.cpus, gpus=file.ray.gpus, stop=stop)
+                trainer.start()
+                try:
+                    meter = Meter(file.home / "meter.json", SystemClock())
+                    site = _Site(link, status, store, outbox, verification, trainer, meter, signer, stop)
+                    site.work()
+                finally:
+                    trainer.close()
+        except Interrupted:
+            log.info("stopped while Ray was starting")
+        finally:
+            stop.set()
+            link.close()
+            log.info("site %s stopped", file.name)
+
+
+def verify_site(file: SiteFile) -> VerifiedCharter:
+    """Check the consortium once as the site does before training; remembers it like the site.
+
+    Raises Refused naming the step that failed, Unreachable.
+    """
+    seat, _ = _seat(file)
+    stop = threading.Event()
+    link = Link(seat, Status(), StateStore(file.home / "model"), parts=file.home / "parts", stop=stop)
+    try:
+        verified = Verification(seat, file.policy, file.home / "verified.json", SystemClock()).charter(
+            link.chain
+        )
+    finally:
+        stop.set()
+        link.close()
+    if isinstance(verified, Refusal):
+        raise Refused(verified)
+    return verified
+
+
+class _Site:
+    def __init__(
+        self,
+        link: Link,
+        status: Status,
+        store: StateStore,
+        outbox: Outbox,
+        verification: Verification,
+        trainer: RemoteTrainer,
+        meter: Meter,
+        signer: Signer,
+        stop: threading.Event,
+    ) -> None:
+        self._link, self._status, self._store, self._outbox = link, status, store, outbox
+        self._verification, self._trainer, self._meter = verification, trainer, meter
+        self._signer, self._stop = signer, stop
+        self._name = SiteId(signer.name.partition("/")[2])
+        self._evaluated: dict[str, bytes] = {}
+        self._said = ""
+
+    def carry_out(self, data: bytes) -> None:
+        """One order, from note to receipt. Done before, it is only handed in again."""
+        claimed = _claimed(data)
+        self._status.set(
+            state="verifying",
+            why="",
+            run=claimed.run,
+            round=claimed.round,
+            step=0,
+            steps=0,
+            tokens_per_s=0.0,
+            loss=None,
+        )
+        order = self._verification.order(data, self._link.chain)
+        if isinstance(order, Refusal):
+            raise _RefusedHere(order)
+        if order.note.work == "evaluate":
+            self._evaluate(order)
+            return
+        sealed = self._outbox.find(order.note) or self._train(order)
+        self._upload(order, sealed)
+        self._anticipate(order, sealed)
+
+    def work(self) -> None:
+        """Carry out whatever is ordered, until stopped."""
+        seen, again_s, waits = 0, None, pauses()
+        while not self._stop.is_set():
+            directive = self._link.directive(after=seen, timeout_s=1.0 if again_s is None else again_s)
+            if directive is None and again_s is not None:
+                directive = self._link.latest
+            if directive is None:
+                self._idle_if_alone()
+                continue
+            seen = directive.number
+            again_s = self._handle(directive, next(waits))
+            if again_s is None:
+                waits = pauses()
+
+    def _handle(self, directive: Directive, pause_s: float) -> float | None:
+        """Carry a directive out; the seconds after which to try it again, None when there is nothing to try."""
+        try:
+            if directive.order is None:
+                self._status.enter("idle", directive.reason)
+                self._say(logging.INFO, directive.reason or "waiting for an order")
+            else:
+                self.carry_out(directive.order)
+                self._said = ""
+            return None
+        except Abandoned:
+            if not self._stop.is_set():
+                self._status.enter("idle", "the coordinator no longer wants this round")
+                log.info("left round %s: the coordinator no longer wants it", self._status.now.round)
+            return None
+        except Refused as error:
+            self._trouble("idle", f"the coordinator refused: {error}")
+            return pause_s if error.refusal.code is Code.EPOCH_STALE else ASK_AGAIN_S
+        except Unreachable as error:
+            if not self._stop.is_set():
+                self._trouble("idle", f"waiting for coordinator: {error}")
+            return pause_s
+        except HansaError as error:
+            self._trouble("refused", str(error))
+            return ASK_AGAIN_S
+
+    def _train(self, order: Order) -> Sealed:
+        note, charter = order.note, order.charter
+        base = self._fetch(order, whole=charter.learning.routing == "joint")
+        log.info(
+            "round %d: training %d steps from %s", note.round, charter.learning.inner_steps, note.base[:19]
+        )
+        self._status.set(state="training", why="", steps=charter.learning.inner_steps)
+        self._meter.begin(note.lease)
+        trained = self._trainer.train(
+            note.run, note.round, charter, base, watch=lambda progress: self._watch(order, progress)
+        )
+        usage = self._meter.end()
+        self._status.set(state="sealing", step=trained.steps, loss=trained.loss)
+        packed = seal.pack(
+            trained,
+            base=base,
+            residual=self._outbox.residual(note),
+            expert_map=order.expert_map,
+            site=self._name,
+            codecs=charter.learning.codecs,
+        )
+        entry = charter.site(self._name)
+        assert entry is not None, "an order for this site is under a charter that has it"
+        update, used = seal.sign(note, trained, packed, usage, device=entry.device, signer=self._signer)
+        log.info(
+            "round %d: trained, loss %.4f, update of %d bytes", note.round, trained.loss, len(packed.payload)
+        )
+        return self._outbox.seal(
+            note,
+            update=update,
+            usage=used,
+            manifest=packed.manifest.to_bytes(),
+            payload=packed.payload,
+            residual=packed.residual,
+        )
+
+    def _fetch(self, order: Order, *, whole: bool) -> dict[str, seal.Array]:
+        """The order's base: every slice, or those this site trains."""
+        self._status.enter("fetching")
+        base = Digest(order.note.base)
+        parts = order.expert_map.slices if whole else order.expert_map.uplink(self._name)
+        self._link.fetch(base, [part.name for part in parts])
+        manifest = self._store.manifest(base)
+        for part in parts:
+            if manifest[part.name].shape != part.shape:
+                raise HansaError(
+                    f"{part.name} of state {base} has shape {manifest[part.name].shape}, the expert map says "
+                    f"{part.shape}; the coordinator's operator must check the run's seed model"
+                )
+        return {part.name: self._store.tensor(manifest[part.name]) for part in parts}
+
+    def _watch(self, order: Order, progress: Progress) -> bool:
+        """Show the progress; whether the order still stands."""
+        self._status.set(
+            why=progress.why, step=progress.step, tokens_per_s=progress.tokens_per_s, loss=progress.loss
+        )
+        latest = self._link.latest
+        if self._stop.is_set() or self._link.unwanted(order.note.run, order.note.round):
+            return False
+        if latest is None or latest.order in (None, order.data):
+            # A coordinator that starts again may say `wait` before it says the same order again.
+            return latest is None or not latest.finished
+        return False
+
+    def _upload(self, order: Order, sealed: Sealed) -> None:
+        self._status.enter("uploading")
+        index = self._link.upload(sealed, run=order.note.run, round_number=order.note.round)
+        what = "was admitted before" if index is None else f"is admitted, record {index} of the journal"
+        log.info("round %d: the update %s", order.note.round, what)
+        self._status.enter("idle", "waiting for the round to close")
+
+    def _anticipate(self, order: Order, sealed: Sealed) -> None:
+        """Drop older states; keep what the coordinator must compute for this site's own experts: base + delta.
+
+        States are addressed by content, so a coordinator that computes otherwise costs a download, no more.
+        """
+        base = Digest(order.note.base)
+        self._store.prune([base])
+        manifest = self._store.manifest(base)
+        own = {part.name for part in order.expert_map.owned_by(self._name)}
+        payload = sealed.payload.read_bytes()
+        for part in UpdateManifest.from_bytes(sealed.manifest).parts:
+            if part.name in own:
+                delta = decode(part.codec, payload[part.offset : part.offset + part.bytes], part.shape)
+                self._store.put((self._store.tensor(manifest[part.name]) + delta).astype("<f4").tobytes())
+
+    def _evaluate(self, order: Order) -> None:
+        note = order.note
+        if note.base not in self._evaluated:
+            state = self._fetch(order, whole=True)
+            log.info("evaluating %s on the held-out text", note.base[:19])
+            self._status.enter("training", "evaluating")
+            loss, size = self._trainer.evaluate(
+                note.run, order.charter, state, watch=lambda progress: self._watch(order, progress)
+            )
+            entry = order.charter.site(self._name)
+            assert entry is not None, "an order for this site is under a charter that has it"
+            said = EvaluationNote(
+                consortium=note.consortium,
+                run=note.run,
+                site=note.site,
+                state=note.base,
+                domain=entry.domain,
+                bytes=size,
+                loss=loss,
+            )
+            self._evaluated = {note.base: self._signer.sign(said.text)}
+            log.info("held-out loss of the consortium's model: %.4f nats per byte", loss)
+        self._status.enter("uploading")
+        self._link.evaluated(self._evaluated[note.base])
+        self._status.enter("idle", "evaluated")
+
+    def _idle_if_alone(self) -> None:
+        if self._status.now.state == "idle" and self._link.trouble:
+            self._status.enter("idle", self._link.trouble)
+
+    def _trouble(self, state: Literal["idle", "refused"], why: str) -> None:
+        self._status.set(state=state, why=why)
+        self._say(logging.WARNING, why)
+
+    def _say(self, level: int, text: str) -> None:
+        """Log it unless it is what was said last: an order tried again and again makes one line."""
+        if text != self._said:
+            log.log(level, "%s", text)
+            self._said = text
+
+
+class _RefusedHere(HansaError):
+    """This site refuses the order; it checks it again later."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(str(refusal))
+
+
+def _claimed(data: bytes) -> AssignmentNote:
+    """What an order says of itself, so that heartbeats name the round that is being checked, or refused."""
+    try:
+        return AssignmentNote.from_note(parse(data))
+    except NoteError as error:
+        raise _RefusedHere(Refusal(Code.NOTE_MALFORMED, f"the order cannot be read: {error}")) from error
+
+
+def _seat(file: SiteFile) -> tuple[Seat, Signer]:
+    seat, signer = Seat.load(file.seat), load_signer(file.key)
+    if (seat.subject.role, seat.subject.partner, seat.subject.site) != ("site", file.partner, file.name):
+        _wrong(file, f"its seat speaks for {seat.subject}, the file names site {file.name} of {file.partner}")
+    if signer.name != f"{file.partner}/{file.name}":
+        _wrong(
+            file, f"{file.key} is the key of {signer.name}, the file names site {file.name} of {file.partner}"
+        )
+    return seat, signer
+
+
+def _check_text(file: SiteFile, seat: Seat) -> None:
+    """Read the text once before anything starts, so that a mistake shows now and not in the first round."""
+    try:
+        length = charter_file.from_canonical(seat.charter).learning.sequence_length
+        for path in filter(None, (file.text, file.public)):
+            Corpus.load(path, sequence_length=length)
+    except CorpusError as error:
+        _wrong(file, str(error))
+
+
+def _wrong(file: SiteFile, what: str) -> NoReturn:
+    raise ConfigError([f"{file.path}: {what}"])
+
+
+@contextlib.contextmanager
+def _alone_in(home: Path) -> Iterator[None]:
+    """Hold the site's home for this process; the system lets go of it however the process ends."""
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        handle = os.open(home / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise StoreError(f"cannot use {home} as the site's home: {error.strerror}") from error
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(handle, 32, 0).decode(errors="replace").strip() or "unknown"
+            raise StoreError(
+                f"{home} is in use by process {holder}: this site runs already; stop that one first"
+            ) from None
+        os.truncate(handle, 0)
+        os.pwrite(handle, str(os.getpid()).encode(), 0)
+        yield
+    finally:
+        os.close(handle)

@@ -1,0 +1,304 @@
+"""One site's part of a round: from the base state to an update, on the site's own text.
+
+`Trainer.train_round` reads top to bottom. It knows nothing of wires, signatures, codecs or money. Everything the next
+step depends on is in the base state, the arguments, and one file per finished round in `home`; so a trainer that
+was killed and made anew gives the same bytes, and one asked again for a round it finished gives the same answer.
+
+Inner optimiser: AdamW (0.9, 0.95), its moments kept across rounds, gradients clipped at norm 1, warm-up and cosine
+over the run's inner steps (DiLoCo, arXiv 2311.08105). Own experts stay as the site left them; the trunk starts from
+the base every round.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from commons.charter import Learning, Model
+from commons.experts.map import ExpertMap, Kind
+from commons.names import SiteId
+from workers.data import Corpus, Mixture, Source
+from workers.durable import read_arrays, read_facts, write_durably
+from workers.objectives import held_out_loss, next_byte_loss
+from workers.shard import build_shard, expert_tokens, load_state, read_state, resident_bytes
+
+Array = NDArray[np.float32]
+BETAS = (0.9, 0.95)
+CLIP_NORM = 1.0
+HELD_OUT_ROWS = 32
+"""Rows of the held-out text evaluated every round; a forward pass over about one batch."""
+_KEPT = 2
+"""Finished rounds kept: the last, to answer again, and the one before, to train the last anew from another base."""
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on at this site. The message says why and who must act."""
+
+
+@dataclass(frozen=True)
+class RoundResult:
+    trunk_delta: dict[str, Array]
+    """Local minus base for every shared slice (trunk and router)."""
+    experts: dict[str, Array]
+    """Own experts' weights after the round."""
+    steps: int
+    tokens: int
+    loss: float
+    """Mean training loss of the round, nats per byte."""
+    held_out_loss: float | None
+    """Of the base state on the site's held-out text: with all experts (joint), or with its own only (lean)."""
+    expert_tokens: dict[str, int]
+    """Rows routed to each expert in the round, summed over layers."""
+    gflop: int
+    """Useful model FLOPs in whole GFLOP, by arithmetic from map and tokens (`ExpertMap.training_gflop`)."""
+    peak_model_bytes: int
+    """Weights, gradients and moments held at once; activations are not counted."""
+
+
+class Trainer:
+    def __init__(
+        self,
+        *,
+        model: Model,
+        expert_map: ExpertMap,
+        site: SiteId,
+        learning: Learning,
+        corpus: Source,
+        public: Corpus | None,
+        home: Path,
+        threads: int = 1,
+    ) -> None:
+        if learning.public_share and public is None:
+            raise TrainingError(f"the charter mixes public text into batches, but site {site} was given none")
+        torch.set_num_threads(threads)
+        self._model, self._map, self._site = model, expert_map, site
+        self._learning, self._corpus, self._public, self._home = learning, corpus, public, home
+        self._own = expert_map.experts_of(site)
+        self._own_names = [s.name for s in expert_map.owned_by(site)]
+        self._shared_names = [s.name for s in expert_map.shared()]
+        self._decayed = {s.name for s in expert_map.slices if s.kind in (Kind.TRUNK_MATRIX, Kind.EXPERT)}
+        self._shard: nn.Module | None = None
+        self._guests = False
+
+    def train_round(
+        self,
+        *,
+        round_number: int,
+        base: Mapping[str, Array],
+        learning: Learning,
+        on_step: Callable[[int, float], None],
+    ) -> RoundResult:
+        """Train `learning.inner_steps` from `base`; `on_step(step from 1, loss)` after each.
+
+        `base` holds trunk and router, with joint routing all guests, and in a site's first round its own experts.
+        An exception from `on_step` abandons the round; asked again, it starts over and ends at the same bytes.
+        Raises TrainingError on a loss that is not finite.
+        """
+        request = self._request(round_number, base, learning)
+        if finished := self._finished(round_number, request):
+            return finished
+        self._learning = learning
+        shard = self._shard_at(base)
+        rows = self._corpus.held_out_rows(length=learning.sequence_length, limit=HELD_OUT_ROWS)
+        before = held_out_loss(shard, rows)
+        arrays, steps = self._restore(round_number, shard)
+        optimizer = self._optimizer(shard, arrays, steps)
+        expert_tokens(shard, self._map)
+        loss = self._inner_steps(round_number, shard, optimizer, on_step)
+        self._check_only_own_moved(shard, base)
+        tokens = learning.inner_steps * learning.batch_size * learning.sequence_length
+        trained = sum(p.nbytes for p in shard.parameters())
+        local = read_state(shard, self._shared_names)
+        result = RoundResult(
+            trunk_delta={n: local[n] - np.asarray(base[n], np.float32) for n in self._shared_names},
+            experts=read_state(shard, self._own_names),
+            steps=learning.inner_steps,
+            tokens=tokens,
+            loss=loss,
+            held_out_loss=before,
+            expert_tokens={str(e): n for e, n in expert_tokens(shard, self._map).items()},
+            gflop=self._map.training_gflop(tokens),
+            peak_model_bytes=resident_bytes(shard) + 3 * trained,
+        )
+        self._commit(round_number, request, result, shard, optimizer)
+        return result
+
+    def evaluate(self, state: Mapping[str, Array], held_out: Source, *, limit: int = 256) -> float:
+        """Loss of `state` on the held-out text, nats per byte; with lean routing through own experts only."""
+        rows = held_out.held_out_rows(length=self._learning.sequence_length, limit=limit)
+        return held_out_loss(self._shard_at(state), rows)
+
+    def _shard_at(self, state: Mapping[str, Array]) -> nn.Module:
+        guests = self._learning.routing == "joint"
+        if self._shard is None or guests != self._guests:
+            kept = state if all(n in state for n in self._own_names) else {**state, **self._latest_experts()}
+            self._guests = guests
+            self._shard = build_shard(self._model, self._map, own=self._own, guests=guests, state=kept)
+        else:
+            lacking = [n for n in self._shared_names if n not in state]
+            lacking += [n for n in self._guest_names() if n not in state]
+            if lacking:
+                raise KeyError(f"the base state lacks {lacking[0]} and {len(lacking) - 1} more tensors")
+            load_state(self._shard, state)
+        return self._shard
+
+    def _inner_steps(
+        self,
+        round_number: int,
+        shard: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        on_step: Callable[[int, float], None],
+    ) -> float:
+        learning, source = self._learning, self._source()
+        device = next(shard.parameters()).device
+        parameters = list(shard.parameters())
+        total = 0.0
+        for i in range(learning.inner_steps):
+            step = (round_number - 1) * learning.inner_steps + i
+            for group in optimizer.param_groups:
+                group["lr"] = inner_rate(step, learning)
+            rows = source.batch(
+                step, rows=learning.batch_size, length=learning.sequence_length, seed=learning.seed
+            )
+            optimizer.zero_grad(set_to_none=True)
+            objective = next_byte_loss(shard, torch.from_numpy(rows).to(device))
+            loss = float(objective.detach())
+            if not math.isfinite(loss):
+                raise TrainingError(
+                    f"site {self._site}: the loss is {loss} at inner step {i + 1} of round {round_number}; "
+                    "propose a lower learning rate"
+                )
+            objective.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(parameters, CLIP_NORM)
+            optimizer.step()
+            total += loss
+            on_step(i + 1, loss)
+        return total / learning.inner_steps
+
+    def _source(self) -> Source:
+        share = self._learning.public_share
+        if not share or self._public is None:
+            return self._corpus
+        public = replace(self._public, name=f"{self._public.name}/{self._site}")
+        return Mixture(((self._corpus, 1.0 - share), (public, share)))
+
+    def _optimizer(
+        self, shard: nn.Module, arrays: Mapping[str, Array], steps: Mapping[str, int]
+    ) -> torch.optim.Optimizer:
+        named = dict(shard.named_parameters())
+        groups = [
+            {
+                "params": [p for n, p in named.items() if n in self._decayed],
+                "weight_decay": self._learning.weight_decay,
+            },
+            {"params": [p for n, p in named.items() if n not in self._decayed], "weight_decay": 0.0},
+        ]
+        optimizer = torch.optim.AdamW(groups, lr=self._learning.learning_rate, betas=BETAS, fused=True)
+        for name, parameter in named.items():
+            if name in steps:
+                optimizer.state[parameter] = {
+                    "step": torch.tensor(float(steps[name]), device=parameter.device),
+                    "exp_avg": torch.tensor(arrays[f"first/{name}"], device=parameter.device),
+                    "exp_avg_sq": torch.tensor(arrays[f"second/{name}"], device=parameter.device),
+                }
+        return optimizer
+
+    def _check_only_own_moved(self, shard: nn.Module, base: Mapping[str, Array]) -> None:
+        """Guests and selection biases are bit for bit those of the base."""
+        fixed = [
+            *self._guest_names(),
+            *(n for n in self._shared_names if n.endswith("e_score_correction_bias")),
+        ]
+        for name, array in read_state(shard, fixed).items():
+            if not np.array_equal(array, np.asarray(base[name], np.float32)):
+                raise AssertionError(f"site {self._site} moved {name}, which it does not own")
+
+    def _guest_names(self) -> list[str]:
+        if not self._guests:
+            return []
+        own = set(self._own_names)
+        return [s.name for s in self._map.slices if s.kind is Kind.EXPERT and s.name not in own]
+
+    def _request(self, round_number: int, base: Mapping[str, Array], learning: Learning) -> str:
+        """What the round's bytes depend on."""
+        digest = hashlib.sha256(f"{self._map.digest} {round_number} {learning.model_dump_json()}".encode())
+        for name in sorted(base):
+            digest.update(name.encode() + np.ascontiguousarray(base[name], np.float32).tobytes())
+        return digest.hexdigest()
+
+    def _file(self, round_number: int) -> Path:
+        return self._home / f"round-{round_number:06d}.safetensors"
+
+    def _rounds_kept(self) -> list[int]:
+        return sorted(int(p.stem.removeprefix("round-")) for p in self._home.glob("round-*.safetensors"))
+
+    def _latest_experts(self) -> dict[str, Array]:
+        kept = self._rounds_kept()
+        return _under("expert/", read_arrays(self._file(kept[-1]))) if kept else {}
+
+    def _restore(self, round_number: int, shard: nn.Module) -> tuple[dict[str, Array], dict[str, int]]:
+        """Own experts into the shard as the last earlier round left them; its moments and step counts."""
+        earlier = [n for n in self._rounds_kept() if n < round_number]
+        if not earlier:
+            return {}, {}
+        arrays = read_arrays(self._file(earlier[-1]))
+        load_state(shard, _under("expert/", arrays))
+        steps: dict[str, int] = read_facts(self._file(earlier[-1]))["adam_steps"]
+        return arrays, steps
+
+    def _commit(
+        self,
+        round_number: int,
+        request: str,
+        result: RoundResult,
+        shard: nn.Module,
+        optimizer: torch.optim.Optimizer,
+    ) -> None:
+        arrays = {f"expert/{n}": a for n, a in result.experts.items()}
+        arrays |= {f"delta/{n}": a for n, a in result.trunk_delta.items()}
+        steps: dict[str, int] = {}
+        for name, parameter in shard.named_parameters():
+            if state := optimizer.state.get(parameter):
+                steps[name] = int(state["step"])
+                arrays[f"first/{name}"] = state["exp_avg"].cpu().numpy()
+                arrays[f"second/{name}"] = state["exp_avg_sq"].cpu().numpy()
+        facts = {k: v for k, v in vars(result).items() if k not in ("trunk_delta", "experts")}
+        write_durably(
+            self._file(round_number), arrays, {"request": request, "adam_steps": steps, "result": facts}
+        )
+        for old in [n for n in self._rounds_kept() if n <= round_number][:-_KEPT]:
+            self._file(old).unlink()
+
+    def _finished(self, round_number: int, request: str) -> RoundResult | None:
+        path = self._file(round_number)
+        if not path.exists():
+            return None
+        facts = read_facts(path)
+        if facts["request"] != request:
+            return None
+        arrays = read_arrays(path)
+        return RoundResult(
+            trunk_delta=_under("delta/", arrays), experts=_under("expert/", arrays), **facts["result"]
+        )
+
+
+def inner_rate(step: int, learning: Learning) -> float:
+    """Learning rate at a run's inner step, from 0: linear warm-up, then cosine to `final_rate` at the last."""
+    if step < learning.warmup_steps:
+        return learning.learning_rate * (step + 1) / learning.warmup_steps
+    last = learning.rounds * learning.inner_steps
+    done = min(1.0, (step - learning.warmup_steps) / max(1, last - learning.warmup_steps))
+    floor = learning.final_rate
+    return learning.learning_rate * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * done)))
+
+
+def _under(prefix: str, arrays: Mapping[str, Array]) -> dict[str, Array]:
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
