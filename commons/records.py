@@ -70,7 +70,7 @@ class Record:
         """The body of a fact. Raises ValueError when it is not a JSON object."""
         value = json.loads(self.body)
         if not isinstance(value, dict):
-            raise ValueError(f"{self.kind} record is not a JSON object")
+            raise ValueError(f"{self.kind} record is not a JSON object")  # noqa: TRY004 - what is wrong is data
         return value
 
 

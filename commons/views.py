@@ -30,6 +30,8 @@ class SiteView(View):
     held_out_loss: float | None = None
     bytes_up: int = 0
     bytes_down: int = 0
+    model_bytes: int = 0
+    """Weights, gradients and moments its trainer held in its last round; 0: not known yet."""
     spend_left_micro: int = 0
 
 

@@ -30,9 +30,10 @@ class View(Protocol):
 
 @dataclass(frozen=True)
 class Receipt:
-    """That a record stands in the journal: verify the path against the checkpoint's root."""
+    """That a record stands in the journal: verify the path of its leaf against the checkpoint's root."""
 
     index: int
+    leaf: bytes
     checkpoint: bytes
     path: list[bytes]
 
@@ -106,7 +107,9 @@ class Consortium:
     def receipt(self, index: int) -> Receipt:
         """Checkpoint over everything so far and the path of record `index` to its root."""
         with self.lock:
-            return Receipt(index, self.journal.checkpoint(), self.journal.inclusion(index, self.journal.size))
+            leaf = self.journal.record(index).leaf
+            path = self.journal.inclusion(index, self.journal.size)
+            return Receipt(index, leaf, self.journal.checkpoint(), path)
 
     def _replay(self, views: list[View]) -> None:
         self._fold(views, enumerate(self.journal.records()))

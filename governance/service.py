@@ -60,7 +60,7 @@ class Chamber(ChamberServicer):
             assert index is not None, "a note that adds nothing was recorded before"
             consortium.commit(consortium.proposals.decide_close)
             receipt = consortium.receipt(index)
-        return wire.Receipt(index=receipt.index, checkpoint=receipt.checkpoint, path=receipt.path)
+        return wire.Receipt(**vars(receipt))
 
     def Read(self, request: wire.ReadRequest, context: grpc.ServicerContext) -> wire.ViewReply:
         view = self._view(request)

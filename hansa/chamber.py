@@ -15,8 +15,11 @@ import grpc
 from typing_extensions import Self
 
 from commons import views
+from commons.errors import HansaError
 from commons.identity import Seat
+from commons.log import open_proof, proof_text
 from commons.names import Digest, RunId
+from commons.records import Record
 from commons.wire import channel
 from commons.wire.v1 import consortium_pb2 as wire
 from commons.wire.v1.consortium_pb2_grpc import ChamberStub, OperatorStub
@@ -78,8 +81,26 @@ class Chamber:
             raise channel.translate(error) from error
 
     def submit(self, note: bytes) -> int:
-        """Hand in a signed proposal or ballot; its journal index. Asked twice: the first index."""
-        return int(self._ask(self._chamber.Submit, wire.NoteRequest(note=note)).index)
+        """Hand in a signed proposal or ballot; its journal index. Asked twice: the first index.
+
+        The receipt is checked: the index is only believed with a proof that the log signed for these very bytes.
+        Raises HansaError when it proves nothing.
+        """
+        receipt = self._ask(self._chamber.Submit, wire.NoteRequest(note=note))
+        try:
+            proof = open_proof(
+                proof_text(receipt.index, receipt.path, receipt.checkpoint),
+                receipt.leaf,
+                self.seat.log_verifier,
+            )
+            if Record.parse(receipt.leaf).body != note:
+                raise ValueError("it is for another note")
+        except ValueError as wrong:
+            raise HansaError(
+                f"the coordinator at {self.seat.address} says it took the note, but its receipt proves nothing ({wrong}); "
+                "keep the note and tell the other members"
+            ) from wrong
+        return proof.index
 
     def start_run(self, seed: Path, run: str = "") -> RunId:
         """Open a run from a seed folder on the coordinator's machine; `run` empty: the coordinator names it."""

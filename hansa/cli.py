@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 
 from commons.errors import HansaError
 from hansa.commands import (
+    bench,
     budget,
     charter,
     coordinator,
@@ -90,6 +91,7 @@ app.add_typer(budget.app, name="budget")
 app.add_typer(proposal.app, name="proposal")
 app.add_typer(release.app, name="release")
 app.add_typer(journal.app, name="journal")
+app.command("bench")(bench.bench)
 
 
 def main() -> None:

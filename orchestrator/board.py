@@ -84,6 +84,7 @@ def _site(
         held_out_loss=update.held_out_loss if update else None,
         bytes_up=beat.bytes_up,
         bytes_down=beat.bytes_down,
+        model_bytes=beat.model_bytes,
         spend_left_micro=ledger.available_micro(site.payer),
     )
 

@@ -35,6 +35,7 @@ class Beat:
     loss: float | None = None
     bytes_up: int = 0
     bytes_down: int = 0
+    model_bytes: int = 0
 
 
 @dataclass(frozen=True)

@@ -78,6 +78,7 @@ class SiteLink(SiteLinkServicer):
             loss=request.loss if math.isfinite(request.loss) else None,
             bytes_up=request.bytes_up,
             bytes_down=request.bytes_down,
+            model_bytes=request.model_bytes,
         )
         self._desk.live.beat(site, beat)
         order = order_for(self._desk, site, over_before=())
@@ -149,7 +150,7 @@ class SiteLink(SiteLinkServicer):
             if isinstance(done, Refusal):
                 refuse(context, done)
             receipt = consortium.receipt((*done, *known)[0])
-        return wire.Receipt(index=receipt.index, checkpoint=receipt.checkpoint, path=receipt.path)
+        return wire.Receipt(**vars(receipt))
 
     def _directive(self, order: Order) -> wire.Directive:
         epoch = self._desk.consortium.journal.epoch

@@ -143,6 +143,7 @@ class TrainingActor:
             loss=result.loss,
             held_out_loss=result.held_out_loss,
             gflop=result.gflop,
+            model_bytes=result.peak_model_bytes,
         )
 
     def evaluate(self, run: str, charter: Charter, state: Mapping[str, Array]) -> tuple[float, int] | Failed:

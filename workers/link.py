@@ -210,6 +210,7 @@ class Link:
                 loss=math.nan if now.loss is None else now.loss,
                 bytes_up=now.bytes_up,
                 bytes_down=now.bytes_down,
+                model_bytes=now.model_bytes,
             )
             with contextlib.suppress(HansaError):  # the order stream tells of a lost coordinator
                 if self._ask(self._site.Heartbeat, beat, timeout_s=3.0).stop:

@@ -20,7 +20,7 @@ import threading
 from collections.abc import Iterator
 from math import ceil
 from pathlib import Path
-from types import FrameType
+from typing import NamedTuple
 
 from commons.errors import Unreachable
 
@@ -39,56 +39,72 @@ log = logging.getLogger("hansa.site")
 
 ADDRESS_VARIABLE = "HANSA_RAY_ADDRESS"
 """Overrides `[ray] address`; a site that runs as a Ray job is sent to the job's cluster by it."""
+LEAVE_S = 2.0
+"""How long Ray may take to end by itself."""
+
+
+class Interrupted(Exception):
+    """The site was told to stop while Ray was still starting. Nothing of it is left."""
 
 
 @contextlib.contextmanager
-def connected(address: str, *, namespace: str, cpus: float, gpus: float) -> Iterator[None]:
-    """Ray for the length of the `with` block: `local` starts one and stops it, `host:port` joins that cluster.
+def connected(
+    address: str, *, namespace: str, cpus: float, gpus: float, stop: threading.Event
+) -> Iterator[None]:
+    """Ray for the length of the `with` block: `local` starts one and ends it, `host:port` joins that cluster.
 
     `auto` is the cluster of the Ray job this process is the driver of. Actors are named within `namespace`, so that
-    sites can share a cluster. Raises Unreachable naming the address when the cluster does not answer, Interrupted when
-    SIGINT or SIGTERM arrive while it starts (their handlers have run).
+    sites can share a cluster. Raises Unreachable naming the address when the cluster does not answer, Interrupted
+    as soon as `stop` is set while it starts. Leaving takes at most `LEAVE_S` and leaves no process behind.
     """
     address = os.environ.get(ADDRESS_VARIABLE, address)
-    with contextlib.ExitStack() as started:
-        with _interruptible():
-            started.enter_context(
-                _embedded(namespace, cpus, gpus) if address == "local" else _joined(address, namespace)
-            )
-        yield
+    # A Unix socket's path is limited to 107 bytes, so the folder cannot lie in a site's home.
+    folder = Path(tempfile.mkdtemp(prefix="hansa-ray-")) if address == "local" else None
+    ray_of = _embedded(folder, namespace, cpus, gpus) if folder else _joined(address, namespace)
+    ready, leave, failed = threading.Event(), threading.Event(), list[Exception]()
 
+    def hold() -> None:
+        """Ray's processes die with the thread that started them, and a start in the main thread takes its signals."""
+        try:
+            with ray_of:
+                ready.set()
+                leave.wait()
+        except Exception as error:  # noqa: BLE001 (raised again by who waits)
+            failed.append(error)
+            ready.set()
 
-class Interrupted(BaseException):
-    """A signal arrived while Ray was starting. Not an Exception, so that Ray does not take it for its own."""
-
-
-@contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
-    """Let SIGINT and SIGTERM break off the start of Ray, and undo that Ray puts its own handler in their place."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        handler = before[signal.Signals(number)]
-        if callable(handler):
-            handler(number, frame)
-        raise Interrupted
-
-    for number in before:
-        signal.signal(number, interrupt)
+    foreign, holder = _below(), threading.Thread(target=hold, name="ray", daemon=True)
+    holder.start()
     try:
+        while not ready.wait(0.05):
+            if stop.is_set():
+                raise Interrupted
+        if failed:
+            raise failed[0]
+        _take_signals_back()
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        own = _below() - foreign
+        leave.set()
+        if ready.is_set():
+            holder.join(LEAVE_S)
+        for process in own:
+            if _process(process.pid) == process:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process.pid, signal.SIGKILL)
+        if folder:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _take_signals_back() -> None:
+    """Put this process's handlers in again: Ray's core has put its own, which prints a stack trace, beneath them."""
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.getsignal(number))
 
 
 @contextlib.contextmanager
-def _embedded(namespace: str, cpus: float, gpus: float) -> Iterator[None]:
-    # A Unix socket's path is limited to 107 bytes, so the folder cannot lie in a site's home.
-    folder = Path(tempfile.mkdtemp(prefix="hansa-ray-"))
+def _embedded(folder: Path, namespace: str, cpus: float, gpus: float) -> Iterator[None]:
     os.environ.pop("RAY_ADDRESS", None)
     log.info("starting an embedded Ray")
     try:
@@ -99,20 +115,19 @@ def _embedded(namespace: str, cpus: float, gpus: float) -> Iterator[None]:
             num_gpus=ceil(gpus),
             include_dashboard=False,
             log_to_driver=False,
-            logging_level=logging.WARNING,
+            logging_level=logging.ERROR,
             _temp_dir=str(folder),
         )
         yield
     finally:
         ray.shutdown()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager
 def _joined(address: str, namespace: str) -> Iterator[None]:
     log.info("joining the Ray cluster at %s", address)
     try:
-        ray.init(address=address, namespace=namespace, log_to_driver=False, logging_level=logging.WARNING)
+        ray.init(address=address, namespace=namespace, log_to_driver=False, logging_level=logging.ERROR)
     except Exception as error:
         raise Unreachable(
             f"the Ray cluster at {address} did not take this site in ({type(error).__name__}: {error}); its operator "
@@ -122,3 +137,42 @@ def _joined(address: str, namespace: str) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+class _Process(NamedTuple):
+    pid: int
+    started: int
+    """In clock ticks since boot: with it a process id that is used again is another process."""
+
+
+def _below() -> set[_Process]:
+    """This process's descendants, as Linux shows them; none elsewhere, where Ray must clean up by itself."""
+    children: dict[int, list[_Process]] = {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        if found := _process(int(entry.name)):
+            children.setdefault(_parent(found.pid), []).append(found)
+    below: set[_Process] = set()
+    ahead = [os.getpid()]
+    while ahead:
+        born = children.get(ahead.pop(), [])
+        below |= set(born)
+        ahead += [process.pid for process in born]
+    return below
+
+
+def _process(pid: int) -> _Process | None:
+    fields = _stat(pid)
+    return _Process(pid, int(fields[19])) if fields else None
+
+
+def _parent(pid: int) -> int:
+    fields = _stat(pid)
+    return int(fields[1]) if fields else 0
+
+
+def _stat(pid: int) -> list[str]:
+    """Fields 3 and following of /proc/PID/stat; empty for a process that is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []

@@ -37,6 +37,8 @@ class Trained:
     loss: float
     held_out_loss: float | None
     gflop: int
+    model_bytes: int = 0
+    """Weights, gradients and moments held while training."""
 
 
 @dataclass(frozen=True)

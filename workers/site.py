@@ -65,7 +65,11 @@ def run_site(file: SiteFile, stop: threading.Event) -> None:
         bench = Bench(file.name, file.text, file.public, file.home / "rounds", max(1, int(file.ray.cpus)))
         try:
             with connected(
-                file.ray.address, namespace=f"hansa-{file.name}", cpus=file.ray.cpus, gpus=file.ray.gpus
+                file.ray.address,
+                namespace=f"hansa-{file.name}",
+                cpus=file.ray.cpus,
+                gpus=file.ray.gpus,
+                stop=stop,
             ):
                 trainer = RemoteTrainer(bench, cpus=file.ray.cpus, gpus=file.ray.gpus, stop=stop)
                 trainer.start()
@@ -199,7 +203,9 @@ class _Site:
             note.run, note.round, charter, base, watch=lambda progress: self._watch(order, progress)
         )
         usage = self._meter.end()
-        self._status.set(state="sealing", step=trained.steps, loss=trained.loss)
+        self._status.set(
+            state="sealing", step=trained.steps, loss=trained.loss, model_bytes=trained.model_bytes
+        )
         packed = seal.pack(
             trained,
             base=base,

@@ -24,6 +24,8 @@ class Report:
     bytes_up: int = 0
     """Payload bytes since the process started; `bytes_down` likewise."""
     bytes_down: int = 0
+    model_bytes: int = 0
+    """Weights, gradients and moments the trainer held in its last round."""
 
 
 class Status:

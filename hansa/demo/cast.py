@@ -51,10 +51,10 @@ class Scale:
 
 DEMO = Scale(
     model={
-        "hidden_size": 64,
+        "hidden_size": 96,
         "num_hidden_layers": 3,
         "num_attention_heads": 4,
-        "moe_intermediate_size": 32,
+        "moe_intermediate_size": 48,
         "n_shared_experts": 4,
         "num_experts_per_tok": 2,
         "max_position_embeddings": 512,
@@ -66,12 +66,12 @@ DEMO = Scale(
         "inner_steps": 8,
         "batch_size": 16,
         "sequence_length": 128,
-        "learning_rate": 0.003,
+        "learning_rate": 0.004,
         "warmup_steps": 10,
-        "public_share": 0.25,
+        "public_share": 0.125,
         "outer": {"learning_rate": 1.0, "momentum": 0.5, "nesterov": False},
     },
-    seed_phase={"steps": 140, "batch_size": 32, "learning_rate": 0.006, "warmup_steps": 20},
+    seed_phase={"steps": 120, "batch_size": 32, "learning_rate": 0.005, "warmup_steps": 20},
     rounds=30,
 )
 QUICK = Scale(

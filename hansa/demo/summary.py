@@ -11,8 +11,7 @@ from typing import Any
 from commons.charter import Charter
 from commons.experts.map import ExpertMap
 from commons.identity import write_file
-from commons.names import SiteId
-from commons.views import BudgetView
+from commons.views import BudgetView, RunView
 from hansa.demo.closing import Closed, Released
 from hansa.demo.stage import Stage, again
 from hansa.output import answer, duration, plain, size, table
@@ -54,7 +53,7 @@ def gather(
         "loss": loss,
         "macro": _macro(loss),
         "bytes": _bytes(charter, closed),
-        "memory": _memory(charter),
+        "memory": _memory(charter, run),
         "currency": budgets.currency,
         "charges": plain(budgets.charges),
         "budgets": plain(budgets.budgets),
@@ -102,16 +101,11 @@ def _bytes(charter: Charter, closed: Closed) -> dict[str, int]:
     }
 
 
-def _memory(charter: Charter) -> dict[str, Any]:
-    """Bytes of weights, gradients and moments a site holds in training, by arithmetic from the expert map."""
-    expert_map = ExpertMap.from_charter(charter)
-    counts = expert_map.parameters()
-    lean = charter.learning.routing == "lean"
-    sites = {}
-    for site in charter.sites:
-        trained = counts.trunk + counts.expert * len(expert_map.experts_of(SiteId(site.name)))
-        sites[site.name] = FP32 * ((trained if lean else counts.total) + 3 * trained)
-    return {"full_model": FP32 * 4 * counts.total, "sites": sites}
+def _memory(charter: Charter, run: RunView) -> dict[str, Any]:
+    """Bytes of weights, gradients and moments: as each site's trainer measured them, beside the full model's."""
+    total = ExpertMap.from_charter(charter).parameters().total
+    sites = {site.site: site.model_bytes for site in run.sites if site.model_bytes}
+    return {"full_model": FP32 * 4 * total, "sites": sites}
 
 
 def _proposal(view: Mapping[str, Any]) -> Facts:
@@ -200,7 +194,7 @@ def _loss_card(facts: Facts) -> list[str]:
 def _bill_card(facts: Facts) -> list[str]:
     moved, memory = facts["bytes"], facts["memory"]
     total = moved["up"] + moved["down"]
-    largest = max(memory["sites"].values())
+    largest = max(memory["sites"].values(), default=0)
     budgets = [BudgetView.model_validate(b) for b in facts["budgets"]]
     moves = f"{size(total)} ({size(moved['up'])} up, {size(moved['down'])} down)"
     return [

@@ -37,7 +37,12 @@ class Real:
 
     def hansa(self, *words: str) -> None:
         done = subprocess.run(
-            self.command(*words), cwd=self.folder, env=self.env, capture_output=True, text=True
+            self.command(*words),
+            cwd=self.folder,
+            env=self.env,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert done.returncode == 0, f"hansa {' '.join(words)}\n{done.stdout}{done.stderr}"
 

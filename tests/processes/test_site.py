@@ -22,6 +22,7 @@ from tests.support.consortium import Office, found, over, running
 from tests.support.site_process import (
     ROOT,
     actors,
+    descendants,
     end,
     eventually,
     loads,
@@ -162,3 +163,17 @@ def test_a_text_that_cannot_be_trained_on_ends_the_start_with_a_reason(
     assert done.returncode == 2
     assert "words.txt" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_site_told_to_stop_while_its_own_ray_starts_stops_and_leaves_nothing(tmp_path: Path) -> None:
+    home = found(tmp_path, one_site())
+    with running(home) as coordinator:
+        file, log = write_site(tmp_path / "site", coordinator, ray="local"), tmp_path / "site.log"
+        with site_process(file, log, dict(os.environ)) as site:
+            eventually(lambda: descendants(site.process.pid), "the start of Ray")
+            time.sleep(1.0)
+            begun = descendants(site.process.pid)
+            assert site.stop() < STOP_S
+            assert site.process.returncode == 0
+            eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in begun), "the end of Ray", 5)
+    assert "stopped while Ray was starting" in log.read_text()

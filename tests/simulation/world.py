@@ -30,9 +30,9 @@ from commons.founding import Delegation, Founding
 from commons.names import Digest, RunId, SiteId
 from commons.notes import Signer, digest
 from commons.records import Record
+from commons.states import StateStore
 from commons.updates import lay_out
 from commons.work import AssignmentNote, EvaluationNote, UpdateNote, UsageNote
-from commons.states import StateStore
 from governance.bell import Bell
 from governance.consortium import Consortium
 from governance.journal import Journal

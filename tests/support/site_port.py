@@ -6,6 +6,7 @@ import queue
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import grpc
 
@@ -95,6 +96,12 @@ class SitePort(services.SiteLinkServicer):
         for start in range(0, len(data), 1000):
             self._break_off(start, context)
             yield data[start : start + 1000]
+
+    def _elsewhere(self, request: Any, context: grpc.ServicerContext) -> Any:
+        context.abort(grpc.StatusCode.UNIMPLEMENTED, "not of this port")
+
+    # Upload and Fetch are served as raw bytes, by `upload` and `fetch`.
+    Upload = Fetch = Evaluate = _elsewhere  # type: ignore[assignment]
 
     def _break_off(self, position: int, context: grpc.ServicerContext) -> None:
         if self.break_after is not None and position >= self.break_after:

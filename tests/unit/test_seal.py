@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from numpy.typing import NDArray
 from commons.charter import Codecs
 from commons.codec import decode
 from commons.errors import StoreError
-from commons.experts.map import ExpertMap
+from commons.experts.map import ExpertMap, Slice
 from commons.names import SiteId
 from commons.notes import digest, open_note
 from commons.work import AssignmentNote, UpdateNote, UsageNote
@@ -29,7 +31,7 @@ SIGNER = signer("alder/alder")
 Arrays = dict[str, NDArray[np.float32]]
 
 
-def order(round_number: int = 1, **changes: str) -> AssignmentNote:
+def order(round_number: int = 1, **changes: Any) -> AssignmentNote:
     note = AssignmentNote(
         consortium="hanse",
         run="run-1",
@@ -46,13 +48,16 @@ def order(round_number: int = 1, **changes: str) -> AssignmentNote:
         hold="-",
         hold_micro=0,
     )
-    return replace(note, **changes)  # type: ignore[arg-type]
+    return replace(note, **changes)
 
 
 def trained(seed: int = 0) -> tuple[Trained, Arrays]:
     """A round's result and the base it started from."""
     random = np.random.default_rng(seed)
-    draw = lambda parts: {p.name: random.standard_normal(p.shape).astype(np.float32) for p in parts}  # noqa: E731
+
+    def draw(parts: Iterable[Slice]) -> Arrays:
+        return {p.name: random.standard_normal(p.shape).astype(np.float32) for p in parts}
+
     base = draw(MAP.slices)
     result = Trained(
         trunk_delta=draw(MAP.shared()),
@@ -173,7 +178,7 @@ def test_a_sealed_round_is_found_again_by_another_process(tmp_path: Path) -> Non
 def test_another_order_for_the_round_finds_nothing(tmp_path: Path, change: str) -> None:
     box = Outbox(tmp_path)
     keep(box, order())
-    assert box.find(order(**{change: "other"})) is None
+    assert box.find(order(**dict[str, Any]({change: "other"}))) is None
 
 
 def test_the_residual_is_that_of_the_round_before_even_when_a_round_is_sealed_again(tmp_path: Path) -> None:

@@ -215,6 +215,7 @@ class Beat(_message.Message):
     LOSS_FIELD_NUMBER: _builtins.int
     BYTES_UP_FIELD_NUMBER: _builtins.int
     BYTES_DOWN_FIELD_NUMBER: _builtins.int
+    MODEL_BYTES_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
     run: _builtins.str
     round: _builtins.int
@@ -229,6 +230,8 @@ class Beat(_message.Message):
     bytes_up: _builtins.int
     """since the site process started"""
     bytes_down: _builtins.int
+    model_bytes: _builtins.int
+    """weights, gradients and moments the trainer held in its last round; 0: unknown"""
     def __init__(
         self,
         *,
@@ -243,10 +246,11 @@ class Beat(_message.Message):
         loss: _builtins.float = ...,
         bytes_up: _builtins.int = ...,
         bytes_down: _builtins.int = ...,
+        model_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_down", b"bytes_down", "bytes_up", b"bytes_up", "epoch", b"epoch", "loss", b"loss", "round", b"round", "run", b"run", "state", b"state", "step", b"step", "steps", b"steps", "tokens_per_s", b"tokens_per_s", "why", b"why"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_down", b"bytes_down", "bytes_up", b"bytes_up", "epoch", b"epoch", "loss", b"loss", "model_bytes", b"model_bytes", "round", b"round", "run", b"run", "state", b"state", "step", b"step", "steps", b"steps", "tokens_per_s", b"tokens_per_s", "why", b"why"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -416,13 +420,17 @@ Global___NoteRequest: _TypeAlias = NoteRequest  # noqa: Y015
 
 @_typing.final
 class Receipt(_message.Message):
+    """The note is in the journal: `leaf` is its exact record, `path` leads from it to the checkpoint's root."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     INDEX_FIELD_NUMBER: _builtins.int
     CHECKPOINT_FIELD_NUMBER: _builtins.int
     PATH_FIELD_NUMBER: _builtins.int
+    LEAF_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     checkpoint: _builtins.bytes
+    leaf: _builtins.bytes
     @_builtins.property
     def path(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]: ...
     def __init__(
@@ -431,10 +439,11 @@ class Receipt(_message.Message):
         index: _builtins.int = ...,
         checkpoint: _builtins.bytes = ...,
         path: _abc.Iterable[_builtins.bytes] | None = ...,
+        leaf: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "index", b"index", "path", b"path"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "index", b"index", "leaf", b"leaf", "path", b"path"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

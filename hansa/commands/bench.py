@@ -1,0 +1,44 @@
+"""`hansa bench`: measure what is promised, again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hansa.options import Json
+
+
+def bench(
+    name: Annotated[str, typer.Argument(help="What to measure: demo.", show_default=False)],
+    work: Annotated[Path, typer.Option(help="Where parts that are done are kept, to go on from.")] = Path(
+        "runs/bench"
+    ),
+    as_json: Json = False,
+) -> None:
+    """Measure the figures of one area, print them, and write them to benchmarks/results and docs/benchmarks.md.
+
+    Runs from a checkout of the project.
+
+    Example:
+      hansa bench demo
+    """
+    import importlib.util
+    from dataclasses import asdict
+
+    from commons.errors import HansaError
+    from hansa.output import answer, table
+
+    if not name.isidentifier() or importlib.util.find_spec("benchmarks") is None:
+        raise HansaError(f"no benchmark {name!r} here; benchmarks run in a checkout of the project")
+    if importlib.util.find_spec(f"benchmarks.{name}") is None:
+        raise HansaError(f"there is no benchmark {name!r}; there is: demo")
+    figures = importlib.import_module(f"benchmarks.{name}").main(work / name)
+    rows = [
+        (f.figure, f"{f.value} {f.unit}", f.target, {True: "yes", False: "NO", None: ""}[f.met])
+        for f in figures
+    ]
+    answer(
+        [asdict(f) for f in figures], table(("figure", "measured", "target", "met"), rows), as_json=as_json
+    )
