@@ -253,6 +253,11 @@ def test_a_bad_model_key_is_refused_by_name(change: dict[str, bool | int | float
         map_of(model_of(SMALL | change))
 
 
+@pytest.mark.parametrize("config", VARIANTS.values(), ids=VARIANTS.keys())
+def test_what_the_charter_sets_is_what_the_release_says(config: dict[str, bool | int | float | str]) -> None:
+    assert config.items() <= hf_config(model_of(config), 4).items()
+
+
 def test_a_missing_model_key_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match="moe_intermediate_size"):
         map_of(model_of({k: v for k, v in SMALL.items() if k != "moe_intermediate_size"}))
