@@ -47,6 +47,11 @@ NOTES = (
         "is measured on the same windows. Every partner alone starts from the same seed model, trains the full model "
         "for the same number of inner steps and mixes in the same share of public text."
     ),
+    (
+        "The public text, which the seed model is trained on and an eighth of every batch comes from, holds documents of "
+        "the same four kinds that no site has, and manuals. The settings were chosen on the same held-out text that is "
+        "reported here (docs/decisions/0002-demo-recipe.md)."
+    ),
     "Memory is the proportional set size of all processes of the demo together, sampled twice a second.",
 )
 

@@ -37,7 +37,7 @@ T = TypeVar("T")
 FRAME_BYTES = 1 << 20
 BLOBS_PER_FETCH = 1024
 BEAT_S = 1.0
-RECONNECT_S = 5.0
+RECONNECT_S = 2.0
 """Longest pause before a lost coordinator is called again."""
 ANSWER_S = 30.0
 """How long a call that moves no payload waits; downloads and uploads take as long as bytes move."""

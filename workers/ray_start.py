@@ -9,6 +9,7 @@ owner's (`RAY_AUTH_TOKEN`, `RAY_AUTH_TOKEN_PATH` or Ray's own file) or one made 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import logging
 import os
 import secrets
@@ -39,6 +40,8 @@ log = logging.getLogger("hansa.site")
 
 ADDRESS_VARIABLE = "HANSA_RAY_ADDRESS"
 """Overrides `[ray] address`; a site that runs as a Ray job is sent to the job's cluster by it."""
+STARTS_MAX = 3
+"""Now and then a Ray is not ready in the time it gives itself, on a busy machine or beside the rest of a killed one."""
 LEAVE_S = 2.0
 """How long Ray may take to end by itself."""
 
@@ -108,19 +111,43 @@ def _embedded(folder: Path, namespace: str, cpus: float, gpus: float) -> Iterato
     os.environ.pop("RAY_ADDRESS", None)
     log.info("starting an embedded Ray")
     try:
-        ray.init(
-            address="local",
-            namespace=namespace,
-            num_cpus=ceil(cpus),
-            num_gpus=ceil(gpus),
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            _temp_dir=str(folder),
-        )
+        for attempt in range(1, STARTS_MAX + 1):
+            try:
+                with _one_at_a_time():
+                    _start(folder / str(attempt), namespace, cpus, gpus)
+                break
+            except Exception as error:
+                ray.shutdown()
+                if attempt == STARTS_MAX:
+                    raise Unreachable(
+                        f"an embedded Ray did not start in {attempt} attempts ({type(error).__name__}: {error}); "
+                        "the site's operator gives it more memory and CPU, or names a cluster in [ray] address"
+                    ) from error
+                log.warning("an embedded Ray did not start (%s); trying again", error)
         yield
     finally:
         ray.shutdown()
+
+
+@contextlib.contextmanager
+def _one_at_a_time() -> Iterator[None]:
+    """Rays that start on one machine in one moment choose the same ports, and one of them never gets ready."""
+    with (Path(tempfile.gettempdir()) / f"hansa-ray-{os.getuid()}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _start(folder: Path, namespace: str, cpus: float, gpus: float) -> None:
+    ray.init(
+        address="local",
+        namespace=namespace,
+        num_cpus=ceil(cpus),
+        num_gpus=ceil(gpus),
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        _temp_dir=str(folder),
+    )
 
 
 @contextlib.contextmanager

@@ -50,6 +50,7 @@ def gather(
         "sites": len(charter.sites),
         "rounds": len([r for r in run.history if r.closed_ms is not None]),
         "routing": charter.learning.routing,
+        "domains": {site.partner: site.domain for site in charter.sites},
         "loss": loss,
         "macro": _macro(loss),
         "bytes": _bytes(charter, closed),
@@ -186,6 +187,13 @@ def _loss_card(facts: Facts) -> list[str]:
     if "lower_than_best_alone" in macro:
         few = "" if len(loss["alone"]) == facts["sites"] else " measured (--full measures all)"
         lines.append(f"Against the best partner alone{few}: {_versus(-macro['lower_than_best_alone'])}.")
+    ahead = [
+        f"{partner} ({found[d]:.3f} against {loss['consortium'][d]:.3f})"
+        for partner, found in loss["alone"].items()
+        if found[d := facts["domains"][partner]] < loss["consortium"][d]
+    ]
+    if ahead:
+        lines.append(f"On its own text alone still ahead: {', '.join(ahead)}; gained are the other texts.")
     if "above_central" in macro:
         lines.append(f"Against training on all texts in one place: {_versus(macro['above_central'])}.")
     return lines

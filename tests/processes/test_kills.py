@@ -145,7 +145,7 @@ def found(real: Real) -> None:
     )  # fmt: skip
     charter = real.folder / "charter.toml"
     charter.write_text(
-        charter.read_text().replace("grace_s = 60", "grace_s = 10").replace("lease_s = 600", "lease_s = 60")
+        charter.read_text().replace("grace_s = 60", "grace_s = 15").replace("lease_s = 600", "lease_s = 60")
     )
     for name, module in zip((*SITES, "public"), (argparse, unittest.mock, json.decoder), strict=True):
         (real.folder / f"{name}.txt").write_text(Path(str(module.__file__)).read_text())

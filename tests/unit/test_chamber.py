@@ -35,7 +35,9 @@ def answering(given: wire.Receipt) -> Iterator[Chamber]:
         def Submit(self, request: wire.NoteRequest, context: grpc.ServicerContext) -> wire.Receipt:
             return given
 
-    server = grpc.server(ThreadPoolExecutor(2), interceptors=[channel.Authz()], options=channel.SERVER_OPTIONS)
+    server = grpc.server(
+        ThreadPoolExecutor(2), interceptors=[channel.Authz()], options=channel.SERVER_OPTIONS
+    )
     services.add_ChamberServicer_to_server(Liar(), server)
     port = server.add_secure_port("127.0.0.1:0", loopback.credentials(loopback.DEMO, mutual=True))
     server.start()
