@@ -235,16 +235,20 @@ def _decide_opening(desk: Desk, run: RunId, now_ms: int) -> list[Record] | Refus
     digest = before.charter if before else consortium.members.digest
     expert_map = desk.expert_map(charter.version)
     plan = plan_round(charter, digest, expert_map, state, desk.live.present(), now_ms)
+    failed: list[Record] = []
     while plan.enough:
         held = consortium.ledger.decide_hold(plan.requests, now_ms)
         if not isinstance(held, Refusal):
-            return [*held, *opening_records(plan, now_ms)]
+            return [*failed, *held, *opening_records(plan, now_ms)]
         if held.code is not Code.EXCEEDS_BUDGET:
             return held
+        wanted = {r.id for r in plan.requests}
         plan = without_lacking(plan, held, charter.rate_card.currency)
+        lost = sorted(wanted - {r.id for r in plan.requests})
+        failed += consortium.ledger.decide_failed(lost, held, now_ms)
     if all(why.code == Code.NOT_ASSIGNED for why in plan.left_out.values()):
         return []  # only absent ones are lacking: they may come
-    return finishing_records(desk, state, "stopped", too_few(plan), now_ms)
+    return [*failed, *finishing_records(desk, state, "stopped", too_few(plan), now_ms)]
 
 
 def finishing_records(desk: Desk, run: RunState, phase: str, reason: str, now_ms: int) -> list[Record]:
@@ -256,6 +260,7 @@ def finishing_records(desk: Desk, run: RunState, phase: str, reason: str, now_ms
 
 def _release_unadmitted(desk: Desk, run: RunId) -> None:
     """Before another attempt: budgets held for sites that did not deliver are free again."""
+    desk.consortium.commit(desk.consortium.ledger.decide_expire)
 
     def decide(now_ms: int) -> list[Record]:
         found = desk.open_round(run)
