@@ -160,9 +160,9 @@ def card(stage: Stage, facts: Facts) -> list[str]:
         "",
         *_bill_card(facts),
         "",
-        *_trust_card(facts),
+        *_trust_card(stage, facts),
         "",
-        *_next_card(stage, facts),
+        *_next_card(stage),
     ]
 
 
@@ -193,7 +193,7 @@ def _loss_card(facts: Facts) -> list[str]:
         if found[d := facts["domains"][partner]] < loss["consortium"][d]
     ]
     if ahead:
-        lines.append(f"On its own text alone still ahead: {', '.join(ahead)}; gained are the other texts.")
+        lines.append(f"On its own text a partner alone is still ahead: {', '.join(ahead)}. It gains the other texts.")
     if "above_central" in macro:
         lines.append(f"Against training on all texts in one place: {_versus(macro['above_central'])}.")
     return lines
@@ -215,7 +215,7 @@ def _bill_card(facts: Facts) -> list[str]:
     ]
 
 
-def _trust_card(facts: Facts) -> list[str]:
+def _trust_card(stage: Stage, facts: Facts) -> list[str]:
     lines = []
     for p in facts["proposals"]:
         lines.append(
@@ -223,22 +223,23 @@ def _trust_card(facts: Facts) -> list[str]:
             f"in force from round {p['effective_round']}."
         )
     journal, release = facts["journal"], facts["release"]
+    folder = Path(stage.given) / "release"
     valid = "valid" if release["valid"] else "INVALID: " + "; ".join(release["problems"])
     return [
         *lines,
         f"Journal: {journal['size']} records, verified, root {journal['root']}",
         f"Model: {facts['model_digest']}",
-        f"Release: {release['path']} ({valid})",
+        f"Release: {folder} ({valid})",
     ]
 
 
-def _next_card(stage: Stage, facts: Facts) -> list[str]:
-    tampered = stage.release / "model.safetensors"
+def _next_card(stage: Stage) -> list[str]:
+    folder = Path(stage.given)
     return [
         "What to try next",
-        f"  mlflow ui --backend-store-uri {facts['mlflow']['tracking_uri']}",
-        f"  hansa release verify {stage.release}    then change one byte of {tampered.name} and verify again",
-        f"  hansa journal verify --home {stage.home}",
-        f"  {again(Path(stage.given), '--resume', '--full', '--central')}    measure everybody alone, and central",
+        f"  mlflow ui --backend-store-uri sqlite:///{folder / 'home' / 'mlflow.db'}",
+        f"  hansa release verify {folder / 'release'}    then change one byte of model.safetensors and verify again",
+        f"  hansa journal verify --home {folder / 'home'}",
+        f"  {again(folder, '--resume', '--full', '--central')}    measure everybody alone, and central",
         "  docs/getting-started.md    a consortium of your own",
     ]
