@@ -193,7 +193,9 @@ def _loss_card(facts: Facts) -> list[str]:
         if found[d := facts["domains"][partner]] < loss["consortium"][d]
     ]
     if ahead:
-        lines.append(f"On its own text a partner alone is still ahead: {', '.join(ahead)}. It gains the other texts.")
+        lines.append(
+            f"On its own text a partner alone is still ahead: {', '.join(ahead)}. It gains the other texts."
+        )
     if "above_central" in macro:
         lines.append(f"Against training on all texts in one place: {_versus(macro['above_central'])}.")
     return lines

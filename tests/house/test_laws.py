@@ -96,3 +96,9 @@ def test_the_stubs_are_fresh(tmp_path: Path) -> None:
         assert made.read_text() == committed.read_text(), (
             f"{committed.relative_to(ROOT)} is old: run `make stubs`"
         )
+
+
+def test_the_benchmarks_page_shows_the_results_that_are_there() -> None:
+    from benchmarks.figures import PAGE, page
+
+    assert page() == PAGE.read_text(), "docs/benchmarks.md is generated: run `hansa bench`"

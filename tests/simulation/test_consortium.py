@@ -68,7 +68,11 @@ def random_charter(seed: int) -> Charter:
         learning__rounds=dice.randrange(1, 6),
         learning__inner_steps=2,
         learning__batch_size=65_536,
-        rounds={"quorum": dice.randrange(1, len(sites) + 1), "grace_s": dice.randrange(1, 20), "lease_s": 30},
+        rounds={
+            "quorum": dice.randrange(1, len(sites) + 1),
+            "grace_s": dice.randrange(1, 20),
+            "lease_s": dice.choice((4, 8, 30)),
+        },
         voting={"window_s": dice.randrange(1, 60)},
     )
 
