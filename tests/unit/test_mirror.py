@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+import sqlite3
 import subprocess
 import sys
 import time
@@ -297,6 +299,20 @@ def test_a_lost_mlflow_is_written_anew_although_the_cursor_says_all_was_written(
     mirror.write_cursor(home / "mirror.json", story.consortium.size, uri(home))
     mirror_all(story.consortium, home)
     assert shown(home) == shown(told[0])
+
+
+def test_a_database_whose_making_was_killed_is_made_anew(
+    story: Story, home: Path, told: tuple[Path, int]
+) -> None:
+    story.tell()
+    half = "create table alembic_version (version_num varchar(32)); create table runs (run_uuid varchar(32))"
+    (home / "mlflow.db").unlink()
+    with contextlib.closing(sqlite3.connect(home / "mlflow.db")) as database:
+        database.executescript(half)
+    (home / "mlflow.db.unfinished").touch()
+    mirror_all(story.consortium, home)
+    assert shown(home) == shown(told[0])
+    assert not (home / "mlflow.db.unfinished").exists()
 
 
 def test_records_after_the_start_arrive_while_the_mirror_runs(story: Story, home: Path) -> None:
