@@ -77,7 +77,7 @@ def _site(
         domain=site.domain,
         state=state,
         why=why,
-        step=beat.step,
+        step=beat.steps if state == "admitted" else beat.step,
         steps=beat.steps,
         tokens_per_s=beat.tokens_per_s if state == "training" else 0.0,
         loss=beat.loss if beat.loss is not None else (update.loss if update else None),
