@@ -18,6 +18,10 @@ Codec = Literal["fp32", "bf16", "int8"]
 Micros = Annotated[int, Field(ge=0, lt=2**63)]
 
 
+SEQUENCE_MIN = 8
+"""Shortest sequence a charter may train on, in tokens."""
+
+
 class Section(BaseModel):
     """Base of every charter section: immutable, strict types, unknown keys refused."""
 
@@ -81,7 +85,7 @@ class Learning(Section):
     rounds: Annotated[int, Field(ge=1, le=100_000)]
     inner_steps: Annotated[int, Field(ge=1, le=100_000)]
     batch_size: Annotated[int, Field(ge=1, le=65_536)]
-    sequence_length: Annotated[int, Field(ge=8, le=1_048_576)]
+    sequence_length: Annotated[int, Field(ge=SEQUENCE_MIN, le=1_048_576)]
     learning_rate: Annotated[float, Field(gt=0, le=1)]
     warmup_steps: Annotated[int, Field(ge=0)] = 0
     final_rate: Annotated[float, Field(ge=0, le=1)] = 0.1

@@ -14,7 +14,7 @@ import grpc
 import tomlkit
 
 from commons import charter_file
-from commons.charter import Charter
+from commons.charter import SEQUENCE_MIN, Charter
 from commons.errors import ConfigError, HansaError
 from commons.identity import (
     Invite,
@@ -32,6 +32,7 @@ from commons.wire import channel
 from commons.wire.v1 import consortium_pb2 as wire
 from commons.wire.v1.consortium_pb2_grpc import EnrolmentStub
 from hansa.charters import founders
+from workers.data import Corpus, CorpusError
 
 MEMBER_KEY, SITE_KEY, TLS_KEY = "member.key", "site.key", "tls.key"
 ENROL_S = 20.0
@@ -60,14 +61,12 @@ def join_as_site(
 ) -> Path:
     """Write FOLDER/seat with the site's own keys, and FOLDER/site.toml; the path of the latter.
 
-    The site's keys are made first and kept, for the same reason.
+    The site's keys are made first and kept, for the same reason. Raises ConfigError for a text no site can train on,
+    before anything is written or sent.
     """
     seat = folder / "seat"
     _refuse_taken(seat)
-    if not text.exists():
-        raise ConfigError(
-            [f"{text}: there is no such text; --text names a UTF-8 file or a folder of .txt files"]
-        )
+    _check_texts(text, *([public] if public else []))
     invited, note = _read_invite(invite, "site")
     partner, site = invited.subject.partner, invited.subject.site or ""
     member = load_signer(key)
@@ -85,6 +84,18 @@ def join_as_site(
     if not file.exists():
         write_file(file, site_file(partner=partner, site=site, text=text, public=public, cpus=cpus).encode())
     return file
+
+
+def _check_texts(*texts: Path) -> None:
+    """By the shortest sequence a charter may have; the charter's own is only known once the site has joined."""
+    problems = []
+    for text in texts:
+        try:
+            Corpus.load(text, sequence_length=SEQUENCE_MIN)
+        except CorpusError as error:
+            problems.append(str(error))
+    if problems:
+        raise ConfigError(problems)
 
 
 def site_file(

@@ -177,11 +177,6 @@ def resident_bytes(shard: nn.Module) -> int:
     return sum(held.values())
 
 
-def full_model_bytes(expert_map: ExpertMap) -> int:
-    """Bytes of the whole model's weights in fp32, by arithmetic."""
-    return 4 * expert_map.parameters().total
-
-
 def expert_tokens(shard: nn.Module, expert_map: ExpertMap) -> dict[ExpertId, int]:
     """Rows given to each expert in training since the last call, summed over layers."""
     totals = dict.fromkeys(expert_map.experts, 0)
