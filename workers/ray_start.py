@@ -9,7 +9,6 @@ owner's (`RAY_AUTH_TOKEN`, `RAY_AUTH_TOKEN_PATH` or Ray's own file) or one made 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
 import secrets
@@ -41,7 +40,7 @@ log = logging.getLogger("hansa.site")
 ADDRESS_VARIABLE = "HANSA_RAY_ADDRESS"
 """Overrides `[ray] address`; a site that runs as a Ray job is sent to the job's cluster by it."""
 STARTS_MAX = 3
-"""Now and then a Ray is not ready in the time it gives itself, on a busy machine or beside the rest of a killed one."""
+"""Now and then a Ray beside another one on its machine does not get its raylet up in the 30 s it gives itself."""
 LEAVE_S = 2.0
 """How long Ray may take to end by itself."""
 
@@ -113,8 +112,7 @@ def _embedded(folder: Path, namespace: str, cpus: float, gpus: float) -> Iterato
     try:
         for attempt in range(1, STARTS_MAX + 1):
             try:
-                with _one_at_a_time():
-                    _start(folder / str(attempt), namespace, cpus, gpus)
+                _start(folder / str(attempt), namespace, cpus, gpus)
                 break
             except Exception as error:
                 ray.shutdown()
@@ -127,14 +125,6 @@ def _embedded(folder: Path, namespace: str, cpus: float, gpus: float) -> Iterato
         yield
     finally:
         ray.shutdown()
-
-
-@contextlib.contextmanager
-def _one_at_a_time() -> Iterator[None]:
-    """Rays that start on one machine in one moment choose the same ports, and one of them never gets ready."""
-    with (Path(tempfile.gettempdir()) / f"hansa-ray-{os.getuid()}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _start(folder: Path, namespace: str, cpus: float, gpus: float) -> None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import secrets
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import unittest.mock
 from collections.abc import Callable, Iterator
@@ -26,6 +29,8 @@ ROOT = Path(__file__).parents[2]
 ROUNDS = 500
 """Far more than happen: the test stops the run once the dead came back."""
 SITES = ("alder", "birch")
+ADDRESS = "address"
+"""File that the Ray head writes once it is up (`hansa.demo.ray_head`)."""
 
 
 @dataclass
@@ -34,6 +39,8 @@ class Real:
 
     folder: Path
     running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    token: str = field(default_factory=lambda: secrets.token_hex(32))
+    ray: str = "local"
 
     def hansa(self, *words: str) -> None:
         done = subprocess.run(
@@ -51,7 +58,25 @@ class Real:
 
     @property
     def env(self) -> dict[str, str]:
-        return {**os.environ, **QUIET, "PYTHONPATH": str(ROOT)}
+        """All sites join one Ray, which nobody kills: it is the coordinator and the sites that are to be missed."""
+        token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.token, "HANSA_RAY_ADDRESS": self.ray}
+        return {**os.environ, **QUIET, **token, "PYTHONPATH": str(ROOT)}
+
+    def start_ray(self, folder: Path) -> None:
+        with (self.folder / "ray.log").open("wb") as out:
+            self.running["ray"] = subprocess.Popen(
+                [sys.executable, "-m", "hansa.demo.ray_head", str(folder), "2"],
+                cwd=ROOT,
+                env=self.env,
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + 90
+        while not (folder / ADDRESS).exists():
+            assert time.monotonic() < deadline, (self.folder / "ray.log").read_text()[-2000:]
+            time.sleep(0.05)
+        self.ray = (folder / ADDRESS).read_text()
 
     def start(self, name: str, *words: str) -> None:
         with (self.folder / f"{name}.log").open("ab") as out:
@@ -128,11 +153,14 @@ def contributors(records: list[Record]) -> list[list[str]]:
 @pytest.fixture
 def real(tmp_path: Path) -> Iterator[Real]:
     consortium = Real(tmp_path)
+    short = Path(tempfile.mkdtemp(prefix="hansa-ray-"))  # Unix sockets allow 107 bytes
     try:
+        consortium.start_ray(short)
         yield consortium
     finally:
         for name in list(consortium.running):
             consortium.kill(name)
+        shutil.rmtree(short, ignore_errors=True)
 
 
 def found(real: Real) -> None:
