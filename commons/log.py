@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from commons import merkle
-from commons.notes import NOTE_BYTES_MAX, NoteError, Signer, Verifier, open_note
+from commons.notes import NOTE_BYTES_MAX, Note, NoteError, Signer, Verifier, open_note
 
 _DECIMAL = re.compile(r"0|[1-9][0-9]{0,18}")
 _PROOF_HEADER = "c2sp.org/tlog-proof@v1"
@@ -31,7 +31,7 @@ class Checkpoint:
     @property
     def text(self) -> str:
         """Three lines: origin, size, base64 of the root."""
-        return f"{self.origin}\n{self.size}\n{_base64(self.root)}\n"
+        return f"{self.origin}\n{self.size}\n{hash_text(self.root)}\n"
 
     def sign(self, signer: Signer) -> bytes:
         """The checkpoint as a signed note. The same checkpoint gives the same bytes.
@@ -44,12 +44,18 @@ class Checkpoint:
     @classmethod
     def open(cls, data: bytes, verifier: Verifier) -> Checkpoint:
         """Check the signature and read it; the origin must be the verifier's name. Raises NoteError."""
-        origin, *rest = open_note(data, [verifier]).text[:-1].split("\n")
+        found = cls.read(open_note(data, [verifier]))
+        if found.origin != verifier.name:
+            raise NoteError(f"checkpoint of log {found.origin[:60]!r}, expected {verifier.name!r}")
+        return found
+
+    @classmethod
+    def read(cls, note: Note) -> Checkpoint:
+        """What a note says, if it is a checkpoint; who signed it is for the caller to check. Raises NoteError."""
+        origin, *rest = note.text[:-1].split("\n")
         if len(rest) != 2 or not _DECIMAL.fullmatch(rest[0]):
             raise NoteError("a checkpoint has three lines: origin, size, root")
-        if origin != verifier.name:
-            raise NoteError(f"checkpoint of log {origin[:60]!r}, expected {verifier.name!r}")
-        return cls(origin, int(rest[0]), _hash(rest[1], "the checkpoint's root"))
+        return cls(origin, int(rest[0]), read_hash(rest[1], "the checkpoint's root"))
 
 
 @dataclass(frozen=True)
@@ -63,7 +69,7 @@ class Proof:
 
 def proof_text(index: int, path: Sequence[bytes], checkpoint: bytes) -> str:
     """A ``.tlog-proof`` file: index, inclusion path and signed checkpoint, to be checked offline."""
-    lines = [_PROOF_HEADER, f"index {index}", *map(_base64, path), "", checkpoint.decode()]
+    lines = [_PROOF_HEADER, f"index {index}", *map(hash_text, path), "", checkpoint.decode()]
     return "\n".join(lines)
 
 
@@ -86,22 +92,24 @@ def open_proof(text: str, leaf: bytes, verifier: Verifier) -> Proof:
     word, _, number = lines.pop(0).partition(" ") if lines else ("", "", "")
     if word != "index" or not _DECIMAL.fullmatch(number):
         raise NoteError("the proof has no index line")
-    path = tuple(_hash(line, "a hash of the proof") for line in lines)
+    path = tuple(read_hash(line, "a hash of the proof") for line in lines)
     checkpoint = Checkpoint.open(checkpoint_text.encode(), verifier)
     leaf_hash = merkle.leaf_hash(leaf)
     merkle.verify_inclusion(leaf_hash, int(number), checkpoint.size, path, checkpoint.root)
     return Proof(int(number), path, checkpoint)
 
 
-def _hash(text: str, what: str) -> bytes:
+def hash_text(value: bytes) -> str:
+    """How checkpoints, proofs and requests write a hash: base64, 44 characters."""
+    return base64.b64encode(value).decode("ascii")
+
+
+def read_hash(text: str, what: str) -> bytes:
+    """The hash that `hash_text` wrote so; `what` names it in the NoteError."""
     try:
         data = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as wrong:
         raise NoteError(f"{what} is not base64") from wrong
-    if len(data) != merkle.HASH_BYTES or _base64(data) != text:
+    if len(data) != merkle.HASH_BYTES or hash_text(data) != text:
         raise NoteError(f"{what} is not the base64 of {merkle.HASH_BYTES} bytes")
     return data
-
-
-def _base64(data: bytes) -> str:
-    return base64.b64encode(data).decode("ascii")

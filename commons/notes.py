@@ -25,6 +25,8 @@ SIGNATURES_MAX = 16
 VALUE_CHARS_MAX = 1000
 
 _ED25519 = b"\x01"
+_COSIGNATURE = "cosignature/v1\n"
+"""Begins what a witness signs with the same key (`commons.cosignature`): no note may begin so."""
 _DASH = "— "
 _KIND = re.compile(r"[a-z][a-z0-9-]*/v[1-9][0-9]*")
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -77,7 +79,7 @@ class Verifier:
     @classmethod
     def from_vkey(cls, vkey: str) -> Verifier:
         """Read ``<name>+<key id, 8 hex digits>+<base64>``; the id must be the key's. Raises NoteError."""
-        name, key_id, key = _split_key(vkey, "verifier key")
+        name, key_id, key = split_key(vkey, "verifier key")
         if len(key) != 33 or key[:1] != _ED25519:
             raise NoteError(f"verifier key of {name!r} is not Ed25519 (type 0x01, 32 bytes)")
         verifier = cls(name, key[1:])
@@ -126,7 +128,7 @@ class Signer:
         line = text.strip("\n")
         if not line.startswith(prefix):
             raise NoteError("no private key: the text does not begin with PRIVATE+KEY+")
-        name, key_id, key = _split_key(line[len(prefix) :], "private key")
+        name, key_id, key = split_key(line[len(prefix) :], "private key")
         if len(key) != 33 or key[:1] != _ED25519:
             raise NoteError(f"private key of {name!r} is not Ed25519 (type 0x01, 32 bytes)")
         signer = cls(name, key[1:])
@@ -149,8 +151,16 @@ class Signer:
         `text` must end with a newline and hold no control characters; else NoteError.
         """
         _check_text(text)
-        signature = Signature(self.name, self.verifier.key_id, self._key.sign(text.encode()))
+        if text.startswith(_COSIGNATURE):
+            raise NoteError(
+                f"a note must not begin {_COSIGNATURE.strip()!r}: it would pass for a cosignature"
+            )
+        signature = Signature(self.name, self.verifier.key_id, self.raw_signature(text.encode()))
         return f"{text}\n{signature.line}".encode()
+
+    def raw_signature(self, message: bytes) -> bytes:
+        """64 bytes over exactly this message, for formats that keep their messages apart from notes' texts."""
+        return self._key.sign(message)
 
     def __repr__(self) -> str:
         return f"Signer({self.vkey!r})"
@@ -262,7 +272,8 @@ def _signature(line: str) -> Signature:
     return Signature(name, raw[:4], raw[4:])
 
 
-def _split_key(text: str, what: str) -> tuple[str, str, bytes]:
+def split_key(text: str, what: str) -> tuple[str, str, bytes]:
+    """(name, key id in hex, key bytes with their type first) of a key's text, unchecked. Raises NoteError."""
     parts = text.split("+", 2)
     if len(parts) != 3 or not re.fullmatch(r"[0-9a-f]{8}", parts[1]):
         raise NoteError(f"not a {what}: expected <name>+<8 hex digits>+<base64>")
