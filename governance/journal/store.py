@@ -26,6 +26,7 @@ from commons.notes import NoteError, Signer
 from commons.records import Record
 from governance.journal.audit import audit, broken
 from governance.journal.engine import WriterLock, describe, engine_for, resolve
+from governance.journal.rows import Row, insert_rows
 from governance.journal.schema import SCHEMA_VERSION, meta, metadata, nodes, records
 
 APPEND_RECORDS_MAX = 10_000
@@ -203,12 +204,13 @@ class Journal(JournalReader):
                 raise StoreError(self._in_doubt)
             first = self._frontier.size
             frontier = copy.deepcopy(self._frontier)
-            leaves, above = [], []
+            leaves: list[Row] = []
+            above: list[Row] = []
             for record in batch:
                 leaf = record.leaf
                 (_, idx, leaf_hash), *rest = frontier.append(merkle.leaf_hash(leaf))
-                leaves.append({"idx": idx, "leaf": leaf, "leaf_hash": leaf_hash})
-                above += [{"level": level, "idx": index, "hash": value} for level, index, value in rest]
+                leaves.append((idx, leaf, leaf_hash))
+                above += rest
             checkpoint = self._sign(frontier)
             try:
                 self._commit(leaves, above, checkpoint)
@@ -228,17 +230,14 @@ class Journal(JournalReader):
             super().close()
             self._lock.release()
 
-    def _commit(
-        self, leaves: list[dict[str, object]], above: list[dict[str, object]], checkpoint: bytes
-    ) -> None:
+    def _commit(self, leaves: Sequence[Row], above: Sequence[Row], checkpoint: bytes) -> None:
         with self._writer.begin():
             if _meta(self._writer).get("epoch") != str(self.epoch):
                 raise StoreError(
                     f"the journal {self.location} was opened by another coordinator; this one must stop"
                 )
-            self._writer.execute(insert(records), leaves)
-            if above:
-                self._writer.execute(insert(nodes), above)
+            insert_rows(self._writer, records, leaves)
+            insert_rows(self._writer, nodes, above)
             _set_meta(self._writer, "checkpoint", checkpoint.decode())
 
     def _settle_doubt(self, first: int) -> None:
