@@ -7,9 +7,17 @@ Field names are the TOML keys. Sizes are bounded here so that no later code has 
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializationInfo,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,31}$")]
 """Lower-case letters, digits and hyphens; at most 32 characters."""
@@ -20,12 +28,30 @@ Micros = Annotated[int, Field(ge=0, lt=2**63)]
 
 SEQUENCE_MIN = 8
 """Shortest sequence a charter may train on, in tokens."""
+WHOLE = {"charter": "whole"}
+"""Serialisation context that leaves no field out (`Section.LATER`)."""
 
 
 class Section(BaseModel):
     """Base of every charter section: immutable, strict types, unknown keys refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    LATER: ClassVar[frozenset[str]] = frozenset()
+    """Fields that came after charters had been signed: not in the JSON while they hold their default, so that a
+    charter from before them keeps its digest."""
+
+    @model_serializer(mode="wrap")
+    def _without_later_defaults(
+        self, whole: SerializerFunctionWrapHandler, info: SerializationInfo
+    ) -> dict[str, Any]:
+        values: dict[str, Any] = whole(self)
+        if info.context is WHOLE:
+            return values
+        fields = type(self).model_fields
+        for name in self.LATER:
+            if getattr(self, name) == fields[name].get_default(call_default_factory=True):
+                del values[name]
+        return values
 
 
 class Consortium(Section):
@@ -43,6 +69,8 @@ class Member(Section):
 
 
 class Site(Section):
+    LATER: ClassVar[frozenset[str]] = frozenset({"devices"})
+
     name: Name
     partner: Name
     payer: Name
@@ -50,6 +78,9 @@ class Site(Section):
     domain: Name
     experts: Annotated[tuple[Name, ...], Field(min_length=1, max_length=256)]
     device: Name
+    """What the site computes on; the rate card has its price."""
+    devices: Annotated[int, Field(ge=1, le=4096)] = 1
+    """How many of them may work at the same time."""
     data_statement: Annotated[str, Field(min_length=1, max_length=2000)]
     """Origin and licence of the site's text, published with every release."""
 
@@ -106,14 +137,72 @@ class Rounds(Section):
     """How long one site may take for one round; its hold expires with it."""
 
 
+Precision = Literal["fp32", "bf16", "fp16", "fp8"]
+
+
 class Rate(Section):
+    """What one kind of device costs at one precision. The prices of work and of time add up."""
+
+    LATER: ClassVar[frozenset[str]] = frozenset(
+        {"precision", "micro_per_pflop", "micro_per_device_second", "peak_gflops"}
+    )
+
     device: Name
+    precision: Literal["any"] | Precision = "any"
+    """`any` holds for every precision that has no rate of its own."""
     micro_per_gflop: Micros
+    """Price of 10^9 useful floating-point operations."""
+    micro_per_pflop: Micros = 0
+    """Price of 10^15, where 10^9 cost less than one micro."""
+    micro_per_device_second: Micros = 0
+    """Price of one device's second of work."""
+    peak_gflops: Micros = 0
+    """10^9 operations a second that one device reaches at most; usage that claims more is refused. 0: not checked."""
 
 
 class RateCard(Section):
     currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")]
     rates: Annotated[tuple[Rate, ...], Field(min_length=1, max_length=256)]
+
+
+class Grant(Section):
+    """Budget granted by a vote, on top of the members' founding budgets."""
+
+    name: Name
+    member: Name
+    unit: Annotated[str, Field(pattern=r"^(micro|device_ms:[a-z][a-z0-9-]{0,31})$")] = "micro"
+    """`micro` of the rate card's currency, or pledged milliseconds of a device, to be converted at its rate."""
+    amount: Annotated[int, Field(ge=1, lt=2**63)]
+    priority: Annotated[int, Field(ge=0, le=1000)] = 100
+    """Grants of a lower number are spent first; then those that expire first; then the older ones."""
+    not_before_ms: Micros = 0
+    """Unix ms."""
+    expires_ms: Micros = 0
+    """Unix ms; what is not held by then is lost. 0: never."""
+
+
+class Ruling(Section):
+    """How the members decided a dispute that its parties did not settle."""
+
+    dispute: Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
+    """Digest of the dispute's text."""
+    upheld_micro: Micros
+    """What the payer gets back; the rest of the disputed amount stays charged."""
+
+
+class Accounting(Section):
+    """The rules of the ledger that members may change."""
+
+    charge_rejected_percent: Annotated[int, Field(ge=0, le=100)] = 0
+    """Share of the metered price that a rejected update costs its payer."""
+    contribution_owner_percent: Annotated[int, Field(ge=0, le=100)] = 100
+    """Share of the contribution credited to the site's owner when another member pays; the payer has the rest."""
+    period: Literal["month", "quarter"] = "month"
+    """Of statements, by UTC."""
+    dispute_days: Annotated[int, Field(ge=1, le=365)] = 30
+    """How long after its period was closed a charge may be disputed."""
+    topups: Annotated[int, Field(ge=0, le=16)] = 4
+    """Further holds one site may ask for in one round."""
 
 
 class Voting(Section):
@@ -132,6 +221,8 @@ class Release(Section):
 class Charter(Section):
     """The whole document. `version` 1 is signed by every founder; later ones follow from executed proposals."""
 
+    LATER: ClassVar[frozenset[str]] = frozenset({"accounting", "grants", "rulings"})
+
     version: Annotated[int, Field(ge=1)]
     consortium: Consortium
     members: Annotated[tuple[Member, ...], Field(min_length=1, max_length=256)]
@@ -144,6 +235,9 @@ class Charter(Section):
     release: Release
     features: dict[Name, bool] = {}
     """Features switched on by executed proposals (see `commons.features`)."""
+    accounting: Accounting = Accounting()
+    grants: Annotated[tuple[Grant, ...], Field(max_length=1024)] = ()
+    rulings: Annotated[tuple[Ruling, ...], Field(max_length=1024)] = ()
 
     @model_validator(mode="after")
     def _refers_only_to_what_it_names(self) -> Charter:
@@ -157,9 +251,17 @@ class Charter(Section):
         sites = [s.name for s in self.sites]
         experts = [e for s in self.sites for e in s.experts]
         devices = {r.device for r in self.rate_card.rates}
+        named = (
+            ("member", members),
+            ("site", sites),
+            ("expert", experts),
+            ("rate", [f"{r.device} {r.precision}" for r in self.rate_card.rates]),
+            ("grant", [g.name for g in self.grants]),
+            ("ruling on", [r.dispute for r in self.rulings]),
+        )
         found = [
             f"{what} {name!r} is named twice"
-            for what, names in (("member", members), ("site", sites), ("expert", experts))
+            for what, names in named
             for name in sorted({n for n in names if names.count(n) > 1})
         ]
         for site in self.sites:
@@ -168,6 +270,16 @@ class Charter(Section):
                     found.append(f"site {site.name!r} names {role} {getattr(site, role)!r}, who is no member")
             if site.device not in devices:
                 found.append(f"site {site.name!r} runs on {site.device!r}, which has no rate")
+        found += [
+            f"grant {grant.name!r} expires before it begins"
+            for grant in self.grants
+            if 0 < grant.expires_ms <= grant.not_before_ms
+        ]
+        found += [
+            f"grant {g.name!r} is for {g.member!r}, who is no member"
+            for g in self.grants
+            if g.member not in members
+        ]
         if self.rounds.quorum > len(self.sites):
             found.append(f"rounds.quorum is {self.rounds.quorum} but there are {len(self.sites)} sites")
         return found

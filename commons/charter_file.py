@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from tomlkit.items import AoT, Table
 
 from commons import notes, toml_file
-from commons.charter import Charter
+from commons.charter import WHOLE, Charter
 from commons.names import Digest
 from commons.records import LEAF_BYTES_MAX, canonical_json
 from commons.toml_file import Problem
@@ -61,7 +61,12 @@ def from_canonical(data: bytes) -> Charter:
 
 def diff(old: Charter, new: Charter) -> list[tuple[str, Any, Any]]:
     """What differs, as (JSON pointer, old value, new value) in document order; None where there is none."""
-    return list(_diff("", old.model_dump(mode="json"), new.model_dump(mode="json")))
+    return list(_diff("", document(old), document(new)))
+
+
+def document(charter: Charter) -> dict[str, Any]:
+    """Every field, also those `canonical` leaves out: what a feature's patch applies to."""
+    return charter.model_dump(mode="json", context=WHOLE)
 
 
 def schema() -> dict[str, Any]:

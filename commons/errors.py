@@ -49,9 +49,18 @@ class Code(Word):
     HOLD_ALREADY_RELEASED = "hold_already_released"
     HOLD_EXPIRED = "hold_expired"
     EXCEEDS_HOLD = "exceeds_hold"
+    ACCOUNT_CLOSED = "account_closed"
+    UNIT_MISMATCH = "unit_mismatch"
+    LINKED_FAILED = "linked_failed"
+    TRANSFER_NOT_FOUND = "transfer_not_found"
+    REVERSAL_EXCEEDS_ORIGINAL = "reversal_exceeds_original"
+    PERIOD_CLOSED = "period_closed"
+    STATEMENT_MISMATCH = "statement_mismatch"
     RATE_UNKNOWN = "rate_unknown"
+    RATE_CARD_UNKNOWN = "rate_card_unknown"
     USAGE_OUTSIDE_LEASE = "usage_outside_lease"
     USAGE_IMPLAUSIBLE = "usage_implausible"
+    USAGE_OVERLAP = "usage_overlap"
     # rounds and updates
     RUN_UNKNOWN = "run_unknown"
     RUN_EXISTS = "run_exists"
@@ -102,9 +111,18 @@ GRPC_STATUS: dict[Code, str] = {
     Code.HOLD_ALREADY_RELEASED: "FAILED_PRECONDITION",
     Code.HOLD_EXPIRED: "FAILED_PRECONDITION",
     Code.EXCEEDS_HOLD: "FAILED_PRECONDITION",
+    Code.ACCOUNT_CLOSED: "FAILED_PRECONDITION",
+    Code.UNIT_MISMATCH: "INVALID_ARGUMENT",
+    Code.LINKED_FAILED: "FAILED_PRECONDITION",
+    Code.TRANSFER_NOT_FOUND: "NOT_FOUND",
+    Code.REVERSAL_EXCEEDS_ORIGINAL: "FAILED_PRECONDITION",
+    Code.PERIOD_CLOSED: "FAILED_PRECONDITION",
+    Code.STATEMENT_MISMATCH: "FAILED_PRECONDITION",
     Code.RATE_UNKNOWN: "FAILED_PRECONDITION",
+    Code.RATE_CARD_UNKNOWN: "FAILED_PRECONDITION",
     Code.USAGE_OUTSIDE_LEASE: "FAILED_PRECONDITION",
     Code.USAGE_IMPLAUSIBLE: "INVALID_ARGUMENT",
+    Code.USAGE_OVERLAP: "ALREADY_EXISTS",
     Code.RUN_UNKNOWN: "NOT_FOUND",
     Code.RUN_EXISTS: "ALREADY_EXISTS",
     Code.NO_RUN: "FAILED_PRECONDITION",

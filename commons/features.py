@@ -16,7 +16,7 @@ import jsonpointer
 from pydantic import BaseModel, Field, ValidationError
 
 from commons.charter import Charter, Codec, Section
-from commons.charter_file import diff, digest
+from commons.charter_file import diff, digest, document
 from commons.errors import Code, Refusal
 from commons.records import canonical_json
 
@@ -144,12 +144,11 @@ def apply(charter: Charter, feature: str | Feature, params: Mapping[str, Any]) -
     if isinstance(found, Refusal):
         return found
     entry, values = found
-    document = charter.model_dump(mode="json")
     try:
-        document = jsonpatch.apply_patch(document, entry.patch(charter, values))
-        document["version"] = charter.version + 1
-        document["features"] = {**document["features"], entry.key: True}
-        changed = Charter.model_validate_json(canonical_json(document))
+        patched = jsonpatch.apply_patch(document(charter), entry.patch(charter, values))
+        patched["version"] = charter.version + 1
+        patched["features"] = {**patched["features"], entry.key: True}
+        changed = Charter.model_validate_json(canonical_json(patched))
     except (jsonpatch.JsonPatchException, jsonpointer.JsonPointerException, KeyError, TypeError) as error:
         return Refusal(Code.CHARTER_INVALID, f"feature {entry.key} does not fit this charter: {error}")
     except ValueError as error:

@@ -22,8 +22,13 @@ class Kind(Word):
     CHARTER = "charter"  # fact: the whole charter (commons.charter), any version
     FOUNDING = "founding"  # note by a member over the digest of charter version 1
     SITE = "site"  # note by a member delegating a site's keys
-    TRANSFER = "transfer"  # fact: grant, hold, settle, release, expire, reversal
+    TRANSFER = "transfer"  # fact: one movement of an amount between two accounts (governance.ledger)
     REFUSED = "refused"  # fact: a transfer id that failed stays failed
+    PERIOD = "period"  # fact: a period of the books closed, with the root of its balances
+    COUNTERSIGN = "countersign"  # note by a member: this is my statement
+    DISPUTE = "dispute"  # note by a member: this charge is wrong
+    RULING = "ruling"  # note by a member that ends a dispute of its own accord
+    CONVERT = "convert"  # note by a member: turn pledged device time into budget
     PROPOSAL = "proposal"  # note by a member
     OPENING = "opening"  # fact: electorate, weights, rules, window of one proposal
     BALLOT = "ballot"  # note by a member

@@ -21,7 +21,7 @@ _DECIMAL = re.compile(r"[0-9]{1,12}(\.[0-9]{1,18})?(e-?[0-9]{1,3})?")
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Words:
+class Words:
     KIND: ClassVar[str]
 
     @property
@@ -44,7 +44,7 @@ class _Words:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AssignmentNote(_Words):
+class AssignmentNote(Words):
     """The coordinator's order to one site, signed by the log key. The same order has the same bytes."""
 
     KIND = "hansa-assignment/v1"
@@ -68,7 +68,7 @@ class AssignmentNote(_Words):
 
 
 @dataclass(frozen=True, kw_only=True)
-class UpdateNote(_Words):
+class UpdateNote(Words):
     """A site's update, signed by the site key."""
 
     KIND = "hansa-update/v1"
@@ -89,9 +89,45 @@ class UpdateNote(_Words):
 
 
 @dataclass(frozen=True, kw_only=True)
-class UsageNote(_Words):
+class UsageNote(Words):
     """What a round took at a site, signed by the site key."""
 
+    KIND = "hansa-usage/v2"
+    consortium: str
+    run: str
+    round: int
+    site: str
+    lease: str
+    device: str
+    """Kind of device, as the rate card names it."""
+    device_ids: str
+    """The devices themselves, comma-separated: no two records may claim one of them for the same time."""
+    precision: str
+    started_ms: int
+    ended_ms: int
+    """Of the work under this lease, by the site's clock, Unix ms; the site never lets one record begin before
+    its last one ended."""
+    device_ms: int
+    """Summed over the devices."""
+    steps: int
+    tokens: int
+    gflop: int
+    energy_j: int | None
+    """Where the device tells."""
+    update: str
+    """Digest of the update's payload."""
+
+    @classmethod
+    def from_note(cls, note: Note) -> UsageNote:
+        """Also reads `hansa-usage/v1`, which older journals hold; a site may no longer sign one."""
+        if not note.text.startswith(f"{_UsageNoteV1.KIND}\n"):
+            return super().from_note(note)
+        old = _UsageNoteV1.from_note(note)
+        return cls(**vars(old), device_ids="-", precision="any", energy_j=None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _UsageNoteV1(Words):
     KIND = "hansa-usage/v1"
     consortium: str
     run: str
@@ -106,11 +142,10 @@ class UsageNote(_Words):
     tokens: int
     gflop: int
     update: str
-    """Digest of the update's payload."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluationNote(_Words):
+class EvaluationNote(Words):
     """Held-out loss of a state as one site measured it, signed by the site key."""
 
     KIND = "hansa-evaluation/v1"
@@ -136,13 +171,13 @@ def _written(value: object) -> str:
 
 
 def _value(name: str, kind: str, text: str) -> object:
-    if kind == "int":
+    if text == "-" and kind.endswith("None"):
+        return None
+    if kind.startswith("int"):
         if not _INTEGER.fullmatch(text):
             raise NoteError(f"field {name!r} is no whole number: {text[:40]!r}")
         return int(text)
     if kind.startswith("float"):
-        if text == "-" and kind.endswith("None"):
-            return None
         if not _DECIMAL.fullmatch(text):
             raise NoteError(f"field {name!r} is no decimal number: {text[:40]!r}")
         return float(text)
