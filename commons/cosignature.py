@@ -7,7 +7,6 @@ under the log's own. Knows how such a line is made and checked; not when a witne
 
 from __future__ import annotations
 
-import base64
 import hashlib
 from collections.abc import Iterable, Sequence
 
@@ -21,6 +20,7 @@ from commons.notes import (
     Signature,
     Signer,
     Verifier,
+    base64_text,
     parse,
     split_key,
 )
@@ -83,8 +83,7 @@ class Cosignatory:
 
     @property
     def vkey(self) -> str:
-        key = base64.b64encode(_COSIGNATURE + self.public).decode("ascii")
-        return f"{self.name}+{self.key_id.hex()}+{key}"
+        return f"{self.name}+{self.key_id.hex()}+{base64_text(_COSIGNATURE + self.public)}"
 
     def time_of(self, checkpoint_text: str, signature: Signature) -> int:
         """The Unix second at which this witness cosigned. Raises NoteError when the signature does not hold."""

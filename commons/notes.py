@@ -51,7 +51,7 @@ class Signature:
 
     @property
     def line(self) -> str:
-        return f"{_DASH}{self.name} {_base64(self.key_id + self.value)}\n"
+        return f"{_DASH}{self.name} {base64_text(self.key_id + self.value)}\n"
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Verifier:
 
     @property
     def vkey(self) -> str:
-        return f"{self.name}+{self.key_id.hex()}+{_base64(_ED25519 + self.public)}"
+        return f"{self.name}+{self.key_id.hex()}+{base64_text(_ED25519 + self.public)}"
 
     def verifies(self, text: str, signature: bytes) -> bool:
         try:
@@ -138,7 +138,7 @@ class Signer:
 
     def to_text(self) -> str:
         """One line ``PRIVATE+KEY+<name>+<key id>+<base64>``, as Go's sumdb/note writes it. Keep it secret."""
-        secret = _base64(_ED25519 + self._key.private_bytes_raw())
+        secret = base64_text(_ED25519 + self._key.private_bytes_raw())
         return f"PRIVATE+KEY+{self.name}+{self.verifier.key_id.hex()}+{secret}\n"
 
     @property
@@ -259,6 +259,25 @@ def digest_file(path: Path) -> Digest:
     return Digest("sha256:" + hashed.hexdigest())
 
 
+def base64_text(data: bytes) -> str:
+    """Standard base64 with padding."""
+    return base64.b64encode(data).decode("ascii")
+
+
+def base64_bytes(text: str, what: str) -> bytes:
+    """What `base64_text` wrote so; `what` names it in the NoteError.
+
+    Stray bits and missing padding are refused, so that bytes have one writing.
+    """
+    try:
+        data = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as wrong:
+        raise NoteError(f"{what} is not base64") from wrong
+    if base64_text(data) != text:
+        raise NoteError(f"{what} is not canonical base64")
+    return data
+
+
 def _signature(line: str) -> Signature:
     if not line.startswith(_DASH):
         raise NoteError(f"signature line does not begin with an em dash and a space: {line[:40]!r}")
@@ -266,7 +285,7 @@ def _signature(line: str) -> Signature:
     if not space:
         raise NoteError(f"signature line without a signature: {line[:40]!r}")
     _check_name(name)
-    raw = _unbase64(encoded, f"signature by {name!r}")
+    raw = base64_bytes(encoded, f"signature by {name!r}")
     if len(raw) < 5:
         raise NoteError(f"signature by {name!r} is too short")
     return Signature(name, raw[:4], raw[4:])
@@ -279,7 +298,7 @@ def split_key(text: str, what: str) -> tuple[str, str, bytes]:
         raise NoteError(f"not a {what}: expected <name>+<8 hex digits>+<base64>")
     name, key_id, encoded = parts
     _check_name(name)
-    return name, key_id, _unbase64(encoded, f"{what} of {name!r}")
+    return name, key_id, base64_bytes(encoded, f"{what} of {name!r}")
 
 
 def _check_name(name: str) -> None:
@@ -303,18 +322,3 @@ def _check_value(key: str, value: str) -> None:
         raise NoteError(f"field {key!r} begins or ends with white space")
     if wrong := _CONTROL.search(value) or _REORDERING.search(value):
         raise NoteError(f"field {key!r} holds U+{ord(wrong[0]):04X}, which hides or reorders text")
-
-
-def _base64(data: bytes) -> str:
-    return base64.b64encode(data).decode("ascii")
-
-
-def _unbase64(text: str, what: str) -> bytes:
-    """Canonical base64 only: stray bits and missing padding are refused, so that bytes have one writing."""
-    try:
-        data = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError) as wrong:
-        raise NoteError(f"{what} is not base64") from wrong
-    if _base64(data) != text:
-        raise NoteError(f"{what} is not canonical base64")
-    return data
