@@ -10,6 +10,7 @@ The coordinator sends records with inclusion proofs; nothing it says is believed
    the charter then in force, ballots signed and in time, the tally recounted here passes, the feature applied
    here gives exactly the recorded charter, once, and not before its round
 6. sites: the keys of sites are signed by the members they belong to
+7. witnesses: as many of these sites, and of the charter's outsiders, cosigned the checkpoint as the charter demands
 
 What one log cannot prove alone, that no ballot was left out, its voter can: pass the receipts our partner
 holds and step 5 demands that these ballots count.
@@ -17,29 +18,29 @@ holds and step 5 demands that these ballots count.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
-from typing_extensions import Never, Self
+from typing_extensions import Self
 
 from commons import charter_file, features, merkle, notes
 from commons.ballots import Ballot, Proposal
 from commons.charter import Charter
+from commons.cosignature import cosigned
 from commons.errors import Code, Refusal
 from commons.founding import check_delegation, check_founding
 from commons.log import Checkpoint
-from commons.merkle import ProofError
 from commons.names import Digest, ProposalId
-from commons.notes import NoteError, Verifier
+from commons.notes import Verifier
+from commons.quorum import counted, lacking
 from commons.records import Kind, Record
 from commons.signed import open_signed, text_digest
+from commons.steps import Failed, Steps
 from commons.tally import Opening, Tally, outcome_facts, tally, valid
 
 Entry = tuple[int, bytes, Sequence[bytes]]
 """(journal index, leaf, inclusion path)."""
-P = ParamSpec("P")
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -108,26 +109,22 @@ def verify_chain(
         walk.inclusion(entries)
         walk.founding()
         walk.votes(least_version, receipts)
-        return walk.sites()
-    except _Broken as broken:
-        return broken.refusal
+        walk.sites()
+        walk.witnesses(checkpoint)
+        return walk.verified()
+    except Failed as failed:
+        return failed.refusal
 
 
-class _Broken(Exception):
-    def __init__(self, refusal: Refusal) -> None:
-        super().__init__(refusal.message)
-        self.refusal = refusal
-
-
-class _Walk:
+class _Walk(Steps):
     """One verification: each method is a step and leaves what the next ones need."""
 
     def __init__(self, trust: Trust) -> None:
+        super().__init__()
         self.trust = trust
         self.history = [trust.founding]
-        self.steps: list[str] = []
         self.executed: list[Executed] = []
-        self._step, self._code = "", Code.PROOF_INVALID
+        self.keys: dict[str, Verifier] = {}
 
     def checkpoint(self, data: bytes) -> None:
         self._begin("1 checkpoint", Code.SIGNATURE_INVALID)
@@ -334,10 +331,9 @@ class _Walk:
                     f"not counted; {ballot.voter} shows the receipt to the other members"
                 )
 
-    def sites(self) -> VerifiedCharter:
+    def sites(self) -> None:
         self._begin("6 sites", Code.CHARTER_UNPROVEN)
         charter = self.history[-1]
-        keys: dict[str, Verifier] = {}
         seen: set[Digest] = set()
         for record in self._of(Kind.SITE):
             found = check_delegation(record.body, charter)
@@ -346,16 +342,36 @@ class _Walk:
             delegation, verifier = found
             text = notes.digest(delegation.compose().encode())
             if text not in seen:
-                keys[delegation.site] = verifier
+                self.keys[delegation.site] = verifier
             seen.add(text)
-        self._done(f"keys of {', '.join(keys) or 'no site'} are signed by their partners")
+        self._done(f"keys of {', '.join(self.keys) or 'no site'} are signed by their partners")
+
+    def witnesses(self, data: bytes) -> None:
+        self._begin("7 witnesses", Code.PROOF_INVALID)
+        charter = self.history[-1]
+        quorum = charter.witnesses.quorum
+        if not quorum:
+            self._done("the charter asks for none")
+            return
+        _, seen = self._attempt(lambda: cosigned(data, self.trust.log, counted(charter, self.keys)))
+        there = ", ".join(seen) or "nobody"
+        if len(seen) < quorum:
+            self._fail(
+                f"{len(seen)} of the {quorum} witnesses the charter asks for cosigned the checkpoint of size "
+                f"{self.head.size} ({there}); missing are {lacking(charter, self.keys, seen)}",
+                lacks=quorum - len(seen),
+            )
+        self._done(f"cosigned by {there}, the charter asks for {quorum}")
+
+    def verified(self) -> VerifiedCharter:
+        charter = self.history[-1]
         return VerifiedCharter(
             charter=charter,
             digest=charter_file.digest(charter),
             version=charter.version,
             checkpoint=self.head,
             executed=tuple(self.executed),
-            sites=keys,
+            sites=self.keys,
             steps=tuple(self.steps),
         )
 
@@ -369,25 +385,3 @@ class _Walk:
 
     def _facts(self, index: int) -> dict[str, Any]:
         return self._attempt(lambda: self.records[index].facts)
-
-    def _begin(self, step: str, code: Code) -> None:
-        self._step, self._code = step, code
-
-    def _done(self, what: str) -> None:
-        self.steps.append(f"{self._step}: {what}")
-
-    def _attempt(self, read: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        try:
-            return read(*args, **kwargs)
-        except (NoteError, ProofError, ValueError, RecursionError) as error:
-            self._fail(str(error))
-
-    def _fail(self, why: str) -> Never:
-        number = int(self._step.split()[0])
-        raise _Broken(
-            Refusal(
-                self._code,
-                f"step {self._step}: {why}; this site does not train on it, ask the coordinator's operator",
-                {"step": number},
-            )
-        )

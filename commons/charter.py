@@ -19,6 +19,8 @@ from pydantic import (
     model_validator,
 )
 
+from commons.cosignature import WITNESSES_MAX
+
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,31}$")]
 """Lower-case letters, digits and hyphens; at most 32 characters."""
 
@@ -205,6 +207,24 @@ class Accounting(Section):
     """Further holds one site may ask for in one round."""
 
 
+class Outsider(Section):
+    """A witness that is no site: it is asked over HTTP (C2SP tlog-witness)."""
+
+    name: Name
+    vkey: Annotated[str, Field(max_length=512)]
+    """Its cosignature key (C2SP vkey of type 0x04)."""
+    url: Annotated[str, Field(pattern=r"^https?://[^\s/]\S*$", max_length=512)]
+    """Its submission prefix; `/add-checkpoint` is put after it."""
+
+
+class Witnesses(Section):
+    """Who must have seen the journal before a site trusts it. Every site is a witness; outsiders come on top."""
+
+    quorum: Annotated[int, Field(ge=0, le=WITNESSES_MAX)] = 0
+    """Cosignatures, each by another witness, that a checkpoint needs."""
+    outsiders: Annotated[tuple[Outsider, ...], Field(max_length=WITNESSES_MAX)] = ()
+
+
 class Voting(Section):
     window_s: Annotated[int, Field(ge=1, le=31_536_000)]
     """Longest time a ballot stays open; it closes earlier once every member has voted."""
@@ -221,7 +241,7 @@ class Release(Section):
 class Charter(Section):
     """The whole document. `version` 1 is signed by every founder; later ones follow from executed proposals."""
 
-    LATER: ClassVar[frozenset[str]] = frozenset({"accounting", "grants", "rulings"})
+    LATER: ClassVar[frozenset[str]] = frozenset({"accounting", "grants", "rulings", "witnesses"})
 
     version: Annotated[int, Field(ge=1)]
     consortium: Consortium
@@ -238,6 +258,7 @@ class Charter(Section):
     accounting: Accounting = Accounting()
     grants: Annotated[tuple[Grant, ...], Field(max_length=1024)] = ()
     rulings: Annotated[tuple[Ruling, ...], Field(max_length=1024)] = ()
+    witnesses: Witnesses = Witnesses()
 
     @model_validator(mode="after")
     def _refers_only_to_what_it_names(self) -> Charter:
@@ -258,6 +279,7 @@ class Charter(Section):
             ("rate", [f"{r.device} {r.precision}" for r in self.rate_card.rates]),
             ("grant", [g.name for g in self.grants]),
             ("ruling on", [r.dispute for r in self.rulings]),
+            ("outsider", [o.name for o in self.witnesses.outsiders]),
         )
         found = [
             f"{what} {name!r} is named twice"
@@ -282,6 +304,11 @@ class Charter(Section):
         ]
         if self.rounds.quorum > len(self.sites):
             found.append(f"rounds.quorum is {self.rounds.quorum} but there are {len(self.sites)} sites")
+        witnesses = len(self.sites) + len(self.witnesses.outsiders)
+        if self.witnesses.quorum > witnesses:
+            found.append(
+                f"witnesses.quorum is {self.witnesses.quorum} but there are {witnesses} sites and outsiders"
+            )
         return found
 
     @property

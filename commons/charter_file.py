@@ -18,6 +18,7 @@ from tomlkit.items import AoT, Table
 
 from commons import notes, toml_file
 from commons.charter import WHOLE, Charter
+from commons.cosignature import Cosignatory
 from commons.names import Digest
 from commons.records import LEAF_BYTES_MAX, canonical_json
 from commons.toml_file import Problem
@@ -167,12 +168,33 @@ def _problems(charter: Charter) -> Iterable[Problem]:
                 path, f"this is also the key of {owners[verifier.public]} (each needs a key of its own)"
             )
         owners[verifier.public] = owner
+    yield from _outsiders_problems(charter, owners)
+
+
+def _outsiders_problems(charter: Charter, owners: dict[bytes, str]) -> Iterable[Problem]:
+    """`owners`: public keys that are somebody's; grows."""
+    names = {f"{site.partner}/{site.name}": f"site {site.name}" for site in charter.sites}
+    for number, outsider in enumerate(charter.witnesses.outsiders):
+        path = ("witnesses", "outsiders", number, "vkey")
+        try:
+            witness = Cosignatory.from_vkey(outsider.vkey)
+        except notes.NoteError as error:
+            yield Problem(path, f"{error} (paste the witness key its operator published)")
+            continue
+        for taken, what in ((owners.get(witness.public), "key"), (names.get(witness.name), "name")):
+            if taken:
+                yield Problem(path, f"this is also the {what} of {taken} (a quorum counts each witness once)")
+        owners[witness.public] = names[witness.name] = f"outsider {outsider.name}"
 
 
 def _place(what: str, data: Mapping[str, Any]) -> KeyPath:
     """The key a cross-rule of the charter speaks of: ``rounds.quorum``, or the newest table of that name."""
     if found := re.match(r"([a-z_]+)\.([a-z_]+) is ", what):
         return (found[1], found[2])
+    if found := re.match(r"outsider '([^']*)'", what):
+        outsiders = list(enumerate(data["witnesses"]["outsiders"]))
+        number = next(n for n, table in reversed(outsiders) if table.get("name") == found[1])
+        return ("witnesses", "outsiders", number, "name")
     if found := re.match(r"(member|site|expert) '([^']*)' ?(.*)", what):
         kind, name, rest = found.groups()
         section = "members" if kind == "member" else "sites"
@@ -203,6 +225,7 @@ _STAND_INS: dict[tuple[str, ...], Any] = {
     ("voting",): {"window_s": 1},
     ("release",): {"licence": "x"},
     ("features",): {},
+    ("witnesses",): {},
     ("members", "key"): "x",
     ("members", "budget_micro"): 0,
     ("sites", "domain"): "x",
@@ -240,4 +263,9 @@ _COMMENTS = {
     "release": "Terms of the released model.",
     "release.licence": "SPDX identifier",
     "features": "Switched on by executed proposals.",
+    "witnesses": "Who must have seen the journal before a site trusts it; every site is a witness.",
+    "witnesses.quorum": "cosignatures a checkpoint of the journal needs; 0: none",
+    "witnesses.outsiders": "witnesses that are no site, asked over HTTP",
+    "witnesses.outsiders.vkey": "public cosignature key of the witness",
+    "witnesses.outsiders.url": "asked at URL/add-checkpoint",
 }

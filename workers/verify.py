@@ -1,13 +1,13 @@
 """What a site checks before it trains: nothing the coordinator says is believed without proof.
 
-Steps 1 to 6 prove the charter in force (`commons.chain`). Then, for an order:
+Steps 1 to 7 prove the charter in force (`commons.chain`). Then, for an order:
 
-7. it is signed by the journal's key
-8. it is for this consortium and this site
-9. it names exactly the charter proven in steps 1 to 6
-10. it names the expert map this site computes from that charter
-11. its lease has not run out
-12. the site's own policy allows charter and charge (`workers.policy`)
+8. it is signed by the journal's key
+9. it is for this consortium and this site
+10. it names exactly the charter proven in steps 1 to 7
+11. it names the expert map this site computes from that charter
+12. its lease has not run out
+13. the site's own policy allows charter and charge (`workers.policy`)
 
 Owns the one file that remembers what was verified last, so that the journal can never show this site less.
 """
@@ -77,7 +77,7 @@ class Verification:
         self._have, self._least_version = self._remembered()
 
     def charter(self, ask: Ask) -> VerifiedCharter | Refusal:
-        """Steps 1 to 6 against what the coordinator shows now; what holds is remembered durably."""
+        """Steps 1 to 7 against what the coordinator shows now; what holds is remembered durably."""
         chain = ask(self._have.size if self._have else 0)
         verified = verify_chain(
             chain.entries,
@@ -97,44 +97,44 @@ class Verification:
         if isinstance(verified, Refusal):
             return verified
         charter, site = verified.charter, self._site
-        # 7
+        # 8
         try:
             note = AssignmentNote.from_note(open_note(data, [self._trust.log]))
         except NoteError as error:
-            return Refusal(Code.SIGNATURE_INVALID, f"step 7 order: {error}; ask the coordinator's operator")
-        # 8
+            return Refusal(Code.SIGNATURE_INVALID, f"step 8 order: {error}; ask the coordinator's operator")
+        # 9
         if (note.consortium, note.site) != (charter.consortium.name, site):
             return Refusal(
                 Code.NOT_ASSIGNED,
-                f"step 8 order: it is for site {note.site} of {note.consortium}, this is site {site} of "
+                f"step 9 order: it is for site {note.site} of {note.consortium}, this is site {site} of "
                 f"{charter.consortium.name}",
             )
-        # 9
+        # 10
         if (note.charter, note.charter_version) != (verified.digest, verified.version):
             return Refusal(
                 Code.CHARTER_UNPROVEN,
-                f"step 9 order: it is under charter {note.charter_version} ({note.charter}), proven is "
+                f"step 10 order: it is under charter {note.charter_version} ({note.charter}), proven is "
                 f"{verified.version} ({verified.digest}); the coordinator must order anew",
             )
-        # 10
+        # 11
         expert_map = ExpertMap.from_charter(charter)
         if note.expert_map != expert_map.digest:
             return Refusal(
                 Code.EXPERT_MAP_MISMATCH,
-                f"step 10 order: it uses expert map {note.expert_map}, site {site} computes {expert_map.digest} "
+                f"step 11 order: it uses expert map {note.expert_map}, site {site} computes {expert_map.digest} "
                 "from the charter; both sides need versions that match",
             )
-        # 11
+        # 12
         if self._clock.now_ms() > note.lease_until + CLOCK_SLACK_MS:
             return Refusal(
                 Code.LEASE_EXPIRED,
-                f"step 11 order: the lease {note.lease} is over by this site's clock; its operator checks the clock",
+                f"step 12 order: the lease {note.lease} is over by this site's clock; its operator checks the clock",
             )
-        # 12
+        # 13
         if refusal := forbids(self._policy, charter, site=site, hold_micro=note.hold_micro):
             return refusal
-        signed = f"7-11 order: round {note.round} of run {note.run}, signed by {self._trust.log.name}"
-        return Order(note, charter, expert_map, data, (*verified.steps, signed, "12 policy: allowed"))
+        signed = f"8-12 order: round {note.round} of run {note.run}, signed by {self._trust.log.name}"
+        return Order(note, charter, expert_map, data, (*verified.steps, signed, "13 policy: allowed"))
 
     def _remembered(self) -> tuple[Checkpoint | None, int]:
         try:

@@ -47,7 +47,11 @@ ROLES: Mapping[str, frozenset[str]] = {
     f"/{PACKAGE}.{service}/{method}": frozenset(roles)
     for service, methods, roles in (
         ("Enrolment", ("Enrol",), (ANYONE,)),
-        ("SiteLink", ("Work", "Heartbeat", "UploadOffset", "Upload", "Fetch", "Evaluate"), ("site",)),
+        (
+            "SiteLink",
+            ("Work", "Heartbeat", "UploadOffset", "Upload", "Fetch", "Evaluate", "Witness", "Cosign"),
+            ("site",),
+        ),
         ("Chamber", ("Submit", "Read", "Watch", "Chain"), ("member", "site", "operator")),
         ("Operator", ("StartRun", "StopRun", "MakeRelease"), ("operator",)),
     )

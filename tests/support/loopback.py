@@ -52,7 +52,7 @@ class SiteLink(services.SiteLinkServicer):
     def _absent(self, request: Any, context: grpc.ServicerContext) -> Any:
         context.abort(grpc.StatusCode.UNIMPLEMENTED, "reached the stub")
 
-    Work = UploadOffset = Upload = Fetch = Evaluate = _absent  # type: ignore[assignment]
+    Work = UploadOffset = Upload = Fetch = Evaluate = Witness = Cosign = _absent  # type: ignore[assignment]
 
 
 class Operator(services.OperatorServicer):

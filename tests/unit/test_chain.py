@@ -96,7 +96,7 @@ def test_an_honest_coordinator_is_believed_and_each_step_is_told() -> None:
     (executed,) = found.executed
     assert (executed.proposal.title, executed.round, executed.version) == ("Twice the steps", 2, 2)
     assert (executed.tally.for_weight, executed.tally.against_weight) == (2, 1)
-    assert [step[:2] for step in found.steps] == ["1 ", "2 ", "3 ", "4 ", "5 ", "6 "]
+    assert [step[:2] for step in found.steps] == ["1 ", "2 ", "3 ", "4 ", "5 ", "6 ", "7 "]
     assert "P-0001" in found.steps[4]
 
 

@@ -106,7 +106,7 @@ def test_an_order_that_holds_is_believed_again_and_again(consortium: Consortium)
     for _ in range(2):
         order = site.order(consortium.order(), consortium.chain)
         assert isinstance(order, Order), order
-        assert (order.note.round, order.charter, len(order.steps)) == (3, consortium.chamber.charter, 8)
+        assert (order.note.round, order.charter, len(order.steps)) == (3, consortium.chamber.charter, 9)
 
 
 def test_an_executed_vote_is_followed_to_the_next_charter(consortium: Consortium) -> None:
@@ -121,12 +121,12 @@ def test_an_executed_vote_is_followed_to_the_next_charter(consortium: Consortium
 @pytest.mark.parametrize(
     ("changes", "code", "step"),
     [
-        ({"site": "turin"}, Code.NOT_ASSIGNED, 8),
-        ({"consortium": "other"}, Code.NOT_ASSIGNED, 8),
-        ({"charter_version": 2}, Code.CHARTER_UNPROVEN, 9),
-        ({"charter": "sha256:" + "b" * 64}, Code.CHARTER_UNPROVEN, 9),
-        ({"expert_map": "sha256:" + "c" * 64}, Code.EXPERT_MAP_MISMATCH, 10),
-        ({"lease_until": NOW_MS - CLOCK_SLACK_MS - 1}, Code.LEASE_EXPIRED, 11),
+        ({"site": "turin"}, Code.NOT_ASSIGNED, 9),
+        ({"consortium": "other"}, Code.NOT_ASSIGNED, 9),
+        ({"charter_version": 2}, Code.CHARTER_UNPROVEN, 10),
+        ({"charter": "sha256:" + "b" * 64}, Code.CHARTER_UNPROVEN, 10),
+        ({"expert_map": "sha256:" + "c" * 64}, Code.EXPERT_MAP_MISMATCH, 11),
+        ({"lease_until": NOW_MS - CLOCK_SLACK_MS - 1}, Code.LEASE_EXPIRED, 12),
     ],
 )
 def test_an_order_that_is_wrong_is_refused_at_its_step(
@@ -141,7 +141,7 @@ def test_an_order_that_is_wrong_is_refused_at_its_step(
 def test_an_order_signed_by_anyone_but_the_journal_is_refused(consortium: Consortium, by: str) -> None:
     data = signer(by).sign(consortium.note().text)
     refusal = refusal_of(consortium.site().order(data, consortium.chain))
-    assert (refusal.code, "step 7" in refusal.message) == (Code.SIGNATURE_INVALID, True)
+    assert (refusal.code, "step 8" in refusal.message) == (Code.SIGNATURE_INVALID, True)
 
 
 def test_an_order_changed_after_signing_is_refused(consortium: Consortium) -> None:

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n commons/wire/v1/consortium.proto\x12\x0f\x63ommons.wire.v1\"\n\n\x08RawFrame\"C\n\x0c\x45nrolRequest\x12\x0e\n\x06invite\x18\x01 \x01(\x0c\x12\x0f\n\x07tls_csr\x18\x02 \x01(\x0c\x12\x12\n\ndelegation\x18\x03 \x01(\x0c\"W\n\nEnrolReply\x12\x13\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0c\x12\x11\n\tauthority\x18\x02 \x01(\x0c\x12\x0f\n\x07\x63harter\x18\x03 \x01(\x0c\x12\x10\n\x08\x66ounding\x18\x04 \x03(\x0c\"=\n\x0bWorkRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\r\x12\x12\n\nexpert_map\x18\x03 \x01(\t\"|\n\tDirective\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12%\n\x04wait\x18\x02 \x01(\x0b\x32\x15.commons.wire.v1.WaitH\x00\x12\x31\n\nassignment\x18\x03 \x01(\x0b\x32\x1b.commons.wire.v1.AssignmentH\x00\x42\x06\n\x04what\"(\n\x04Wait\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x10\n\x08\x66inished\x18\x02 \x01(\x08\"\x1a\n\nAssignment\x12\x0c\n\x04note\x18\x01 \x01(\x0c\"\xc9\x01\n\x04\x42\x65\x61t\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x0b\n\x03run\x18\x02 \x01(\t\x12\r\n\x05round\x18\x03 \x01(\r\x12\r\n\x05state\x18\x04 \x01(\t\x12\x0b\n\x03why\x18\x05 \x01(\t\x12\x0c\n\x04step\x18\x06 \x01(\r\x12\r\n\x05steps\x18\x07 \x01(\r\x12\x14\n\x0ctokens_per_s\x18\x08 \x01(\x01\x12\x0c\n\x04loss\x18\t \x01(\x01\x12\x10\n\x08\x62ytes_up\x18\n \x01(\x04\x12\x12\n\nbytes_down\x18\x0b \x01(\x04\x12\x13\n\x0bmodel_bytes\x18\x0c \x01(\x04\"\x19\n\tBeatReply\x12\x0c\n\x04stop\x18\x01 \x01(\x08\"7\n\tUploadKey\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\r\x12\x0e\n\x06update\x18\x03 \x01(\t\"2\n\x0eUploadPosition\x12\x0e\n\x06offset\x18\x01 \x01(\x04\x12\x10\n\x08\x61\x64mitted\x18\x02 \x01(\x08\"^\n\x0cUploadHeader\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x0e\n\x06update\x18\x02 \x01(\x0c\x12\r\n\x05usage\x18\x03 \x01(\x0c\x12\x10\n\x08manifest\x18\x04 \x01(\x0c\x12\x0e\n\x06offset\x18\x05 \x01(\x04\"\x1c\n\x0bUploadReply\x12\r\n\x05index\x18\x01 \x01(\x04\"/\n\x0c\x46\x65tchRequest\x12\x0f\n\x07\x64igests\x18\x01 \x03(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x04\"\x1b\n\x0bNoteRequest\x12\x0c\n\x04note\x18\x01 \x01(\x0c\"H\n\x07Receipt\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x12\n\ncheckpoint\x18\x02 \x01(\x0c\x12\x0c\n\x04path\x18\x03 \x03(\x0c\x12\x0c\n\x04leaf\x18\x04 \x01(\x0c\"(\n\x0bReadRequest\x12\x0c\n\x04view\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\"\x19\n\tViewReply\x12\x0c\n\x04json\x18\x01 \x01(\x0c\"!\n\x0c\x43hainRequest\x12\x11\n\thave_size\x18\x01 \x01(\x04\"7\n\nChainEntry\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0c\n\x04leaf\x18\x02 \x01(\x0c\x12\x0c\n\x04path\x18\x03 \x03(\x0c\"d\n\x0b\x43hainBundle\x12\x12\n\ncheckpoint\x18\x01 \x01(\x0c\x12,\n\x07\x65ntries\x18\x02 \x03(\x0b\x32\x1b.commons.wire.v1.ChainEntry\x12\x13\n\x0b\x63onsistency\x18\x03 \x03(\x0c\",\n\x0fStartRunRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x0c\n\x04seed\x18\x02 \x01(\t\"\x1c\n\rStartRunReply\x12\x0b\n\x03run\x18\x01 \x01(\t\"-\n\x0eStopRunRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\x0e\n\x0cStopRunReply\"-\n\x0eReleaseRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x0e\n\x06\x66older\x18\x02 \x01(\t\",\n\x0cReleaseReply\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t2P\n\tEnrolment\x12\x43\n\x05\x45nrol\x12\x1d.commons.wire.v1.EnrolRequest\x1a\x1b.commons.wire.v1.EnrolReply2\xa2\x03\n\x08SiteLink\x12\x42\n\x04Work\x12\x1c.commons.wire.v1.WorkRequest\x1a\x1a.commons.wire.v1.Directive0\x01\x12>\n\tHeartbeat\x12\x15.commons.wire.v1.Beat\x1a\x1a.commons.wire.v1.BeatReply\x12K\n\x0cUploadOffset\x12\x1a.commons.wire.v1.UploadKey\x1a\x1f.commons.wire.v1.UploadPosition\x12@\n\x06Upload\x12\x19.commons.wire.v1.RawFrame\x1a\x19.commons.wire.v1.RawFrame(\x01\x12?\n\x05\x46\x65tch\x12\x19.commons.wire.v1.RawFrame\x1a\x19.commons.wire.v1.RawFrame0\x01\x12\x42\n\x08\x45valuate\x12\x1c.commons.wire.v1.NoteRequest\x1a\x18.commons.wire.v1.Receipt2\x98\x02\n\x07\x43hamber\x12@\n\x06Submit\x12\x1c.commons.wire.v1.NoteRequest\x1a\x18.commons.wire.v1.Receipt\x12@\n\x04Read\x12\x1c.commons.wire.v1.ReadRequest\x1a\x1a.commons.wire.v1.ViewReply\x12\x43\n\x05Watch\x12\x1c.commons.wire.v1.ReadRequest\x1a\x1a.commons.wire.v1.ViewReply0\x01\x12\x44\n\x05\x43hain\x12\x1d.commons.wire.v1.ChainRequest\x1a\x1c.commons.wire.v1.ChainBundle2\xf2\x01\n\x08Operator\x12L\n\x08StartRun\x12 .commons.wire.v1.StartRunRequest\x1a\x1e.commons.wire.v1.StartRunReply\x12I\n\x07StopRun\x12\x1f.commons.wire.v1.StopRunRequest\x1a\x1d.commons.wire.v1.StopRunReply\x12M\n\x0bMakeRelease\x12\x1f.commons.wire.v1.ReleaseRequest\x1a\x1d.commons.wire.v1.ReleaseReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n commons/wire/v1/consortium.proto\x12\x0f\x63ommons.wire.v1\"\n\n\x08RawFrame\"C\n\x0c\x45nrolRequest\x12\x0e\n\x06invite\x18\x01 \x01(\x0c\x12\x0f\n\x07tls_csr\x18\x02 \x01(\x0c\x12\x12\n\ndelegation\x18\x03 \x01(\x0c\"W\n\nEnrolReply\x12\x13\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0c\x12\x11\n\tauthority\x18\x02 \x01(\x0c\x12\x0f\n\x07\x63harter\x18\x03 \x01(\x0c\x12\x10\n\x08\x66ounding\x18\x04 \x03(\x0c\"=\n\x0bWorkRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\r\x12\x12\n\nexpert_map\x18\x03 \x01(\t\"|\n\tDirective\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12%\n\x04wait\x18\x02 \x01(\x0b\x32\x15.commons.wire.v1.WaitH\x00\x12\x31\n\nassignment\x18\x03 \x01(\x0b\x32\x1b.commons.wire.v1.AssignmentH\x00\x42\x06\n\x04what\"(\n\x04Wait\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x10\n\x08\x66inished\x18\x02 \x01(\x08\"\x1a\n\nAssignment\x12\x0c\n\x04note\x18\x01 \x01(\x0c\"\xc9\x01\n\x04\x42\x65\x61t\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x0b\n\x03run\x18\x02 \x01(\t\x12\r\n\x05round\x18\x03 \x01(\r\x12\r\n\x05state\x18\x04 \x01(\t\x12\x0b\n\x03why\x18\x05 \x01(\t\x12\x0c\n\x04step\x18\x06 \x01(\r\x12\r\n\x05steps\x18\x07 \x01(\r\x12\x14\n\x0ctokens_per_s\x18\x08 \x01(\x01\x12\x0c\n\x04loss\x18\t \x01(\x01\x12\x10\n\x08\x62ytes_up\x18\n \x01(\x04\x12\x12\n\nbytes_down\x18\x0b \x01(\x04\x12\x13\n\x0bmodel_bytes\x18\x0c \x01(\x04\"\x19\n\tBeatReply\x12\x0c\n\x04stop\x18\x01 \x01(\x08\"7\n\tUploadKey\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\r\x12\x0e\n\x06update\x18\x03 \x01(\t\"2\n\x0eUploadPosition\x12\x0e\n\x06offset\x18\x01 \x01(\x04\x12\x10\n\x08\x61\x64mitted\x18\x02 \x01(\x08\"^\n\x0cUploadHeader\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x0e\n\x06update\x18\x02 \x01(\x0c\x12\r\n\x05usage\x18\x03 \x01(\x0c\x12\x10\n\x08manifest\x18\x04 \x01(\x0c\x12\x0e\n\x06offset\x18\x05 \x01(\x04\"\x1c\n\x0bUploadReply\x12\r\n\x05index\x18\x01 \x01(\x04\"/\n\x0c\x46\x65tchRequest\x12\x0f\n\x07\x64igests\x18\x01 \x03(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x04\"\x1e\n\x0eWitnessRequest\x12\x0c\n\x04size\x18\x01 \x01(\x04\"D\n\x0cWitnessOffer\x12\x0b\n\x03old\x18\x01 \x01(\x04\x12\x12\n\ncheckpoint\x18\x02 \x01(\x0c\x12\x13\n\x0b\x63onsistency\x18\x03 \x03(\x0c\"+\n\rCosignRequest\x12\x0c\n\x04size\x18\x01 \x01(\x04\x12\x0c\n\x04line\x18\x02 \x01(\t\"\r\n\x0b\x43osignReply\"\x1b\n\x0bNoteRequest\x12\x0c\n\x04note\x18\x01 \x01(\x0c\"H\n\x07Receipt\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x12\n\ncheckpoint\x18\x02 \x01(\x0c\x12\x0c\n\x04path\x18\x03 \x03(\x0c\x12\x0c\n\x04leaf\x18\x04 \x01(\x0c\"(\n\x0bReadRequest\x12\x0c\n\x04view\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\"\x19\n\tViewReply\x12\x0c\n\x04json\x18\x01 \x01(\x0c\"!\n\x0c\x43hainRequest\x12\x11\n\thave_size\x18\x01 \x01(\x04\"7\n\nChainEntry\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0c\n\x04leaf\x18\x02 \x01(\x0c\x12\x0c\n\x04path\x18\x03 \x03(\x0c\"d\n\x0b\x43hainBundle\x12\x12\n\ncheckpoint\x18\x01 \x01(\x0c\x12,\n\x07\x65ntries\x18\x02 \x03(\x0b\x32\x1b.commons.wire.v1.ChainEntry\x12\x13\n\x0b\x63onsistency\x18\x03 \x03(\x0c\",\n\x0fStartRunRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x0c\n\x04seed\x18\x02 \x01(\t\"\x1c\n\rStartRunReply\x12\x0b\n\x03run\x18\x01 \x01(\t\"-\n\x0eStopRunRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\x0e\n\x0cStopRunReply\"-\n\x0eReleaseRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x0e\n\x06\x66older\x18\x02 \x01(\t\",\n\x0cReleaseReply\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t2P\n\tEnrolment\x12\x43\n\x05\x45nrol\x12\x1d.commons.wire.v1.EnrolRequest\x1a\x1b.commons.wire.v1.EnrolReply2\xb7\x04\n\x08SiteLink\x12\x42\n\x04Work\x12\x1c.commons.wire.v1.WorkRequest\x1a\x1a.commons.wire.v1.Directive0\x01\x12>\n\tHeartbeat\x12\x15.commons.wire.v1.Beat\x1a\x1a.commons.wire.v1.BeatReply\x12K\n\x0cUploadOffset\x12\x1a.commons.wire.v1.UploadKey\x1a\x1f.commons.wire.v1.UploadPosition\x12@\n\x06Upload\x12\x19.commons.wire.v1.RawFrame\x1a\x19.commons.wire.v1.RawFrame(\x01\x12?\n\x05\x46\x65tch\x12\x19.commons.wire.v1.RawFrame\x1a\x19.commons.wire.v1.RawFrame0\x01\x12\x42\n\x08\x45valuate\x12\x1c.commons.wire.v1.NoteRequest\x1a\x18.commons.wire.v1.Receipt\x12K\n\x07Witness\x12\x1f.commons.wire.v1.WitnessRequest\x1a\x1d.commons.wire.v1.WitnessOffer0\x01\x12\x46\n\x06\x43osign\x12\x1e.commons.wire.v1.CosignRequest\x1a\x1c.commons.wire.v1.CosignReply2\x98\x02\n\x07\x43hamber\x12@\n\x06Submit\x12\x1c.commons.wire.v1.NoteRequest\x1a\x18.commons.wire.v1.Receipt\x12@\n\x04Read\x12\x1c.commons.wire.v1.ReadRequest\x1a\x1a.commons.wire.v1.ViewReply\x12\x43\n\x05Watch\x12\x1c.commons.wire.v1.ReadRequest\x1a\x1a.commons.wire.v1.ViewReply0\x01\x12\x44\n\x05\x43hain\x12\x1d.commons.wire.v1.ChainRequest\x1a\x1c.commons.wire.v1.ChainBundle2\xf2\x01\n\x08Operator\x12L\n\x08StartRun\x12 .commons.wire.v1.StartRunRequest\x1a\x1e.commons.wire.v1.StartRunReply\x12I\n\x07StopRun\x12\x1f.commons.wire.v1.StopRunRequest\x1a\x1d.commons.wire.v1.StopRunReply\x12M\n\x0bMakeRelease\x12\x1f.commons.wire.v1.ReleaseRequest\x1a\x1d.commons.wire.v1.ReleaseReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -59,38 +59,46 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_UPLOADREPLY']._serialized_end=946
   _globals['_FETCHREQUEST']._serialized_start=948
   _globals['_FETCHREQUEST']._serialized_end=995
-  _globals['_NOTEREQUEST']._serialized_start=997
-  _globals['_NOTEREQUEST']._serialized_end=1024
-  _globals['_RECEIPT']._serialized_start=1026
-  _globals['_RECEIPT']._serialized_end=1098
-  _globals['_READREQUEST']._serialized_start=1100
-  _globals['_READREQUEST']._serialized_end=1140
-  _globals['_VIEWREPLY']._serialized_start=1142
-  _globals['_VIEWREPLY']._serialized_end=1167
-  _globals['_CHAINREQUEST']._serialized_start=1169
-  _globals['_CHAINREQUEST']._serialized_end=1202
-  _globals['_CHAINENTRY']._serialized_start=1204
-  _globals['_CHAINENTRY']._serialized_end=1259
-  _globals['_CHAINBUNDLE']._serialized_start=1261
-  _globals['_CHAINBUNDLE']._serialized_end=1361
-  _globals['_STARTRUNREQUEST']._serialized_start=1363
-  _globals['_STARTRUNREQUEST']._serialized_end=1407
-  _globals['_STARTRUNREPLY']._serialized_start=1409
-  _globals['_STARTRUNREPLY']._serialized_end=1437
-  _globals['_STOPRUNREQUEST']._serialized_start=1439
-  _globals['_STOPRUNREQUEST']._serialized_end=1484
-  _globals['_STOPRUNREPLY']._serialized_start=1486
-  _globals['_STOPRUNREPLY']._serialized_end=1500
-  _globals['_RELEASEREQUEST']._serialized_start=1502
-  _globals['_RELEASEREQUEST']._serialized_end=1547
-  _globals['_RELEASEREPLY']._serialized_start=1549
-  _globals['_RELEASEREPLY']._serialized_end=1593
-  _globals['_ENROLMENT']._serialized_start=1595
-  _globals['_ENROLMENT']._serialized_end=1675
-  _globals['_SITELINK']._serialized_start=1678
-  _globals['_SITELINK']._serialized_end=2096
-  _globals['_CHAMBER']._serialized_start=2099
-  _globals['_CHAMBER']._serialized_end=2379
-  _globals['_OPERATOR']._serialized_start=2382
-  _globals['_OPERATOR']._serialized_end=2624
+  _globals['_WITNESSREQUEST']._serialized_start=997
+  _globals['_WITNESSREQUEST']._serialized_end=1027
+  _globals['_WITNESSOFFER']._serialized_start=1029
+  _globals['_WITNESSOFFER']._serialized_end=1097
+  _globals['_COSIGNREQUEST']._serialized_start=1099
+  _globals['_COSIGNREQUEST']._serialized_end=1142
+  _globals['_COSIGNREPLY']._serialized_start=1144
+  _globals['_COSIGNREPLY']._serialized_end=1157
+  _globals['_NOTEREQUEST']._serialized_start=1159
+  _globals['_NOTEREQUEST']._serialized_end=1186
+  _globals['_RECEIPT']._serialized_start=1188
+  _globals['_RECEIPT']._serialized_end=1260
+  _globals['_READREQUEST']._serialized_start=1262
+  _globals['_READREQUEST']._serialized_end=1302
+  _globals['_VIEWREPLY']._serialized_start=1304
+  _globals['_VIEWREPLY']._serialized_end=1329
+  _globals['_CHAINREQUEST']._serialized_start=1331
+  _globals['_CHAINREQUEST']._serialized_end=1364
+  _globals['_CHAINENTRY']._serialized_start=1366
+  _globals['_CHAINENTRY']._serialized_end=1421
+  _globals['_CHAINBUNDLE']._serialized_start=1423
+  _globals['_CHAINBUNDLE']._serialized_end=1523
+  _globals['_STARTRUNREQUEST']._serialized_start=1525
+  _globals['_STARTRUNREQUEST']._serialized_end=1569
+  _globals['_STARTRUNREPLY']._serialized_start=1571
+  _globals['_STARTRUNREPLY']._serialized_end=1599
+  _globals['_STOPRUNREQUEST']._serialized_start=1601
+  _globals['_STOPRUNREQUEST']._serialized_end=1646
+  _globals['_STOPRUNREPLY']._serialized_start=1648
+  _globals['_STOPRUNREPLY']._serialized_end=1662
+  _globals['_RELEASEREQUEST']._serialized_start=1664
+  _globals['_RELEASEREQUEST']._serialized_end=1709
+  _globals['_RELEASEREPLY']._serialized_start=1711
+  _globals['_RELEASEREPLY']._serialized_end=1755
+  _globals['_ENROLMENT']._serialized_start=1757
+  _globals['_ENROLMENT']._serialized_end=1837
+  _globals['_SITELINK']._serialized_start=1840
+  _globals['_SITELINK']._serialized_end=2407
+  _globals['_CHAMBER']._serialized_start=2410
+  _globals['_CHAMBER']._serialized_end=2690
+  _globals['_OPERATOR']._serialized_start=2693
+  _globals['_OPERATOR']._serialized_end=2935
 # @@protoc_insertion_point(module_scope)

@@ -140,6 +140,16 @@ class SiteLinkStub:
                 request_serializer=commons_dot_wire_dot_v1_dot_consortium__pb2.NoteRequest.SerializeToString,
                 response_deserializer=commons_dot_wire_dot_v1_dot_consortium__pb2.Receipt.FromString,
                 _registered_method=True)
+        self.Witness = channel.unary_stream(
+                '/commons.wire.v1.SiteLink/Witness',
+                request_serializer=commons_dot_wire_dot_v1_dot_consortium__pb2.WitnessRequest.SerializeToString,
+                response_deserializer=commons_dot_wire_dot_v1_dot_consortium__pb2.WitnessOffer.FromString,
+                _registered_method=True)
+        self.Cosign = channel.unary_unary(
+                '/commons.wire.v1.SiteLink/Cosign',
+                request_serializer=commons_dot_wire_dot_v1_dot_consortium__pb2.CosignRequest.SerializeToString,
+                response_deserializer=commons_dot_wire_dot_v1_dot_consortium__pb2.CosignReply.FromString,
+                _registered_method=True)
 
 
 class SiteLinkServicer:
@@ -193,6 +203,23 @@ class SiteLinkServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Witness(self, request, context):
+        """Level-triggered: the newest checkpoint that wants witnesses and this site has not cosigned, at
+        most ten a second; nothing while the charter asks for no witnesses. A newer stream of the same
+        site ends the older one.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Cosign(self, request, context):
+        """The site's cosignature over an offered checkpoint. Asked twice, or for a checkpoint that is no
+        longer wanted: nothing happens.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_SiteLinkServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -225,6 +252,16 @@ def add_SiteLinkServicer_to_server(servicer, server):
                     servicer.Evaluate,
                     request_deserializer=commons_dot_wire_dot_v1_dot_consortium__pb2.NoteRequest.FromString,
                     response_serializer=commons_dot_wire_dot_v1_dot_consortium__pb2.Receipt.SerializeToString,
+            ),
+            'Witness': grpc.unary_stream_rpc_method_handler(
+                    servicer.Witness,
+                    request_deserializer=commons_dot_wire_dot_v1_dot_consortium__pb2.WitnessRequest.FromString,
+                    response_serializer=commons_dot_wire_dot_v1_dot_consortium__pb2.WitnessOffer.SerializeToString,
+            ),
+            'Cosign': grpc.unary_unary_rpc_method_handler(
+                    servicer.Cosign,
+                    request_deserializer=commons_dot_wire_dot_v1_dot_consortium__pb2.CosignRequest.FromString,
+                    response_serializer=commons_dot_wire_dot_v1_dot_consortium__pb2.CosignReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -390,6 +427,60 @@ class SiteLink:
             '/commons.wire.v1.SiteLink/Evaluate',
             commons_dot_wire_dot_v1_dot_consortium__pb2.NoteRequest.SerializeToString,
             commons_dot_wire_dot_v1_dot_consortium__pb2.Receipt.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Witness(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/commons.wire.v1.SiteLink/Witness',
+            commons_dot_wire_dot_v1_dot_consortium__pb2.WitnessRequest.SerializeToString,
+            commons_dot_wire_dot_v1_dot_consortium__pb2.WitnessOffer.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Cosign(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/commons.wire.v1.SiteLink/Cosign',
+            commons_dot_wire_dot_v1_dot_consortium__pb2.CosignRequest.SerializeToString,
+            commons_dot_wire_dot_v1_dot_consortium__pb2.CosignReply.FromString,
             options,
             channel_credentials,
             insecure,

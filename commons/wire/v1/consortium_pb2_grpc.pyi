@@ -86,6 +86,15 @@ class SiteLinkStub:
     """
     Evaluate: _grpc.UnaryUnaryMultiCallable[_consortium_pb2.NoteRequest, _consortium_pb2.Receipt]
     """A site's signed evaluation of a state."""
+    Witness: _grpc.UnaryStreamMultiCallable[_consortium_pb2.WitnessRequest, _consortium_pb2.WitnessOffer]
+    """Level-triggered: the newest checkpoint that wants witnesses and this site has not cosigned, at
+    most ten a second; nothing while the charter asks for no witnesses. A newer stream of the same
+    site ends the older one.
+    """
+    Cosign: _grpc.UnaryUnaryMultiCallable[_consortium_pb2.CosignRequest, _consortium_pb2.CosignReply]
+    """The site's cosignature over an offered checkpoint. Asked twice, or for a checkpoint that is no
+    longer wanted: nothing happens.
+    """
 
 @_typing.type_check_only
 class SiteLinkAsyncStub(SiteLinkStub):
@@ -112,6 +121,15 @@ class SiteLinkAsyncStub(SiteLinkStub):
     """
     Evaluate: _aio.UnaryUnaryMultiCallable[_consortium_pb2.NoteRequest, _consortium_pb2.Receipt]  # type: ignore[assignment]
     """A site's signed evaluation of a state."""
+    Witness: _aio.UnaryStreamMultiCallable[_consortium_pb2.WitnessRequest, _consortium_pb2.WitnessOffer]  # type: ignore[assignment]
+    """Level-triggered: the newest checkpoint that wants witnesses and this site has not cosigned, at
+    most ten a second; nothing while the charter asks for no witnesses. A newer stream of the same
+    site ends the older one.
+    """
+    Cosign: _aio.UnaryUnaryMultiCallable[_consortium_pb2.CosignRequest, _consortium_pb2.CosignReply]  # type: ignore[assignment]
+    """The site's cosignature over an offered checkpoint. Asked twice, or for a checkpoint that is no
+    longer wanted: nothing happens.
+    """
 
 class SiteLinkServicer(metaclass=_abc_1.ABCMeta):
     """Role: site. The caller may only speak for the site in its certificate."""
@@ -171,6 +189,27 @@ class SiteLinkServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_consortium_pb2.Receipt, _abc.Awaitable[_consortium_pb2.Receipt]]:
         """A site's signed evaluation of a state."""
+
+    @_abc_1.abstractmethod
+    def Witness(
+        self,
+        request: _consortium_pb2.WitnessRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_consortium_pb2.WitnessOffer], _abc.AsyncIterator[_consortium_pb2.WitnessOffer]]:
+        """Level-triggered: the newest checkpoint that wants witnesses and this site has not cosigned, at
+        most ten a second; nothing while the charter asks for no witnesses. A newer stream of the same
+        site ends the older one.
+        """
+
+    @_abc_1.abstractmethod
+    def Cosign(
+        self,
+        request: _consortium_pb2.CosignRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_consortium_pb2.CosignReply, _abc.Awaitable[_consortium_pb2.CosignReply]]:
+        """The site's cosignature over an offered checkpoint. Asked twice, or for a checkpoint that is no
+        longer wanted: nothing happens.
+        """
 
 def add_SiteLinkServicer_to_server(servicer: SiteLinkServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
