@@ -1,31 +1,59 @@
-"""What work costs: the charter's rate card applied to useful model FLOPs. Integers in, integers out."""
+"""What work costs: a rate card applied to useful FLOPs and device time. Integers in, integers out."""
 
 from __future__ import annotations
 
-from commons.charter import Charter, RateCard
+from dataclasses import dataclass
+
+from commons.charter import Rate, RateCard
 from commons.errors import Code, Refusal
 from commons.names import Digest
 from commons.notes import digest
 from commons.records import canonical_json
+from governance.amounts import AMOUNT_LIMIT, PICO_PER_MICRO
 
 
-def price_micro(charter: Charter, device: str, gflop: int) -> int | Refusal:
-    """Price in micro of `gflop` (1e9 floating-point operations, >= 0) on `device`.
+@dataclass(frozen=True)
+class Price:
+    amount_micro: int
+    rounded_pico: int
+    """How much of it is there because the exact price was rounded up to a whole micro; below 10^6."""
 
-    Refuses with rate_unknown a device that has no rate in this version of the charter, with amount_invalid work
-    that is negative or would cost 2**63 micro or more.
+
+def price(
+    card: RateCard, device: str, precision: str | None, *, gflop: int, device_ms: int = 0
+) -> Price | Refusal:
+    """Price of `gflop` (10^9 useful operations) that took `device_ms` of `device`, rounded up once to whole micro.
+
+    `precision` None: by the dearest rate the device has, a bound for work not yet done. Refuses with rate_unknown a
+    device or precision without a rate, with amount_invalid work that is negative or would cost 2**63 micro or more.
     """
-    rate = next((r for r in charter.rate_card.rates if r.device == device), None)
-    if rate is None:
-        known = ", ".join(sorted(r.device for r in charter.rate_card.rates))
-        message = (
-            f"the rate card of charter version {charter.version} has no rate for {device} (it has {known})"
-        )
+    rates = rates_of(card, device, precision)
+    if not rates:
+        known = ", ".join(sorted({f"{r.device} {r.precision}" for r in card.rates}))
+        wanted = f"{device} at {precision}" if precision else device
+        message = f"the rate card has no rate for {wanted} (it has {known}); the members vote for one"
         return Refusal(Code.RATE_UNKNOWN, message)
-    price = rate.micro_per_gflop * gflop
-    if gflop < 0 or price >= 2**63:
-        return Refusal(Code.AMOUNT_INVALID, f"{gflop} gflop on {device} is no work that can be charged")
-    return price
+    exact = max(exact_pico(rate, gflop, device_ms) for rate in rates)
+    amount = -(-exact // PICO_PER_MICRO)
+    if gflop < 0 or device_ms < 0 or amount >= AMOUNT_LIMIT:
+        what = f"{gflop} gflop in {device_ms} ms on {device}"
+        return Refusal(Code.AMOUNT_INVALID, f"{what} is no work that can be charged")
+    return Price(amount, amount * PICO_PER_MICRO - exact)
+
+
+def exact_pico(rate: Rate, gflop: int, device_ms: int) -> int:
+    """The exact price in 10^-6 micro."""
+    work = gflop * (rate.micro_per_gflop * PICO_PER_MICRO + rate.micro_per_pflop)
+    return work + device_ms * rate.micro_per_device_second * 1000
+
+
+def rates_of(card: RateCard, device: str, precision: str | None) -> list[Rate]:
+    """The one rate for this precision, else the one for any; all of the device's for None; empty: none."""
+    own = [rate for rate in card.rates if rate.device == device]
+    if precision is None:
+        return own
+    exact = [rate for rate in own if rate.precision == precision]
+    return exact or [rate for rate in own if rate.precision == "any"]
 
 
 def rate_card_digest(card: RateCard) -> Digest:

@@ -25,6 +25,7 @@ from commons.identity import (
 )
 from commons.notes import Signer
 from governance.consortium import Consortium
+from governance.ledger import decide_grants
 
 SERVED_DAYS = 365
 
@@ -65,7 +66,7 @@ class Home:
         )
         if isinstance(done, Refusal):
             raise Refused(done)
-        consortium.commit(lambda now_ms: consortium.ledger.decide_grants(consortium.charter, now_ms))
+        consortium.commit(lambda now_ms: decide_grants(consortium.ledger, consortium.charter, now_ms))
 
     def served(self) -> Served:
         key = tls_keypair()

@@ -15,8 +15,8 @@ from commons.experts.map import ExpertMap
 from commons.names import Digest, Micro, RoundNumber, RunId, SiteId
 from commons.records import Record
 from commons.work import AssignmentNote
-from governance.holds import HoldRequest
-from governance.ratecard import price_micro, rate_card_digest
+from governance.ledger import HoldRequest
+from governance.ratecard import price, rate_card_digest
 from orchestrator.progress import Rejected, RoundState, RunState, hold_id, rejection_fact, round_fact
 
 RETRY_MS = 30_000
@@ -85,14 +85,14 @@ def plan_round(
     left_out: dict[SiteId, Rejected] = {}
     for site in sorted(charter.sites, key=lambda s: s.name):
         name = SiteId(site.name)
-        price = price_micro(charter, site.device, gflop)
+        most = price(charter.rate_card, site.device, None, gflop=gflop)
         if name in settled:
             continue
         if name not in present:
             message = f"site {name} is not connected; its operator starts it, and the next round takes it in"
             left_out[name] = Rejected(Code.NOT_ASSIGNED, message)
-        elif isinstance(price, Refusal):
-            left_out[name] = Rejected(price.code, price.message)
+        elif isinstance(most, Refusal):
+            left_out[name] = Rejected(most.code, most.message)
         else:
             requests.append(
                 HoldRequest(
@@ -101,7 +101,7 @@ def plan_round(
                     site=site.name,
                     run=run.run,
                     round=number,
-                    amount_micro=price,
+                    amount_micro=most.amount_micro,
                     expires_ms=lease_until_ms + charter.rounds.grace_s * 1000,
                     rate_card=rate_card,
                 )

@@ -11,11 +11,23 @@ import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
 
+from commons.charter import Charter
 from commons.errors import Code, Refusal, Refused
 from commons.names import Micro, RunId, SiteId
 from commons.records import Record
 from commons.updates import UpdateManifest
-from governance.ratecard import price_micro
+from commons.work import UsageNote
+from governance.ledger import (
+    Charge,
+    decide_expire,
+    decide_failed,
+    decide_grants,
+    decide_hold,
+    decide_release,
+    decide_rulings,
+    decide_settle,
+)
+from governance.ratecard import Price, price
 from orchestrator import checkpoints
 from orchestrator.combine import Combined, Contribution, combine
 from orchestrator.desk import Desk
@@ -177,17 +189,34 @@ def end_holds(desk: Desk, run: RunId, opened: RoundState, now_ms: int) -> list[R
         admitted = opened.admitted.get(site)
         ended: Sequence[Record] | Refusal
         if admitted is None:
-            ended = ledger.decide_release(hold, "no update was admitted", now_ms)
+            ended = decide_release(ledger, hold, "no update was admitted", now_ms)
         else:
             assert admitted.usage is not None, "an update and its usage are admitted together"
-            price = price_micro(charter, admitted.usage.device, admitted.usage.gflop)
-            amount = held if isinstance(price, Refusal) else Micro(min(held, price))
-            ended = ledger.decide_settle(hold, amount, now_ms, admitted.usage.digest)
+            ended = decide_settle(ledger, hold, _charge(charter, admitted.usage, held), now_ms)
         if isinstance(ended, Refusal):
             log.error("run %s round %d: %s", run, opened.number, ended)
         else:
             records += ended
     return records
+
+
+def _charge(charter: Charter, usage: UsageNote, held: Micro) -> Charge:
+    due = price(
+        charter.rate_card, usage.device, usage.precision, gflop=usage.gflop, device_ms=usage.device_ms
+    )
+    if isinstance(due, Refusal) or due.amount_micro > held:
+        due = Price(held, 0)
+    return Charge(
+        amount_micro=due.amount_micro,
+        rounded_pico=due.rounded_pico,
+        usage=usage.digest,
+        device=usage.device,
+        precision=usage.precision,
+        gflop=usage.gflop,
+        device_ms=usage.device_ms,
+        tokens=usage.tokens,
+        energy_j=usage.energy_j,
+    )
 
 
 def _carry_out_votes(desk: Desk, run: RunId) -> None:
@@ -202,7 +231,8 @@ def _carry_out_votes(desk: Desk, run: RunId) -> None:
     if isinstance(executed, Refusal):
         raise Refused(executed)
     if executed:
-        consortium.commit(lambda now_ms: consortium.ledger.decide_grants(consortium.charter, now_ms))
+        consortium.commit(lambda now_ms: decide_grants(consortium.ledger, consortium.charter, now_ms))
+        consortium.commit(lambda now_ms: decide_rulings(consortium.ledger, consortium.charter, now_ms))
         log.info("charter version %d is in force from round %d on", consortium.charter.version, number)
 
 
@@ -237,7 +267,7 @@ def _decide_opening(desk: Desk, run: RunId, now_ms: int) -> list[Record] | Refus
     plan = plan_round(charter, digest, expert_map, state, desk.live.present(), now_ms)
     failed: list[Record] = []
     while plan.enough:
-        held = consortium.ledger.decide_hold(plan.requests, now_ms)
+        held = decide_hold(consortium.ledger, plan.requests, now_ms)
         if not isinstance(held, Refusal):
             return [*failed, *held, *opening_records(plan, now_ms)]
         if held.code is not Code.EXCEEDS_BUDGET:
@@ -245,7 +275,7 @@ def _decide_opening(desk: Desk, run: RunId, now_ms: int) -> list[Record] | Refus
         wanted = {r.id for r in plan.requests}
         plan = without_lacking(plan, held, charter.rate_card.currency)
         lost = sorted(wanted - {r.id for r in plan.requests})
-        failed += consortium.ledger.decide_failed(lost, held, now_ms)
+        failed += decide_failed(consortium.ledger, lost, held, now_ms)
     if all(why.code == Code.NOT_ASSIGNED for why in plan.left_out.values()):
         return []  # only absent ones are lacking: they may come
     return [*failed, *finishing_records(desk, state, "stopped", too_few(plan), now_ms)]
@@ -260,7 +290,8 @@ def finishing_records(desk: Desk, run: RunState, phase: str, reason: str, now_ms
 
 def _release_unadmitted(desk: Desk, run: RunId) -> None:
     """Before another attempt: budgets held for sites that did not deliver are free again."""
-    desk.consortium.commit(desk.consortium.ledger.decide_expire)
+    ledger = desk.consortium.ledger
+    desk.consortium.commit(lambda now_ms: decide_expire(ledger, now_ms))
 
     def decide(now_ms: int) -> list[Record]:
         found = desk.open_round(run)
@@ -269,7 +300,7 @@ def _release_unadmitted(desk: Desk, run: RunId) -> None:
         opened = found[1]
         lost = [site for site in sorted(opened.holds) if site not in opened.admitted]
         why = "the lease ended without an update"
-        released = [desk.consortium.ledger.decide_release(opened.hold_id(run, s), why, now_ms) for s in lost]
+        released = [decide_release(ledger, opened.hold_id(run, s), why, now_ms) for s in lost]
         return [record for records in released if not isinstance(records, Refusal) for record in records]
 
     desk.consortium.commit(decide)

@@ -106,12 +106,15 @@ def sign(
         site=order.site,
         lease=order.lease,
         device=device,
+        device_ids=f"{order.site}/0",
+        precision="fp32",
         started_ms=usage.started_ms,
         ended_ms=usage.ended_ms,
         device_ms=usage.device_ms,
         steps=trained.steps,
         tokens=trained.tokens,
         gflop=trained.gflop,
+        energy_j=None,
         update=payload,
     )
     return signer.sign(update.text), signer.sign(used.text)
