@@ -1,7 +1,8 @@
 """The journal's tables, the same for SQLite and Postgres, and the triggers that make them append-only.
 
-`records` holds the leaves, `nodes` the roots of complete subtrees above them, `meta` a handful of named texts
-(schema version, origin, log key, opening epoch, last signed checkpoint): the only rows that ever change.
+`records` holds the leaves, `nodes` the roots of complete subtrees above them, `checkpoints` the checkpoints that
+witnesses cosigned, `meta` a handful of named texts (schema version, origin, log key, opening epoch, last signed
+checkpoint): the only rows that ever change.
 """
 
 from __future__ import annotations
@@ -11,16 +12,22 @@ from sqlalchemy import (
     BigInteger,
     CheckConstraint,
     Column,
+    Connection,
     Integer,
     LargeBinary,
     MetaData,
     Table,
     Text,
     event,
+    insert,
+    select,
+    update,
 )
 
-SCHEMA_VERSION = 1
-"""Raised by every change to these tables; an older program refuses a newer journal."""
+from commons.notes import NOTE_BYTES_MAX
+
+SCHEMA_VERSION = 2
+"""Raised by every change to these tables; an older program refuses a newer journal. 2: `checkpoints`."""
 
 metadata = MetaData()
 _Index = BigInteger().with_variant(Integer, "sqlite")
@@ -60,6 +67,16 @@ nodes = Table(
     sqlite_with_rowid=False,
 )
 
+checkpoints = Table(
+    "checkpoints",
+    metadata,
+    Column("size", _Index, primary_key=True, autoincrement=False),
+    Column("note", Text, nullable=False),
+    CheckConstraint("size >= 1"),
+    CheckConstraint(f"length(note) BETWEEN 1 AND {NOTE_BYTES_MAX}"),
+    _typed("note", "text"),
+)
+
 meta = Table(
     "meta",
     metadata,
@@ -87,8 +104,18 @@ def _ddl(statement: str) -> DDL:
 
 
 event.listen(metadata, "before_create", _ddl(_POSTGRES_FUNCTION).execute_if(dialect="postgresql"))
-for _table in (records, nodes):
+for _table in (records, nodes, checkpoints):
     for _verb in ("update", "delete"):
         _trigger = _ddl(_SQLITE_TRIGGER.format(verb=_verb))
         event.listen(_table, "after_create", _trigger.execute_if(dialect="sqlite"))
     event.listen(_table, "after_create", _ddl(_POSTGRES_TRIGGER).execute_if(dialect="postgresql"))
+
+
+def read_meta(connection: Connection) -> dict[str, str]:
+    return {name: value for name, value in connection.execute(select(meta))}
+
+
+def set_meta(connection: Connection, name: str, value: str) -> None:
+    changed = connection.execute(update(meta).where(meta.c.name == name).values(value=value))
+    if changed.rowcount == 0:
+        connection.execute(insert(meta).values(name=name, value=value))

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 
-from sqlalchemy import URL, Connection, Engine, func, insert, inspect, select, update
+from sqlalchemy import URL, Connection, Engine, func, insert, inspect, select
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from commons import merkle
@@ -26,8 +26,9 @@ from commons.notes import NoteError, Signer
 from commons.records import Record
 from governance.journal.audit import audit, broken
 from governance.journal.engine import WriterLock, describe, engine_for, resolve
+from governance.journal.migrate import back_up, check_schema, count_opening, is_older
 from governance.journal.rows import Row, insert_rows
-from governance.journal.schema import SCHEMA_VERSION, meta, metadata, nodes, records
+from governance.journal.schema import checkpoints, nodes, read_meta, records, set_meta
 
 APPEND_RECORDS_MAX = 10_000
 """Records of one append; a limit against mistakes, far above any round."""
@@ -54,7 +55,15 @@ class JournalReader:
     def checkpoint(self) -> bytes:
         """The last checkpoint this journal signed, as a note; covers all records. Empty when there is none yet."""
         with self._reading() as connection:
-            return _meta(connection).get("checkpoint", "").encode()
+            return read_meta(connection).get("checkpoint", "").encode()
+
+    def published(self) -> bytes:
+        """The newest checkpoint that was stored with its cosignatures, as a note. Empty when there is none."""
+        with self._reading() as connection:
+            if not inspect(connection).has_table(checkpoints.name):  # schema 1, read as it is
+                return b""
+            newest = select(checkpoints.c.note).order_by(checkpoints.c.size.desc()).limit(1)
+            return (connection.execute(newest).scalar() or "").encode()
 
     def record(self, i: int) -> Record:
         """The record at index `i`. Raises IndexError beyond the end, StoreError when it was changed on disk."""
@@ -172,12 +181,19 @@ class Journal(JournalReader):
         """Take the lock, check or create the tables, count the opening, load the right edge of the tree."""
         with _as_store_error(self.location):
             self._lock.take_session(self._writer)
+            older = is_older(self._writer, self.location, self._signer)
             self._writer.rollback()
+            if older:
+                self._load_edge()  # what is broken is not migrated
+                back_up(self._writer, self.location)
             with self._writer.begin():
-                self.epoch = _count_opening(self._writer, self.location, self._signer)
+                self.epoch = count_opening(self._writer, self.location, self._signer)
+        self._load_edge()
+        self._checkpoint = self._sign(self._frontier)
+
+    def _load_edge(self) -> None:
         self._frontier = merkle.Frontier.load(super().size, self._hash_at)
         self._check_signed(super().checkpoint())
-        self._checkpoint = self._sign(self._frontier)
 
     @property
     def size(self) -> int:
@@ -222,6 +238,24 @@ class Journal(JournalReader):
             self._frontier, self._checkpoint = frontier, checkpoint
             return list(range(first, frontier.size))
 
+    def publish(self, size: int, note: bytes) -> None:
+        """Store a cosigned checkpoint of `size` records for good; a second one of that size changes nothing.
+
+        Raises StoreError as `append` does.
+        """
+        with self._mutex:
+            if self._in_doubt:
+                raise StoreError(self._in_doubt)
+            try:
+                with self._writer.begin():
+                    self._check_epoch()
+                    known = select(checkpoints.c.size).where(checkpoints.c.size == size)
+                    if self._writer.execute(known).scalar() is None:
+                        self._writer.execute(insert(checkpoints).values(size=size, note=note.decode()))
+            except SQLAlchemyError as wrong:
+                self._settle_doubt(self._frontier.size)
+                raise _explain(wrong, self.location, "the checkpoint was not stored") from wrong
+
     def close(self) -> None:
         """Let go of the store. Asked twice: nothing more happens."""
         with self._mutex:
@@ -232,13 +266,16 @@ class Journal(JournalReader):
 
     def _commit(self, leaves: Sequence[Row], above: Sequence[Row], checkpoint: bytes) -> None:
         with self._writer.begin():
-            if _meta(self._writer).get("epoch") != str(self.epoch):
-                raise StoreError(
-                    f"the journal {self.location} was opened by another coordinator; this one must stop"
-                )
+            self._check_epoch()
             insert_rows(self._writer, records, leaves)
             insert_rows(self._writer, nodes, above)
-            _set_meta(self._writer, "checkpoint", checkpoint.decode())
+            set_meta(self._writer, "checkpoint", checkpoint.decode())
+
+    def _check_epoch(self) -> None:
+        if read_meta(self._writer).get("epoch") != str(self.epoch):
+            raise StoreError(
+                f"the journal {self.location} was opened by another coordinator; this one must stop"
+            )
 
     def _settle_doubt(self, first: int) -> None:
         """After a failed commit: are the stored records the ones in memory, and may this session go on?"""
@@ -279,53 +316,11 @@ def open_readonly(url: str | Path) -> JournalReader:
         with _as_store_error(location), engine.connect() as connection:
             if not inspect(connection).has_table("meta"):
                 raise StoreError(f"{location} holds no journal")
-            _check_schema(_meta(connection), location)
+            check_schema(read_meta(connection), location)
     except BaseException:
         engine.dispose()
         raise
     return JournalReader(resolved, engine)
-
-
-def _count_opening(connection: Connection, location: str, signer: Signer) -> int:
-    """Create or check the tables and count this opening; the new epoch."""
-    tables = inspect(connection)
-    if not tables.has_table("meta"):
-        if connection.dialect.name == "sqlite" and tables.get_table_names():
-            raise StoreError(
-                f"{location} is a database of something else; give the journal a file of its own"
-            )
-        metadata.create_all(connection)
-        first = {"schema": str(SCHEMA_VERSION), "origin": signer.name, "log_key": signer.vkey, "epoch": "0"}
-        connection.execute(insert(meta), [{"name": name, "value": value} for name, value in first.items()])
-    found = _meta(connection)
-    _check_schema(found, location)
-    if found["log_key"] != signer.vkey:
-        raise StoreError(
-            f"the journal {location} is signed by log key {found['log_key']}, "
-            f"but the coordinator holds {signer.vkey}; put the first key back, or start with another home"
-        )
-    epoch = int(found["epoch"]) + 1
-    _set_meta(connection, "epoch", str(epoch))
-    return epoch
-
-
-def _check_schema(found: dict[str, str], location: str) -> None:
-    schema = int(found.get("schema", "0"))
-    if schema > SCHEMA_VERSION:
-        raise StoreError(
-            f"the journal {location} was written by a newer version of Hansa "
-            f"(schema {schema}, this one knows up to {SCHEMA_VERSION}); update Hansa. Nothing was changed"
-        )
-
-
-def _meta(connection: Connection) -> dict[str, str]:
-    return {name: value for name, value in connection.execute(select(meta))}
-
-
-def _set_meta(connection: Connection, name: str, value: str) -> None:
-    changed = connection.execute(update(meta).where(meta.c.name == name).values(value=value))
-    if changed.rowcount == 0:
-        connection.execute(insert(meta).values(name=name, value=value))
 
 
 def _stored_size(connection: Connection) -> int:
