@@ -36,6 +36,7 @@ from commons.work import AssignmentNote, EvaluationNote, UpdateNote, UsageNote
 from governance.bell import Bell
 from governance.consortium import Consortium
 from governance.journal import Journal
+from governance.ledger import decide_grants
 from orchestrator.admit import admit
 from orchestrator.desk import Desk
 from orchestrator.evaluation import decide_evaluation, finish_run
@@ -150,7 +151,7 @@ class World:
         consortium.commit(
             lambda now: consortium.members.decide_found(charter, founders, self.log_key.vkey, now)
         )
-        consortium.commit(lambda now: consortium.ledger.decide_grants(charter, now))
+        consortium.commit(lambda now: decide_grants(consortium.ledger, charter, now))
         for entry in charter.sites:
             site = self.sites[SiteId(entry.name)]
             delegation = Delegation(
@@ -297,8 +298,9 @@ class World:
         assert entry is not None
         usage = UsageNote(
             consortium=order.consortium, run=order.run, round=order.round, site=site.name, lease=order.lease,
-            device=entry.device, started_ms=self.time_ms, ended_ms=self.time_ms, device_ms=0, steps=steps,
-            tokens=tokens, gflop=self.random.randrange(1, self._map.training_gflop(tokens) + 1),
+            device=entry.device, device_ids=f"cpu/{entry.partner}/{site.name}", precision="fp32",
+            started_ms=self.time_ms, ended_ms=self.time_ms, device_ms=0, steps=steps, tokens=tokens,
+            gflop=self.random.randrange(1, self._map.training_gflop(tokens) + 1), energy_j=None,
             update=update.payload,
         )  # fmt: skip
         return (
