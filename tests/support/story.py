@@ -12,7 +12,7 @@ from commons.records import Kind, Record
 from commons.tally import Opening
 from commons.work import EvaluationNote, UpdateNote, UsageNote
 from governance.consortium import Consortium
-from governance.ledger import HoldRequest
+from governance.ledger import Charge, HoldRequest, decide_grants, decide_hold, decide_settle
 from governance.ratecard import rate_card_digest
 from orchestrator.progress import Runs, close_fact, finish_fact, rejection_fact, round_fact, run_fact
 from tests.support.chamber import LOG, ballot, charter, founding_notes, proposal, sign, signer
@@ -55,7 +55,7 @@ class Story:
         assert not isinstance(self.consortium.commit(decide), Refusal)
 
     def _grants(self, now_ms: int) -> list[Record]:
-        return self.consortium.ledger.decide_grants(charter(), now_ms)
+        return decide_grants(self.consortium.ledger, charter(), now_ms)
 
     def open_run(self, rounds: int = 2) -> None:
         version = self.consortium.charter.version
@@ -86,7 +86,7 @@ class Story:
             for site in sites
         ]
         now = self.now
-        holds = self.consortium.ledger.decide_hold(requests, now)
+        holds = decide_hold(self.consortium.ledger, requests, now)
         assert not isinstance(holds, Refusal), holds
         opened = round_fact(
             now,
@@ -137,12 +137,15 @@ class Story:
             site=site,
             lease="lease",
             device="cpu",
+            device_ids=f"cpu/{site}",
+            precision="fp32",
             started_ms=1,
             ended_ms=2,
             device_ms=1,
             steps=10,
             tokens=640,
             gflop=12,
+            energy_j=None,
             update=state(97),
         )
         key = signer(f"{PARTNER[site]}/{site}")
@@ -168,8 +171,8 @@ class Story:
         for site in sites:
             hold, usage = f"hold/{RUN}/{number}/{site}", str(state(96))
             decided = self.consortium.commit(
-                lambda now, hold=hold, usage=usage: self.consortium.ledger.decide_settle(
-                    hold, CHARGED, now, usage
+                lambda now, hold=hold, usage=usage: decide_settle(
+                    self.consortium.ledger, hold, Charge(amount_micro=CHARGED, usage=usage), now
                 )
             )
             assert not isinstance(decided, Refusal)

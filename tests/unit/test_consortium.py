@@ -15,6 +15,7 @@ from commons.log import Checkpoint
 from commons.records import Kind, Record, fact
 from governance.consortium import Consortium
 from governance.journal import Journal
+from governance.ledger import decide_grants
 from tests.support.chamber import LOG, charter, founding_notes
 
 
@@ -65,7 +66,7 @@ def founded(consortium: Consortium) -> Consortium:
         records = consortium.members.decide_found(charter(), founding_notes(charter()), LOG.vkey, now_ms)
         if isinstance(records, Refusal):
             return records
-        return [*records, *consortium.ledger.decide_grants(charter(), now_ms)]
+        return [*records, *decide_grants(consortium.ledger, charter(), now_ms)]
 
     assert not isinstance(consortium.commit(decide), Refusal)
     return consortium

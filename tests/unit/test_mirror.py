@@ -18,6 +18,7 @@ import pytest
 from commons.clock import Clock
 from governance.consortium import Consortium
 from governance.journal import Journal
+from governance.ledger import Charge, decide_release, decide_settle
 from governance.tracking import Mirror, mirror
 from governance.tracking.items import File, Item, Log, Point, Start
 from tests.support.chamber import LOG
@@ -221,8 +222,9 @@ def test_a_run_stopped_in_a_round_still_shows_what_was_paid(story: Story, home: 
     story.open_round(1)
     story.admit(1, "berlin")
     ledger = story.consortium.ledger
-    paid = ledger.decide_settle(f"hold/{RUN}/1/berlin", 400, story.now, "usage")
-    unpaid = ledger.decide_release(f"hold/{RUN}/1/turin", "the run was stopped", story.now)
+    charge = Charge(amount_micro=400, usage="usage")
+    paid = decide_settle(ledger, f"hold/{RUN}/1/berlin", charge, story.now)
+    unpaid = decide_release(ledger, f"hold/{RUN}/1/turin", "the run was stopped", story.now)
     assert isinstance(paid, list)
     assert isinstance(unpaid, list)
     now = story.now
