@@ -118,9 +118,7 @@ class Policy:
             for time_s in cosigned(data, log, [witness.cosignatory])[1].values():
                 times[witness.name] = time_s
         if not self.satisfied(times):
-            missing = (
-                ", ".join(w.name for w in self.witnesses if w.name not in times) or "nobody else is known"
-            )
+            missing = [w.name for w in self.witnesses if w.name not in times]
             raise NoteError(
                 f"the checkpoint of {checkpoint.origin!r} at size {checkpoint.size} is cosigned by "
                 f"{_listed(times)}: too few for the quorum {self.quorum!r}; not cosigned by {_listed(missing)}"

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import base64
+
 import pytest
 
 from commons import merkle
-from commons.log import Checkpoint, open_proof, proof_text
+from commons.cosignature import Cosigner, with_cosignatures
+from commons.log import Checkpoint, open_proof, open_proof_file, proof_text
 from commons.merkle import Frontier, ProofError
 from commons.notes import NoteError, Signer
+from commons.witness_policy import Policy
 
 LOG = Signer("demo", b"\x05" * 32)
 LEAVES = [f"charter {i}\n{{}}".encode() for i in range(11)]
@@ -118,3 +122,78 @@ def test_a_text_that_is_no_proof_is_refused(old: str, new: str) -> None:
 def test_rubbish_is_refused(text: str) -> None:
     with pytest.raises(NoteError):
         open_proof(text, b"leaf", LOG.verifier)
+
+
+def proof_file(index: int, checkpoint: bytes = SIGNED) -> str:
+    path = merkle.inclusion_proof(index, len(LEAVES), lambda level, i: NODES[level, i])
+    return proof_text(index, path, checkpoint, extra=LEAVES[index])
+
+
+W1 = Cosigner(Signer("w1", b"\x01" * 32))
+COSIGNED = with_cosignatures(SIGNED, [W1.cosign(CHECKPOINT.text, 1_700_000_000)])
+ONE_OF_ONE = Policy.of(LOG.verifier, [W1.cosignatory], 1)
+
+
+@pytest.mark.parametrize("index", range(len(LEAVES)))
+def test_one_file_proves_the_record_it_carries(index: int) -> None:
+    found, leaf = open_proof_file(proof_file(index), LOG.verifier)
+    assert (found.index, found.checkpoint, found.note, leaf) == (index, CHECKPOINT, SIGNED, LEAVES[index])
+
+
+def test_the_record_stands_in_the_extra_line() -> None:
+    encoded = base64.b64encode(LEAVES[3]).decode()
+    assert proof_file(3).split("\n")[:3] == ["c2sp.org/tlog-proof@v1", f"extra {encoded}", "index 3"]
+
+
+def test_a_cosigned_checkpoint_is_checked_against_the_policy_given() -> None:
+    text = proof_file(3, COSIGNED)
+    assert open_proof_file(text, LOG.verifier)[0].checkpoint == CHECKPOINT
+    assert open_proof_file(text, None, ONE_OF_ONE)[0].note == COSIGNED
+    assert open_proof_file(text, LOG.verifier, ONE_OF_ONE)[1] == LEAVES[3]
+    with pytest.raises(NoteError, match="too few for the quorum"):
+        open_proof_file(proof_file(3), LOG.verifier, ONE_OF_ONE)
+    with pytest.raises(NoteError, match="no trusted key"):
+        open_proof_file(text, Signer("demo", b"\x06" * 32).verifier, ONE_OF_ONE)
+
+
+@pytest.mark.parametrize(
+    ("error", "old", "new"),
+    [
+        (ProofError, "index 3", "index 4"),
+        (ProofError, base64.b64encode(LEAVES[3]).decode(), base64.b64encode(LEAVES[4]).decode()),
+        (NoteError, "extra ", "extra"),
+        (NoteError, "extra ", "extra  "),
+        (NoteError, "extra ", "more "),
+        (NoteError, f"extra {base64.b64encode(LEAVES[3]).decode()}\n", ""),
+        (NoteError, base64.b64encode(LEAVES[3]).decode(), ""),
+        (NoteError, base64.b64encode(LEAVES[3]).decode(), "A" * 90_000),
+        (NoteError, "\n11\n", "\n12\n"),
+        (NoteError, "\n", "\r\n"),
+        (NoteError, "@v1", "@v2"),
+        (NoteError, "— demo", "— memo"),
+    ],
+)
+def test_a_file_that_was_touched_proves_nothing(error: type[Exception], old: str, new: str) -> None:
+    text = proof_file(3)
+    assert old in text
+    with pytest.raises(error):
+        open_proof_file(text.replace(old, new), LOG.verifier)
+
+
+@pytest.mark.parametrize("cut", range(0, 400, 7))
+def test_a_file_cut_off_anywhere_proves_nothing(cut: int) -> None:
+    with pytest.raises((NoteError, ProofError)):
+        open_proof_file(proof_file(3)[:cut], LOG.verifier)
+
+
+def test_hashes_in_another_order_prove_nothing() -> None:
+    lines = proof_file(3).split("\n")
+    lines[3], lines[4] = lines[4], lines[3]
+    with pytest.raises(ProofError):
+        open_proof_file("\n".join(lines), LOG.verifier)
+
+
+def test_the_largest_record_fits_into_a_proof_file() -> None:
+    leaf = b"x" * 65_535
+    checkpoint = Checkpoint("demo", 1, merkle.leaf_hash(leaf)).sign(LOG)
+    assert open_proof_file(proof_text(0, [], checkpoint, extra=leaf), LOG.verifier)[1] == leaf
