@@ -19,7 +19,7 @@ from commons import merkle
 from commons.errors import StoreError
 from commons.log import Checkpoint
 from commons.notes import Signer
-from commons.records import Kind, Record, fact
+from commons.records import LEAF_BYTES_MAX, Kind, Record, fact
 from governance.journal import Journal, open_readonly
 from tests.support import postgres
 from tests.support.chamber import LOG
@@ -169,6 +169,38 @@ def test_a_folder_a_file_and_a_url_name_the_same_journal(tmp_path: Path) -> None
         assert reader.size == 1
         reader.close()
     journal.close()
+
+
+@pytest.mark.parametrize(
+    "leaf",
+    [
+        b"transfer 01\n{}",
+        b"transfer 00\n{}",
+        b"transfer +1\n{}",
+        b"transfer -1\n{}",
+        b"transfer  1\n{}",
+        b"transfer 1 \n{}",
+        b" transfer 1\n{}",
+        b"TRANSFER 1\n{}",
+        b"unheard-of 1\n{}",
+        b"transfer \n{}",
+        b"transfer\n{}",
+        b"transfer 1",
+        b"",
+        "transfer \u0661\n{}".encode(),
+        b"transfer \xff\n{}",
+        b"transfer 1\n" + b"x" * LEAF_BYTES_MAX,
+    ],
+)
+def test_a_record_has_one_writing_and_every_other_is_refused(leaf: bytes) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 - whichever rule it breaks
+        Record.parse(leaf)
+
+
+@pytest.mark.parametrize("at_ms", [0, 1, 1_700_000_000_000])
+def test_a_record_is_read_back_as_it_was_written(at_ms: int) -> None:
+    written = Record(Kind.TRANSFER, at_ms, b"{}")
+    assert Record.parse(written.leaf) == written
 
 
 @pytest.mark.parametrize("statement", ["UPDATE {} SET idx = idx + 10", "DELETE FROM {}", "TRUNCATE {}"])
