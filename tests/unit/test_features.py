@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from commons import features
-from commons.charter import Charter
+from commons.charter import Charter, Grant
 from commons.charter_file import diff
 from commons.errors import Code, Refusal
-from commons.features import FEATURES, Feature, InnerSteps, apply, carry_out
+from commons.features import FEATURES, Feature, apply, carry_out
+from commons.features.learning import InnerSteps
 from tests.support.chamber import charter
 
 
@@ -49,8 +50,48 @@ def test_each_feature_changes_its_own_values_and_nothing_else(
     assert after.features == {key: True}
 
 
+DISPUTE = "sha256:" + "d" * 64
+SPRING = {"name": "spring", "member": "coop", "amount": 5_000_000}
+GPU = {"device": "gpu", "precision": "bf16", "micro_per_gflop": 0, "micro_per_pflop": 900}
+
+
+@pytest.mark.parametrize(
+    ("key", "params", "changed"),
+    [
+        ("grant", SPRING, {"/grants/0"}),
+        (
+            "grant",
+            {**SPRING, "unit": "device_ms:gpu", "priority": 1, "not_before_ms": 5, "expires_ms": 9},
+            {"/grants/0"},
+        ),
+        ("rates", {"device": "cpu", "micro_per_gflop": 4}, {"/rate_card/rates/0/micro_per_gflop"}),
+        ("rates", GPU, {"/rate_card/rates/1"}),
+        ("rates", {"device": "cpu", "precision": "bf16", "micro_per_gflop": 1}, {"/rate_card/rates/1"}),
+        (
+            "accounting",
+            {"topups": 2, "period": "quarter"},
+            {"/accounting/topups", "/accounting/period"},
+        ),
+        ("ruling", {"dispute": DISPUTE, "upheld_micro": 7}, {"/rulings/0"}),
+        ("sponsor", {"site": "turin", "payer": "beta"}, {"/sites/1/payer"}),
+        ("witnesses", {"quorum": 2}, {"/witnesses/quorum"}),
+    ],
+)
+def test_a_vote_on_the_books_changes_its_own_values_and_switches_nothing_on(
+    key: str, params: dict[str, Any], changed: set[str]
+) -> None:
+    of = charter()
+    after = applied(of, key, **params)
+    assert {at for at, _, _ in diff(of, after)} == changed | {"/version"}
+    assert after.features == {}, "no site has to allow what only concerns the books"
+
+
 def test_every_feature_of_the_registry_is_tried_above() -> None:
-    tried = {mark.args[1][i][0] for mark in test_each_feature_changes_its_own_values_and_nothing_else.pytestmark for i in range(6)}  # type: ignore[attr-defined]  # fmt: skip
+    tests = (
+        test_each_feature_changes_its_own_values_and_nothing_else,
+        test_a_vote_on_the_books_changes_its_own_values_and_switches_nothing_on,
+    )
+    tried = {case[0] for test in tests for mark in test.pytestmark for case in mark.args[1]}  # type: ignore[attr-defined]
     assert tried == set(FEATURES)
 
 
@@ -64,6 +105,24 @@ def test_every_feature_of_the_registry_is_tried_above() -> None:
         ("inner-steps", {"steps": 20, "rounds": 1}, Code.FEATURE_PARAMETERS_INVALID),
         ("inner-steps", {"steps": 10}, Code.FEATURE_PARAMETERS_INVALID),
         ("uplink-codec", {"trunk": "fp8", "expert": "fp32"}, Code.FEATURE_PARAMETERS_INVALID),
+        ("grant", {**SPRING, "amount": 0}, Code.FEATURE_PARAMETERS_INVALID),
+        ("grant", {**SPRING, "amount": 2**63}, Code.FEATURE_PARAMETERS_INVALID),
+        ("grant", {**SPRING, "amount": 1.5}, Code.FEATURE_PARAMETERS_INVALID),
+        ("grant", {**SPRING, "unit": "EUR"}, Code.FEATURE_PARAMETERS_INVALID),
+        ("grant", {**SPRING, "member": "dora"}, Code.CHARTER_INVALID),
+        ("grant", {**SPRING, "not_before_ms": 9, "expires_ms": 9}, Code.CHARTER_INVALID),
+        ("rates", {"device": "cpu", "micro_per_gflop": 3}, Code.FEATURE_PARAMETERS_INVALID),
+        ("rates", {"device": "cpu", "micro_per_gflop": -1}, Code.FEATURE_PARAMETERS_INVALID),
+        ("rates", {"device": "cpu"}, Code.FEATURE_PARAMETERS_INVALID),
+        ("accounting", {}, Code.FEATURE_PARAMETERS_INVALID),
+        ("accounting", {"topups": 4}, Code.FEATURE_PARAMETERS_INVALID),
+        ("accounting", {"period": "week"}, Code.FEATURE_PARAMETERS_INVALID),
+        ("ruling", {"dispute": "D-1", "upheld_micro": 1}, Code.FEATURE_PARAMETERS_INVALID),
+        ("sponsor", {"site": "oslo", "payer": "beta"}, Code.FEATURE_PARAMETERS_INVALID),
+        ("sponsor", {"site": "turin", "payer": "dora"}, Code.CHARTER_INVALID),
+        ("sponsor", {"site": "turin", "payer": "coop"}, Code.FEATURE_PARAMETERS_INVALID),
+        ("witnesses", {"quorum": 3}, Code.CHARTER_INVALID),
+        ("witnesses", {"quorum": 16}, Code.FEATURE_PARAMETERS_INVALID),
     ],
 )
 def test_an_unknown_feature_or_parameters_it_does_not_take_are_refused(
@@ -144,6 +203,87 @@ def test_a_value_left_alone_by_the_patch_still_counts_as_its_ground() -> None:
     result = carry_out([base, moved], "uplink-codec", {"trunk": "fp32", "expert": "int8"})
     assert isinstance(result, Refusal)
     assert result.code == Code.PROPOSAL_STALE
+
+
+def voted(*wishes: tuple[str, dict[str, Any]]) -> list[Charter | Refusal]:
+    """Proposals that were all made on the first charter, carried out one after the other."""
+    history, results = [charter()], list[Charter | Refusal]()
+    for key, params in wishes:
+        results.append(carry_out(history, key, params))
+        if isinstance(results[-1], Charter):
+            history.append(results[-1])
+    return results
+
+
+@pytest.mark.parametrize(
+    ("key", "one", "two", "field"),
+    [
+        ("grant", SPRING, {**SPRING, "name": "summer"}, "grants"),
+        ("grant", SPRING, {"name": "pledge", "member": "acme", "unit": "device_ms:cpu", "amount": 1}, "grants"),
+        ("ruling", {"dispute": DISPUTE, "upheld_micro": 7}, {"dispute": "sha256:" + "e" * 64, "upheld_micro": 0}, "rulings"),
+    ],
+)  # fmt: skip
+def test_entries_appended_by_two_votes_on_one_charter_both_become_law(
+    key: str, one: dict[str, Any], two: dict[str, Any], field: str
+) -> None:
+    first, second = voted((key, one), (key, two))
+    assert isinstance(first, Charter) and isinstance(second, Charter), second
+    assert [entry.model_dump(exclude_unset=True).items() >= wish.items() for entry, wish in zip(getattr(second, field), (one, two), strict=True)] == [True, True]  # fmt: skip
+    assert second.version == 3
+
+
+def test_rates_of_two_devices_voted_on_one_charter_both_become_law() -> None:
+    other = {"device": "tpu", "micro_per_gflop": 2}
+    _, _, last = voted(("rates", GPU), ("rates", other), ("rates", {"device": "cpu", "micro_per_gflop": 9}))
+    assert isinstance(last, Charter)
+    assert [(r.device, r.micro_per_gflop) for r in last.rate_card.rates] == [
+        ("cpu", 9),
+        ("gpu", 0),
+        ("tpu", 2),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("key", "one", "two", "why"),
+    [
+        ("grant", SPRING, {**SPRING, "member": "acme"}, "grant 'spring' is named twice"),
+        ("grant", SPRING, SPRING, "grant 'spring' is named twice"),
+        ("ruling", {"dispute": DISPUTE, "upheld_micro": 7}, {"dispute": DISPUTE, "upheld_micro": 8}, "named twice"),
+        ("rates", GPU, {**GPU, "micro_per_pflop": 800}, "its meaning changed"),
+        ("rates", {"device": "cpu", "micro_per_gflop": 4}, {"device": "cpu", "micro_per_gflop": 5},
+         "/rate_card/rates/0 changed in version 2"),
+        ("accounting", {"topups": 2}, {"topups": 3}, "/accounting/topups changed in version 2"),
+        ("sponsor", {"site": "turin", "payer": "beta"}, {"site": "turin", "payer": "acme"},
+         "/sites/1/payer changed in version 2"),
+        ("witnesses", {"quorum": 1}, {"quorum": 2}, "/witnesses/quorum changed in version 2"),
+    ],
+)  # fmt: skip
+def test_of_two_votes_on_one_name_or_value_the_second_is_stale(
+    key: str, one: dict[str, Any], two: dict[str, Any], why: str
+) -> None:
+    first, second = voted((key, one), (key, two))
+    assert isinstance(first, Charter)
+    assert isinstance(second, Refusal)
+    assert second.code == Code.PROPOSAL_STALE
+    assert why in second.message
+
+
+def test_a_sponsor_touches_the_payer_of_a_site_and_nothing_else_of_it() -> None:
+    greedy = Feature(
+        "greedy", "", InnerSteps, FEATURES["sponsor"].paths,
+        lambda _, p: [{"op": "replace", "path": "/sites/1/partner", "value": "acme"}],
+    )  # fmt: skip
+    result = apply(charter(), greedy, {"steps": 20})
+    assert isinstance(result, Refusal)
+    assert "would change /sites/1/partner" in result.message
+
+
+def test_a_grant_that_makes_the_charter_larger_than_a_record_is_refused_before_anybody_votes() -> None:
+    grants = [Grant(name=f"grant-{n}", member="coop", amount=1) for n in range(600)]
+    result = apply(charter(grants=tuple(g.model_dump() for g in grants)), "grant", SPRING)
+    assert isinstance(result, Refusal)
+    assert result.code == Code.CHARTER_INVALID
+    assert "one journal record" in result.message
 
 
 def test_a_meaning_that_depends_on_other_ground_is_stale_when_that_moved(

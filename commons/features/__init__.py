@@ -6,126 +6,32 @@ Coordinator and sites run this same code, so a passed proposal has exactly one r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import jsonpatch
 import jsonpointer
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, ValidationError
 
-from commons.charter import Charter, Codec, Section
-from commons.charter_file import diff, digest, document
+from commons.charter import Charter
+from commons.charter_file import CHARTER_BYTES_MAX, canonical, diff, digest, document
 from commons.errors import Code, Refusal
+from commons.features.books import BOOKS
+from commons.features.feature import Feature, Patch
+from commons.features.learning import LEARNING
 from commons.records import canonical_json
 
-Patch = list[dict[str, Any]]
-"""RFC 6902 operations."""
+__all__ = ["FEATURES", "Feature", "Patch", "apply", "carry_out", "execution_facts", "parameters", "patch"]
 
-
-@dataclass(frozen=True)
-class Feature:
-    key: str
-    title: str
-    parameters: type[BaseModel]
-    paths: tuple[str, ...]
-    """JSON pointers into the charter; it may touch these and what lies below them."""
-    patch: Callable[[Charter, Any], Patch]
-    """(charter, validated parameters) -> operations. Pure."""
-
-
-class UplinkCodec(Section):
-    trunk: Codec
-    expert: Codec
-
-
-class InnerSteps(Section):
-    steps: Annotated[int, Field(ge=1, le=100_000)]
-
-
-class LearningRate(Section):
-    learning_rate: Annotated[float, Field(gt=0, le=1)]
-
-
-class Routing(Section):
-    routing: Literal["joint", "lean"]
-
-
-class OuterStep(Section):
-    learning_rate: Annotated[float, Field(gt=0, le=2)]
-    momentum: Annotated[float, Field(ge=0, lt=1)]
-    nesterov: bool
-
-
-class PublicShare(Section):
-    share: Annotated[float, Field(ge=0, le=1)]
-
-
-def _set(**values: Any) -> Patch:
-    """Replacements below /learning; a double underscore goes one level down."""
-    return [
-        {"op": "replace", "path": "/learning/" + name.replace("__", "/"), "value": value}
-        for name, value in values.items()
-    ]
-
-
-FEATURES: dict[str, Feature] = {
-    feature.key: feature
-    for feature in (
-        Feature(
-            "uplink-codec",
-            "Encode what sites send: fp32, bf16 or int8, for trunk and experts",
-            UplinkCodec,
-            ("/learning/codecs",),
-            lambda _, p: _set(codecs__trunk=p.trunk, codecs__expert=p.expert),
-        ),
-        Feature(
-            "inner-steps",
-            "Train this many inner steps between two exchanges",
-            InnerSteps,
-            ("/learning/inner_steps",),
-            lambda _, p: _set(inner_steps=p.steps),
-        ),
-        Feature(
-            "learning-rate",
-            "Peak learning rate of the inner steps",
-            LearningRate,
-            ("/learning/learning_rate",),
-            lambda _, p: _set(learning_rate=p.learning_rate),
-        ),
-        Feature(
-            "routing",
-            "Train beside frozen guest experts (joint) or with own experts only (lean)",
-            Routing,
-            ("/learning/routing",),
-            lambda _, p: _set(routing=p.routing),
-        ),
-        Feature(
-            "outer-step",
-            "Outer step on the averaged trunk delta",
-            OuterStep,
-            ("/learning/outer",),
-            lambda _, p: _set(
-                outer__learning_rate=p.learning_rate, outer__momentum=p.momentum, outer__nesterov=p.nesterov
-            ),
-        ),
-        Feature(
-            "public-share",
-            "Share of each batch drawn from the consortium's public text",
-            PublicShare,
-            ("/learning/public_share",),
-            lambda _, p: _set(public_share=p.share),
-        ),
-    )
-}
+FEATURES: dict[str, Feature] = {feature.key: feature for feature in (*LEARNING, *BOOKS)}
 """The registry. Adding one is a new release of the program, which each site installs by its own will."""
 
 
 def parameters(key: str, raw: Mapping[str, Any]) -> dict[str, Any] | Refusal:
     """Check parameters and give them in the form a proposal carries; a Refusal says what each must be."""
     found = _checked(key, raw)
-    return found if isinstance(found, Refusal) else found[1].model_dump(mode="json")
+    return found if isinstance(found, Refusal) else found[1].model_dump(mode="json", exclude_unset=True)
 
 
 def patch(charter: Charter, key: str, raw: Mapping[str, Any]) -> Patch | Refusal:
@@ -135,22 +41,28 @@ def patch(charter: Charter, key: str, raw: Mapping[str, Any]) -> Patch | Refusal
 
 
 def apply(charter: Charter, feature: str | Feature, params: Mapping[str, Any]) -> Charter | Refusal:
-    """The next charter: the feature's patch, its switch set, the version raised by one, nothing else.
+    """The next charter: the feature's patch, its switch (where it has one), the version raised by one, nothing else.
 
     Refused when the feature or its parameters are unknown, when it would change nothing, touch a path it
-    does not own, or leave the schema.
+    does not own, leave the schema or make the charter larger than a record.
     """
     found = _checked(feature, params)
     if isinstance(found, Refusal):
         return found
     entry, values = found
+    operations = entry.patch(charter, values)
+    if isinstance(operations, Refusal):
+        return operations
     try:
-        patched = jsonpatch.apply_patch(document(charter), entry.patch(charter, values))
+        patched = jsonpatch.apply_patch(document(charter), operations)
         patched["version"] = charter.version + 1
-        patched["features"] = {**patched["features"], entry.key: True}
+        if entry.switch:
+            patched["features"] = {**patched["features"], entry.key: True}
         changed = Charter.model_validate_json(canonical_json(patched))
     except (jsonpatch.JsonPatchException, jsonpointer.JsonPointerException, KeyError, TypeError) as error:
         return Refusal(Code.CHARTER_INVALID, f"feature {entry.key} does not fit this charter: {error}")
+    except ValidationError as error:
+        return Refusal(Code.CHARTER_INVALID, f"feature {entry.key} gives an invalid charter: {_wrong(error)}")
     except ValueError as error:
         return Refusal(Code.CHARTER_INVALID, f"feature {entry.key} gives an invalid charter: {error}")
     switch = ("/version", f"/features/{entry.key}")
@@ -166,6 +78,9 @@ def apply(charter: Charter, feature: str | Feature, params: Mapping[str, Any]) -
             Code.FEATURE_PARAMETERS_INVALID,
             f"{entry.key} with {_shown(params)} changes nothing: the charter already says so",
         )
+    if (size := len(canonical(changed))) > CHARTER_BYTES_MAX:
+        message = f"the charter would take {size} bytes, at most {CHARTER_BYTES_MAX} are one journal record"
+        return Refusal(Code.CHARTER_INVALID, message)
     return changed
 
 
@@ -174,7 +89,8 @@ def carry_out(history: Sequence[Charter], key: str, params: Mapping[str, Any]) -
 
     `history` holds every version from the proposal's base to the current one. When a later version changed
     a path this feature's patch touches, the voters saw another charter: the proposal is stale
-    (PROPOSAL_STALE). Otherwise the same patch applies to the current one.
+    (PROPOSAL_STALE). Otherwise the same patch applies to the current one. What is appended to a list stands on
+    no ground but its name: any number of such proposals become law, unless two entries would have one name.
     """
     base, current = history[0], history[-1]
     voted, now = patch(base, key, params), patch(current, key, params)
@@ -221,17 +137,21 @@ def _checked(key: str | Feature, raw: Mapping[str, Any]) -> tuple[Feature, BaseM
     try:
         return entry, entry.parameters.model_validate(dict(raw))
     except ValidationError as error:
-        wrong = "; ".join(
-            f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_url=False)
-        )
+        wrong = _wrong(error)
         known = ", ".join(entry.parameters.model_fields)
         return Refusal(
             Code.FEATURE_PARAMETERS_INVALID, f"parameters of {entry.key} ({known}): {wrong}", {"wrong": wrong}
         )
 
 
+def _wrong(error: ValidationError) -> str:
+    found = ((".".join(map(str, e["loc"])), e["msg"]) for e in error.errors(include_url=False))
+    return "; ".join(f"{at}: {what}" if at else what.removeprefix("Value error, ") for at, what in found)
+
+
 def _below(pointer: str, prefix: str) -> bool:
-    return pointer == prefix or pointer.startswith(prefix + "/")
+    steps, wanted = pointer.split("/"), prefix.split("/")
+    return len(steps) >= len(wanted) and all(w in ("*", s) for s, w in zip(steps, wanted, strict=False))
 
 
 def _overlap(one: str, other: str) -> bool:
