@@ -1,0 +1,38 @@
+"""What a feature is: its parameters, the part of the charter it may touch, and what it does there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel
+
+from commons.charter import Charter
+from commons.errors import Refusal
+
+Patch = list[dict[str, Any]]
+"""RFC 6902 operations."""
+
+
+@dataclass(frozen=True)
+class Feature:
+    key: str
+    title: str
+    parameters: type[BaseModel]
+    paths: tuple[str, ...]
+    """JSON pointers into the charter; it may touch these and what lies below them. ``*`` stands for any one step."""
+    patch: Callable[[Charter, Any], Patch | Refusal]
+    """(charter, validated parameters) -> operations. Pure."""
+    switch: bool = True
+    """Carried out, it is switched on in `charter.features`, which a site may decline to work under. False for what
+    only concerns the books: no site has to allow it."""
+
+
+def replaced(path: str, value: Any) -> dict[str, Any]:
+    return {"op": "replace", "path": path, "value": value}
+
+
+def appended(path: str, value: Any) -> dict[str, Any]:
+    """One more entry of the list at `path`: it moves nobody else's ground, and nobody's append moves its."""
+    return {"op": "add", "path": f"{path}/-", "value": value}

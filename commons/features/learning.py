@@ -1,0 +1,90 @@
+"""Features that change how the model is trained."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from commons.charter import Codec, Section
+from commons.features.feature import Feature, Patch, replaced
+
+
+class UplinkCodec(Section):
+    trunk: Codec
+    expert: Codec
+
+
+class InnerSteps(Section):
+    steps: Annotated[int, Field(ge=1, le=100_000)]
+
+
+class LearningRate(Section):
+    learning_rate: Annotated[float, Field(gt=0, le=1)]
+
+
+class Routing(Section):
+    routing: Literal["joint", "lean"]
+
+
+class OuterStep(Section):
+    learning_rate: Annotated[float, Field(gt=0, le=2)]
+    momentum: Annotated[float, Field(ge=0, lt=1)]
+    nesterov: bool
+
+
+class PublicShare(Section):
+    share: Annotated[float, Field(ge=0, le=1)]
+
+
+def _set(**values: Any) -> Patch:
+    """Replacements below /learning; a double underscore goes one level down."""
+    return [replaced("/learning/" + name.replace("__", "/"), value) for name, value in values.items()]
+
+
+LEARNING = (
+    Feature(
+        "uplink-codec",
+        "Encode what sites send: fp32, bf16 or int8, for trunk and experts",
+        UplinkCodec,
+        ("/learning/codecs",),
+        lambda _, p: _set(codecs__trunk=p.trunk, codecs__expert=p.expert),
+    ),
+    Feature(
+        "inner-steps",
+        "Train this many inner steps between two exchanges",
+        InnerSteps,
+        ("/learning/inner_steps",),
+        lambda _, p: _set(inner_steps=p.steps),
+    ),
+    Feature(
+        "learning-rate",
+        "Peak learning rate of the inner steps",
+        LearningRate,
+        ("/learning/learning_rate",),
+        lambda _, p: _set(learning_rate=p.learning_rate),
+    ),
+    Feature(
+        "routing",
+        "Train beside frozen guest experts (joint) or with own experts only (lean)",
+        Routing,
+        ("/learning/routing",),
+        lambda _, p: _set(routing=p.routing),
+    ),
+    Feature(
+        "outer-step",
+        "Outer step on the averaged trunk delta",
+        OuterStep,
+        ("/learning/outer",),
+        lambda _, p: _set(
+            outer__learning_rate=p.learning_rate, outer__momentum=p.momentum, outer__nesterov=p.nesterov
+        ),
+    ),
+    Feature(
+        "public-share",
+        "Share of each batch drawn from the consortium's public text",
+        PublicShare,
+        ("/learning/public_share",),
+        lambda _, p: _set(public_share=p.share),
+    ),
+)
