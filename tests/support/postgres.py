@@ -16,8 +16,11 @@ class NoPostgres(Exception):
 
 
 @contextmanager
-def running() -> Iterator[str]:
-    """SQLAlchemy URL of a new, empty cluster; stopped and deleted at the end. Raises NoPostgres."""
+def running(*, durable: bool = False) -> Iterator[str]:
+    """SQLAlchemy URL of a new, empty cluster; stopped and deleted at the end. Raises NoPostgres.
+
+    `durable`: commits wait for the disk, as they would for a user; tests of what is stored need not.
+    """
     programs = _programs()
     folder = Path(tempfile.mkdtemp(prefix="pg", dir="/tmp"))  # a socket's path must be short
     as_user: list[str] = []
@@ -27,7 +30,8 @@ def running() -> Iterator[str]:
     try:
         data = folder / "data"
         _run([*as_user, programs / "initdb", "-D", data, "-U", "hansa", "-A", "trust", "-N", "-E", "UTF8"])
-        options = f"-c listen_addresses='' -c unix_socket_directories={folder} -c fsync=off"
+        options = f"-c listen_addresses='' -c unix_socket_directories={folder}"
+        options += f" -c fsync={'on' if durable else 'off'}"
         _run([*as_user, programs / "pg_ctl", "-D", data, "-l", folder / "log", "-w", "-o", options, "start"])
         try:
             yield f"postgresql+psycopg://hansa@/postgres?host={folder}"

@@ -193,7 +193,7 @@ def test_a_folder_a_file_and_a_url_name_the_same_journal(tmp_path: Path) -> None
     ],
 )
 def test_a_record_has_one_writing_and_every_other_is_refused(leaf: bytes) -> None:
-    with pytest.raises(ValueError):  # noqa: PT011 - whichever rule it breaks
+    with pytest.raises(ValueError):
         Record.parse(leaf)
 
 
