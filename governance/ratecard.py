@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from commons.charter import Rate, RateCard
+from commons.charter import RateCard
 from commons.errors import Code, Refusal
 from commons.names import Digest
 from commons.notes import digest
+from commons.pricing import exact_pico, rates_of
 from commons.records import canonical_json
 from governance.amounts import AMOUNT_LIMIT, PICO_PER_MICRO
+
+__all__ = ["Price", "exact_pico", "price", "rate_card_digest", "rates_of"]
 
 
 @dataclass(frozen=True)
@@ -39,21 +42,6 @@ def price(
         what = f"{gflop} gflop in {device_ms} ms on {device}"
         return Refusal(Code.AMOUNT_INVALID, f"{what} is no work that can be charged")
     return Price(amount, amount * PICO_PER_MICRO - exact)
-
-
-def exact_pico(rate: Rate, gflop: int, device_ms: int) -> int:
-    """The exact price in 10^-6 micro."""
-    work = gflop * (rate.micro_per_gflop * PICO_PER_MICRO + rate.micro_per_pflop)
-    return work + device_ms * rate.micro_per_device_second * 1000
-
-
-def rates_of(card: RateCard, device: str, precision: str | None) -> list[Rate]:
-    """The one rate for this precision, else the one for any; all of the device's for None; empty: none."""
-    own = [rate for rate in card.rates if rate.device == device]
-    if precision is None:
-        return own
-    exact = [rate for rate in own if rate.precision == precision]
-    return exact or [rate for rate in own if rate.precision == "any"]
 
 
 def rate_card_digest(card: RateCard) -> Digest:
