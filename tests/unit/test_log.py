@@ -180,10 +180,11 @@ def test_a_file_that_was_touched_proves_nothing(error: type[Exception], old: str
         open_proof_file(text.replace(old, new), LOG.verifier)
 
 
-@pytest.mark.parametrize("cut", range(0, 400, 7))
-def test_a_file_cut_off_anywhere_proves_nothing(cut: int) -> None:
-    with pytest.raises((NoteError, ProofError)):
-        open_proof_file(proof_file(3)[:cut], LOG.verifier)
+def test_a_file_cut_off_anywhere_proves_nothing() -> None:
+    text = proof_file(3)
+    for cut in range(len(text)):
+        with pytest.raises((NoteError, ProofError)):
+            open_proof_file(text[:cut], LOG.verifier)
 
 
 def test_hashes_in_another_order_prove_nothing() -> None:
