@@ -55,7 +55,7 @@ class Frontier:
     @classmethod
     def load(cls, size: int, hash_at: HashAt) -> Frontier:
         """The frontier of a stored tree of `size` leaves."""
-        return cls(size, [hash_at(level, index) for level, index in _cover(0, size)])
+        return cls(size, [hash_at(level, index) for level, index in cover(0, size)])
 
     def append(self, leaf: bytes) -> list[Node]:
         """Add one leaf hash; the newly complete subtrees, the leaf itself (level 0) first."""
@@ -82,12 +82,12 @@ def inclusion_proof(index: int, size: int, hash_at: HashAt) -> list[bytes]:
     path: list[bytes] = []
     low, high = 0, size
     while high - low > 1:
-        middle = low + _split(high - low)
+        middle = low + split(high - low)
         if index < middle:
-            path.append(_range_root(middle, high, hash_at))
+            path.append(range_root(middle, high, hash_at))
             high = middle
         else:
-            path.append(_range_root(low, middle, hash_at))
+            path.append(range_root(low, middle, hash_at))
             low = middle
     return path[::-1]
 
@@ -105,15 +105,15 @@ def consistency_proof(old: int, new: int, hash_at: HashAt) -> list[bytes]:
     low, high = 0, new
     known = True  # the old tree's root is this very subtree: the verifier has it already
     while high != old:
-        middle = low + _split(high - low)
+        middle = low + split(high - low)
         if old <= middle:
-            path.append(_range_root(middle, high, hash_at))
+            path.append(range_root(middle, high, hash_at))
             high = middle
         else:
-            path.append(_range_root(low, middle, hash_at))
+            path.append(range_root(low, middle, hash_at))
             low, known = middle, False
     if not known:
-        path.append(_range_root(low, high, hash_at))
+        path.append(range_root(low, high, hash_at))
     return path[::-1]
 
 
@@ -171,12 +171,12 @@ def verify_consistency(old: int, old_root: bytes, new: int, new_root: bytes, pat
         )
 
 
-def _split(size: int) -> int:
+def split(size: int) -> int:
     """The largest power of two below `size`, which is at least 2."""
     return 1 << (size - 1).bit_length() - 1
 
 
-def _cover(low: int, high: int) -> list[tuple[int, int]]:
+def cover(low: int, high: int) -> list[tuple[int, int]]:
     """(level, index) of the complete subtrees over leaves low..high, largest first; `low` must be aligned."""
     found = []
     while low < high:
@@ -186,8 +186,9 @@ def _cover(low: int, high: int) -> list[tuple[int, int]]:
     return found
 
 
-def _range_root(low: int, high: int, hash_at: HashAt) -> bytes:
-    return _fold([hash_at(level, index) for level, index in _cover(low, high)])
+def range_root(low: int, high: int, hash_at: HashAt) -> bytes:
+    """Root of leaves low..high, which must be a subtree that RFC 6962 splits a tree into."""
+    return _fold([hash_at(level, index) for level, index in cover(low, high)])
 
 
 def _fold(hashes: Sequence[bytes]) -> bytes:
