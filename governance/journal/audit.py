@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, select
@@ -18,17 +19,30 @@ PROBLEMS_MAX = 20
 _PAGE = 4096
 
 
+Progress = Callable[[int], None]
+"""Told how many records have been read so far."""
+
+
+@dataclass(frozen=True)
+class Broken:
+    """What is wrong, from which record on, and what its reader should do."""
+
+    index: int
+    what: str
+    act: str
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.act}"
+
+
 def broken(location: str, index: int, what: str) -> str:
     """One sentence: which record, what happened to it, and what to do."""
-    return (
-        f"record {index} of the journal {location} {what}: stop the coordinator, keep this copy as evidence and "
-        f"restore a backup with more than {index} records; the partners' checkpoints show which copy is right"
-    )
+    return str(_broken(location, index, what))
 
 
-def audit(connection: Connection, location: str) -> list[str]:
-    """Every problem in a sentence, at most `PROBLEMS_MAX`; empty when all is well."""
-    found: list[str] = []
+def audit(connection: Connection, location: str, progress: Progress | None = None) -> list[Broken]:
+    """Every problem, at most `PROBLEMS_MAX`; empty when all is well."""
+    found: list[Broken] = []
     frontier = merkle.Frontier()
     last_ms = 0
     tree_is_sound = True
@@ -37,20 +51,30 @@ def audit(connection: Connection, location: str) -> list[str]:
         grown: list[merkle.Node] = []
         for idx, leaf, leaf_hash in page:
             if idx != frontier.size:
-                return [*found, broken(location, frontier.size, "is missing")]
+                return [*found, _broken(location, frontier.size, "is missing")]
             at_ms, problem = _judge(leaf, leaf_hash, last_ms)
             if problem:
-                found.append(broken(location, idx, problem))
+                found.append(_broken(location, idx, problem))
             last_ms = max(last_ms, at_ms)
             grown += frontier.append(leaf_hash)[1:]
         if tree_is_sound and (low := _first_wrong_node(connection, first, frontier.size, grown)) is not None:
             tree_is_sound = False
-            found.append(
-                broken(location, low[0], f"(or one up to {low[1]}) no longer gives the hash above it")
-            )
+            what = f"(or one up to {low[1]}) no longer gives the hash above it"
+            found.append(_broken(location, low[0], what))
         if len(found) >= PROBLEMS_MAX:
             return found[:PROBLEMS_MAX]
+        if progress is not None:
+            progress(frontier.size)
     return found + _against_signature(connection, location, frontier)
+
+
+def _broken(location: str, index: int, what: str) -> Broken:
+    return Broken(
+        index,
+        f"record {index} of the journal {location} {what}",
+        f"stop the coordinator, keep this copy as evidence and restore a backup with more than {index} records; "
+        "the partners' checkpoints show which copy is right",
+    )
 
 
 def _pages(connection: Connection) -> Iterator[Sequence[Any]]:
@@ -94,18 +118,21 @@ def _first_wrong_node(
     return None
 
 
-def _against_signature(connection: Connection, location: str, frontier: merkle.Frontier) -> list[str]:
+def _against_signature(connection: Connection, location: str, frontier: merkle.Frontier) -> list[Broken]:
     found = {name: value for name, value in connection.execute(select(meta))}
-    note = found.get("checkpoint", "")
+    note, size = found.get("checkpoint", ""), frontier.size
+    keep = "keep this copy as evidence and restore a backup"
     if not note:
-        return [] if frontier.size == 0 else [f"the journal {location} has records but no signed checkpoint"]
+        what = f"the journal {location} has records but no signed checkpoint"
+        return [] if size == 0 else [Broken(0, what, f"{keep} that has one")]
     try:
         signed = Checkpoint.open(note.encode(), Verifier.from_vkey(found["log_key"]))
     except (NoteError, KeyError) as wrong:
-        return [f"the signed checkpoint of the journal {location} cannot be trusted: {wrong}"]
-    if signed.size > frontier.size:
-        return [broken(location, frontier.size, f"is missing, {signed.size} records were signed for")]
-    if (signed.size, signed.root) != (frontier.size, frontier.root()):
-        what = f"the {frontier.size} records of the journal {location} do not give the root signed for {signed.size}"
-        return [f"{what}: keep this copy as evidence and restore a backup that does"]
+        what = f"the signed checkpoint of the journal {location} cannot be trusted: {wrong}"
+        return [Broken(0, what, f"{keep} whose checkpoint can be")]
+    if signed.size > size:
+        return [_broken(location, size, f"is missing, {signed.size} records were signed for")]
+    if (signed.size, signed.root) != (size, frontier.root()):
+        what = f"the {size} records of the journal {location} do not give the root signed for {signed.size}"
+        return [Broken(0, what, f"{keep} that does")]
     return []

@@ -24,7 +24,7 @@ from commons.errors import StoreError
 from commons.log import Checkpoint
 from commons.notes import NoteError, Signer
 from commons.records import Record
-from governance.journal.audit import audit, broken
+from governance.journal.audit import Broken, Progress, audit, broken
 from governance.journal.engine import WriterLock, describe, engine_for, resolve
 from governance.journal.migrate import back_up, check_schema, count_opening, is_older
 from governance.journal.rows import Row, insert_rows
@@ -108,10 +108,14 @@ class JournalReader:
 
         Every problem in a sentence, with the record's index and what to do; empty when all is well.
         """
+        return [str(found) for found in self.inspect()]
+
+    def inspect(self, progress: Progress | None = None) -> list[Broken]:
+        """What `verify` finds, taken apart. `progress` is told how many records were read."""
         with self._reading() as connection:
             if connection.dialect.name == "postgresql":  # one snapshot, however much is appended meanwhile
                 connection.execution_options(isolation_level="REPEATABLE READ")
-            return audit(connection, self.location)
+            return audit(connection, self.location, progress)
 
     def close(self) -> None:
         self._engine.dispose()
