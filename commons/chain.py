@@ -41,6 +41,8 @@ from commons.tally import Opening, Tally, outcome_facts, tally, valid
 
 Entry = tuple[int, bytes, Sequence[bytes]]
 """(journal index, leaf, inclusion path)."""
+LACKS = "lacks"
+"""In the details of a refusal: how many witnesses have not cosigned yet. Nothing else was wrong."""
 
 
 @dataclass(frozen=True)
@@ -359,7 +361,7 @@ class _Walk(Steps):
             self._fail(
                 f"{len(seen)} of the {quorum} witnesses the charter asks for cosigned the checkpoint of size "
                 f"{self.head.size} ({there}); missing are {lacking(charter, self.keys, seen)}",
-                lacks=quorum - len(seen),
+                **{LACKS: quorum - len(seen)},
             )
         self._done(f"cosigned by {there}, the charter asks for {quorum}")
 

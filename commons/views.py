@@ -141,6 +141,10 @@ class JournalView(View):
     root: str
     checkpoint: str
     """The signed checkpoint note."""
+    published: str = ""
+    """The newest checkpoint that enough witnesses cosigned, with their signatures; empty when there is none."""
+    unwitnessed_since_ms: int | None = None
+    """When the oldest record was made that `published` does not cover; None when none waits for witnesses."""
 
 
 class CharterView(View):

@@ -20,11 +20,14 @@ from commons.wire.v1.consortium_pb2_grpc import ChamberServicer
 from governance.bell import Bell
 from governance.budgets import budgets_view
 from governance.consortium import Consortium
-from governance.proof import chain_bundle
+from governance.proof import Witnessed, chain_bundle, covering
 
 WATCHERS_MAX = 64
 """Each watcher holds a thread of the server."""
 WATCH_PAUSE_S = 0.25
+WITNESSES_WAIT_S = 2.0
+"""How long an answer about the chain waits for cosignatures that are still on their way."""
+_CHAINS_WAITING_MAX = 32
 _ALIVE_CHECK_S = 5.0
 
 Reader = Callable[[str], View | Refusal]
@@ -35,10 +38,17 @@ class Chamber(ChamberServicer):
     """`more` are views of other parts of the coordinator by name; `pulse` rings whenever any view may change."""
 
     def __init__(
-        self, consortium: Consortium, pulse: Bell, stopping: threading.Event, more: Mapping[str, Reader]
+        self,
+        consortium: Consortium,
+        pulse: Bell,
+        stopping: threading.Event,
+        more: Mapping[str, Reader],
+        witnessed: Witnessed,
     ) -> None:
         self._consortium, self._pulse, self._stopping = consortium, pulse, stopping
+        self._witnessed = witnessed
         self._seats = threading.BoundedSemaphore(WATCHERS_MAX)
+        self._waiting = threading.BoundedSemaphore(_CHAINS_WAITING_MAX)
         self._readers: dict[str, Reader] = {
             "budgets": self._budgets,
             "proposals": self._proposals,
@@ -89,7 +99,8 @@ class Chamber(ChamberServicer):
             self._seats.release()
 
     def Chain(self, request: wire.ChainRequest, context: grpc.ServicerContext) -> wire.ChainBundle:
-        bundle = chain_bundle(self._consortium, request.have_size)
+        self._await_witnesses(request.have_size)
+        bundle = chain_bundle(self._consortium, request.have_size, self._witnessed)
         if isinstance(bundle, Refusal):
             refuse(context, bundle)
         checkpoint, entries, consistency = bundle
@@ -98,6 +109,16 @@ class Chamber(ChamberServicer):
             entries=[wire.ChainEntry(index=i, leaf=leaf, path=path) for i, leaf, path in entries],
             consistency=consistency,
         )
+
+    def _await_witnesses(self, have_size: int) -> None:
+        """Give the cosignatures of the newest records a moment; when too many wait already, go on without."""
+        if not self._consortium.charter.witnesses.quorum or not self._waiting.acquire(blocking=False):
+            return
+        try:
+            least = min(covering(self._consortium, have_size), self._consortium.size)
+            self._witnessed.wait_published(least, WITNESSES_WAIT_S)
+        finally:
+            self._waiting.release()
 
     def _view(self, request: wire.ReadRequest) -> bytes | Refusal:
         reader = self._readers.get(request.view)
@@ -125,8 +146,13 @@ class Chamber(ChamberServicer):
 
     def _journal(self, key: str) -> View:
         journal = self._consortium.journal
-        checkpoint = journal.checkpoint()
-        return JournalView(size=journal.size, root=journal.root().hex(), checkpoint=checkpoint.decode())
+        return JournalView(
+            size=journal.size,
+            root=journal.root().hex(),
+            checkpoint=journal.checkpoint().decode(),
+            published=(self._witnessed.published(1) or b"").decode(),
+            unwitnessed_since_ms=self._witnessed.unwitnessed_since_ms(),
+        )
 
     def _charter(self, key: str) -> View | Refusal:
         """By version; the one in force for an empty key."""

@@ -100,7 +100,7 @@ class Screen:
         now = time.monotonic()
         reasons = {
             f"{s.site} {s.state}: {s.why}" for s in view.sites if s.why and s.state not in QUIET_STATES
-        }
+        } | ({view.reason} if view.reason else set())
         self._waits = {reason: self._waits.get(reason, now) for reason in reasons}
         for reason in reasons - self._told_waits:
             if now - self._waits[reason] >= WAITS_S:

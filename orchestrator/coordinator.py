@@ -36,18 +36,20 @@ from orchestrator.enrolment import Enrolments
 from orchestrator.evaluation import finish_run
 from orchestrator.home import Home, HomeLock, Served
 from orchestrator.live import Live
+from orchestrator.outsiders import follow_outsiders
 from orchestrator.progress import Runs
 from orchestrator.round import run_round
 from orchestrator.service import Enrolment, Operator, SiteLink
 from orchestrator.spool import Spool
+from orchestrator.witnesses import Witnesses
 
 if TYPE_CHECKING:
     from governance.tracking.mirror import Mirror
 
 log = logging.getLogger("hansa.coordinator")
 
-THREADS_PER_SITE = 4
-"""A work stream, a fetch, an upload, a heartbeat."""
+THREADS_PER_SITE = 6
+"""A work stream, a fetch, an upload, a heartbeat, a witness's stream, its cosignature."""
 THREADS_MORE = WATCHERS_MAX + 16
 STOP_GRACE_S = 0.5
 RETRY_S = 5.0
@@ -115,10 +117,13 @@ class Coordinator:
         consortium = Consortium(journal, self._clock)
         home.found(consortium)
         desk, pulse = self._lay_desk(home, consortium)
-        self._serve(home, desk, pulse)
+        witnesses = Witnesses(consortium, desk.bell, desk.stopping)
+        self._serve(home, desk, pulse, witnesses)
         home.write_operator_seat(self.address)
         self._run_thread("runs", lambda: _drive(desk))
         self._run_thread("clerk", lambda: _close_votes(desk))
+        self._run_thread("witnesses", witnesses.watch)
+        self._run_thread("outsiders", lambda: follow_outsiders(witnesses))
         self._mirror(consortium)
         self._closing.callback(self._wake, desk, pulse)
 
@@ -137,14 +142,15 @@ class Coordinator:
         )
         return self._desk, pulse
 
-    def _serve(self, home: Home, desk: Desk, pulse: Bell) -> None:
+    def _serve(self, home: Home, desk: Desk, pulse: Bell, witnesses: Witnesses) -> None:
         served = home.served()
         sites = len(desk.consortium.charter.sites)
         server = _server(sites * THREADS_PER_SITE + THREADS_MORE, channel.SERVER_OPTIONS, enrolment=False)
-        link = SiteLink(desk)
+        link = SiteLink(desk, witnesses)
         add_SiteLinkServicer_to_server(link, server)
         channel.add_raw_handlers(server, upload=link.Upload, fetch=link.Fetch)
-        chamber = Chamber(desk.consortium, pulse, desk.stopping, {"run": lambda key: _run_view(desk, key)})
+        more = {"run": lambda key: _run_view(desk, witnesses, key)}
+        chamber = Chamber(desk.consortium, pulse, desk.stopping, more, witnesses)
         add_ChamberServicer_to_server(chamber, server)
         add_OperatorServicer_to_server(Operator(desk), server)
         door = _server(4, channel.ENROLMENT_OPTIONS, enrolment=True)
@@ -241,18 +247,19 @@ def _close_votes(desk: Desk) -> None:
         desk.bell.wait_beyond(strokes, wait_s)
 
 
-def _run_view(desk: Desk, key: str) -> View | Refusal:
+def _run_view(desk: Desk, witnesses: Witnesses, key: str) -> View | Refusal:
     run = desk.runs.find(key)
     if isinstance(run, Refusal):
         return run
     consortium = desk.consortium
-    return run_view(
+    view = run_view(
         run,
         charters=consortium.members.charters,
         ledger=consortium.ledger,
         live=desk.live,
         journal_size=consortium.size,
     )
+    return view if view.reason else view.model_copy(update={"reason": witnesses.trouble()})
 
 
 def _server(threads: int, options: list[tuple[str, int]], *, enrolment: bool) -> grpc.Server:

@@ -34,6 +34,7 @@ from orchestrator.progress import run_fact
 from orchestrator.round import finishing_records
 from orchestrator.seed import load_seed
 from orchestrator.spool import FRAME_BYTES_MAX
+from orchestrator.witnesses import Witnesses
 
 NOTE_BYTES_MAX = 8192
 FETCH_DIGESTS_MAX = 1 << 17
@@ -45,8 +46,8 @@ _RUN_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 class SiteLink(SiteLinkServicer):
     """A caller only ever speaks for the site in its certificate."""
 
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
+    def __init__(self, desk: Desk, witnesses: Witnesses) -> None:
+        self._desk, self._witnesses = desk, witnesses
 
     def Work(self, request: wire.WorkRequest, context: grpc.ServicerContext) -> Iterator[wire.Directive]:
         desk, site = self._desk, self._site(context)
@@ -151,6 +152,25 @@ class SiteLink(SiteLinkServicer):
                 refuse(context, done)
             receipt = consortium.receipt((*done, *known)[0])
         return wire.Receipt(**vars(receipt))
+
+    def Witness(
+        self, request: wire.WitnessRequest, context: grpc.ServicerContext
+    ) -> Iterator[wire.WitnessOffer]:
+        site = self._site(context)
+        if refusal := self._witnesses.behind(site, request.size):
+            refuse(context, refusal)
+        context.add_callback(self._desk.bell.ring)
+        for offer in self._witnesses.offers(site, request.size, context.is_active):
+            yield wire.WitnessOffer(old=offer.old, checkpoint=offer.note, consistency=offer.proof)
+
+    def Cosign(self, request: wire.CosignRequest, context: grpc.ServicerContext) -> wire.CosignReply:
+        try:
+            refusal = self._witnesses.cosign(self._site(context), request.size, request.line)
+        except HansaError as error:
+            context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
+        if refusal is not None:
+            refuse(context, refusal)
+        return wire.CosignReply()
 
     def _directive(self, order: Order) -> wire.Directive:
         epoch = self._desk.consortium.journal.epoch

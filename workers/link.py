@@ -30,6 +30,7 @@ from workers.backoff import pauses
 from workers.outbox import Sealed
 from workers.status import Status
 from workers.verify import Chain
+from workers.witness import SiteWitness
 
 log = logging.getLogger("hansa.site")
 T = TypeVar("T")
@@ -84,6 +85,12 @@ class Link:
             ("end", self._end),
         ):
             threading.Thread(target=work, name=f"link-{name}", daemon=True).start()
+
+    def witness(self, witness: SiteWitness) -> None:
+        """Begin to have checkpoints cosigned as they are offered."""
+        threading.Thread(
+            target=self._follow_offers, args=(witness,), name="link-witness", daemon=True
+        ).start()
 
     def close(self) -> None:
         self._channel.close()
@@ -194,6 +201,27 @@ class Link:
         if text != self.trouble:
             log.warning("%s; calling again every %.0f s", text, RECONNECT_S)
         self.trouble = text
+
+    def _follow_offers(self, witness: SiteWitness) -> None:
+        waits, told = pauses(longest_s=RECONNECT_S), ""
+        while not self._stop.is_set():
+            try:
+                call: Any = self._site.Witness(wire.WitnessRequest(size=witness.size))
+                with self._under_way(call):
+                    for offer in call:
+                        answer = witness.cosign(offer.old, tuple(offer.consistency), offer.checkpoint)
+                        if answer is None:
+                            call.cancel()  # the next stream begins at what this site did cosign
+                            break
+                        size, line = answer
+                        self._ask(self._site.Cosign, wire.CosignRequest(size=size, line=line))
+                        waits, told = pauses(longest_s=RECONNECT_S), ""
+            except HansaError as error:
+                # The order stream tells of a lost coordinator; what concerns the witness alone is told here.
+                if not isinstance(error, Unreachable) and str(error) != told and not self._stop.is_set():
+                    told = str(error)
+                    log.warning("this site is no witness now: %s", told)
+            self._stop.wait(next(waits))
 
     def _beat(self) -> None:
         while not self._stop.wait(BEAT_S):

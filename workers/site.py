@@ -7,20 +7,15 @@ same bytes. Owns the loop and what the operator reads of it; torch stays in the 
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import logging
-import os
 import threading
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Literal, NoReturn
 
 from commons import charter_file
-from commons.chain import VerifiedCharter
+from commons.chain import LACKS, VerifiedCharter
 from commons.clock import SystemClock
 from commons.codec import decode
-from commons.errors import Code, ConfigError, HansaError, Refusal, Refused, StoreError, Unreachable
+from commons.errors import Code, ConfigError, HansaError, Refusal, Refused, Unreachable
 from commons.identity import Seat, load_signer
 from commons.names import Digest, SiteId
 from commons.notes import NoteError, Signer, parse
@@ -31,6 +26,7 @@ from workers import seal
 from workers.actor import Abandoned, Bench, Progress, RemoteTrainer
 from workers.backoff import pauses
 from workers.data import Corpus, CorpusError
+from workers.home import alone_in
 from workers.link import Directive, Link
 from workers.meter import Meter
 from workers.outbox import Outbox, Sealed
@@ -38,11 +34,14 @@ from workers.ray_start import Interrupted, connected
 from workers.site_file import SiteFile
 from workers.status import Status
 from workers.verify import Order, Verification
+from workers.witness import SiteWitness
 
 log = logging.getLogger("hansa.site")
 
 ASK_AGAIN_S = 10.0
 """How long a site that refused an order waits before it checks the same order again."""
+UNWITNESSED_S = 2.0
+"""The same when only witnesses lack."""
 
 
 def run_site(file: SiteFile, stop: threading.Event) -> None:
@@ -53,7 +52,7 @@ def run_site(file: SiteFile, stop: threading.Event) -> None:
     """
     seat, signer = _seat(file)
     _check_text(file, seat)
-    with _alone_in(file.home):
+    with alone_in(file.home):
         status, store = Status(), StateStore(file.home / "model")
         outbox = Outbox(file.home / "outbox")
         verification = Verification(seat, file.policy, file.home / "verified.json", SystemClock())
@@ -61,7 +60,9 @@ def run_site(file: SiteFile, stop: threading.Event) -> None:
         status.enter("idle", "starting Ray")
         run, number = outbox.latest()
         log.info("site %s of %s starts; last finished round: %s", file.name, file.partner, number or "none")
+        witness = SiteWitness(signer, seat.log_verifier, file.home, SystemClock())
         link.open(run=run, round_number=number)
+        link.witness(witness)
         bench = Bench(file.name, file.text, file.public, file.home / "rounds", max(1, int(file.ray.cpus)))
         try:
             with connected(
@@ -75,7 +76,9 @@ def run_site(file: SiteFile, stop: threading.Event) -> None:
                 trainer.start()
                 try:
                     meter = Meter(file.home / "meter.json", SystemClock())
-                    site = _Site(link, status, store, outbox, verification, trainer, meter, signer, stop)
+                    site = _Site(
+                        link, status, store, outbox, verification, trainer, meter, signer, witness, stop
+                    )
                     site.work()
                 finally:
                     trainer.close()
@@ -92,10 +95,11 @@ def verify_site(file: SiteFile) -> VerifiedCharter:
 
     Raises Refused naming the step that failed, Unreachable.
     """
-    seat, _ = _seat(file)
+    seat, signer = _seat(file)
     stop = threading.Event()
     link = Link(seat, Status(), StateStore(file.home / "model"), parts=file.home / "parts", stop=stop)
     try:
+        link.witness(SiteWitness(signer, seat.log_verifier, file.home, SystemClock()))
         verified = Verification(seat, file.policy, file.home / "verified.json", SystemClock()).charter(
             link.chain
         )
@@ -118,11 +122,12 @@ class _Site:
         trainer: RemoteTrainer,
         meter: Meter,
         signer: Signer,
+        witness: SiteWitness,
         stop: threading.Event,
     ) -> None:
         self._link, self._status, self._store, self._outbox = link, status, store, outbox
         self._verification, self._trainer, self._meter = verification, trainer, meter
-        self._signer, self._stop = signer, stop
+        self._signer, self._witness, self._stop = signer, witness, stop
         self._name = SiteId(signer.name.partition("/")[2])
         self._evaluated: dict[str, bytes] = {}
         self._said = ""
@@ -140,9 +145,11 @@ class _Site:
             tokens_per_s=0.0,
             loss=None,
         )
+        if self._witness.fork:
+            raise _RefusedHere(Refusal(Code.LOG_FORKED, self._witness.fork))
         order = self._verification.order(data, self._link.chain)
         if isinstance(order, Refusal):
-            raise _RefusedHere(order)
+            raise _Unwitnessed(order) if LACKS in order.details else _RefusedHere(order)
         if order.note.work == "evaluate":
             self._evaluate(order)
             return
@@ -187,6 +194,9 @@ class _Site:
             if not self._stop.is_set():
                 self._trouble("idle", f"waiting for coordinator: {error}")
             return pause_s
+        except _Unwitnessed as error:
+            self._trouble("verifying", str(error))
+            return min(pause_s, UNWITNESSED_S)
         except HansaError as error:
             self._trouble("refused", str(error))
             return ASK_AGAIN_S
@@ -306,10 +316,12 @@ class _Site:
         self._status.enter("idle", "evaluated")
 
     def _idle_if_alone(self) -> None:
-        if self._status.now.state == "idle" and self._link.trouble:
+        if self._status.now.state == "idle" and self._witness.fork:
+            self._status.enter("refused", self._witness.fork)
+        elif self._status.now.state == "idle" and self._link.trouble:
             self._status.enter("idle", self._link.trouble)
 
-    def _trouble(self, state: Literal["idle", "refused"], why: str) -> None:
+    def _trouble(self, state: Literal["idle", "refused", "verifying"], why: str) -> None:
         self._status.set(state=state, why=why)
         self._say(logging.WARNING, why)
 
@@ -325,6 +337,10 @@ class _RefusedHere(HansaError):
 
     def __init__(self, refusal: Refusal) -> None:
         super().__init__(str(refusal))
+
+
+class _Unwitnessed(_RefusedHere):
+    """Too few witnesses have seen the journal yet; the others may come any moment."""
 
 
 def _claimed(data: bytes) -> AssignmentNote:
@@ -358,26 +374,3 @@ def _check_text(file: SiteFile, seat: Seat) -> None:
 
 def _wrong(file: SiteFile, what: str) -> NoReturn:
     raise ConfigError([f"{file.path}: {what}"])
-
-
-@contextlib.contextmanager
-def _alone_in(home: Path) -> Iterator[None]:
-    """Hold the site's home for this process; the system lets go of it however the process ends."""
-    try:
-        home.mkdir(parents=True, exist_ok=True)
-        handle = os.open(home / "lock", os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise StoreError(f"cannot use {home} as the site's home: {error.strerror}") from error
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(handle, 32, 0).decode(errors="replace").strip() or "unknown"
-            raise StoreError(
-                f"{home} is in use by process {holder}: this site runs already; stop that one first"
-            ) from None
-        os.truncate(handle, 0)
-        os.pwrite(handle, str(os.getpid()).encode(), 0)
-        yield
-    finally:
-        os.close(handle)
