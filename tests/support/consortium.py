@@ -175,6 +175,8 @@ class FakeSite:
     indices: dict[int, int] = field(default_factory=dict)
     """Round -> journal index of the update."""
     finished: threading.Event = field(default_factory=threading.Event)
+    ended_ms: int = 0
+    """Of its last usage record."""
 
     def __post_init__(self) -> None:
         self.name = self.seat.subject.site or ""
@@ -245,12 +247,17 @@ class FakeSite:
         }  # fmt: skip
         usage = {
             "consortium": NAME, "run": order.run, "round": order.round, "site": self.name, "lease": order.lease,
-            "device": "cpu", "started_ms": now_ms - 5, "ended_ms": now_ms, "device_ms": 5,
-            "steps": learning.inner_steps, "tokens": tokens, "update": digest(payload),
-            "gflop": ExpertMap.from_charter(self.of).training_gflop(tokens),
+            "device": "cpu", "device_ids": f"cpu/{self.name}/{self.name}", "precision": "fp32", "energy_j": None,
+            "started_ms": max(now_ms - 5, self.ended_ms), "ended_ms": now_ms, "device_ms": 0,
+            "steps": learning.inner_steps, "tokens": tokens, "update": digest(payload), "gflop": 0,
         }  # fmt: skip
         update |= {k: v for k, v in changes.items() if k in update}
         usage |= {k: v for k, v in changes.items() if k in usage}
+        self.ended_ms = usage["ended_ms"]
+        if "gflop" not in changes:
+            usage["gflop"] = ExpertMap.from_charter(self.of).training_gflop(usage["tokens"])
+        if "device_ms" not in changes:
+            usage["device_ms"] = max(0, usage["ended_ms"] - usage["started_ms"])
         return (
             self.signer.sign(UpdateNote(**update).text),
             self.signer.sign(UsageNote(**usage).text),
