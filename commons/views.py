@@ -101,6 +101,31 @@ class BudgetsView(View):
     charges: tuple[ChargeView, ...] = ()
 
 
+class DisputeView(View):
+    id: str
+    """Digest of the dispute's text."""
+    transfer: str
+    """The settle it is about."""
+    partner: str
+    """The payer, who raised it and may withdraw it."""
+    owner: str
+    """The site's owner, who may concede it."""
+    amount_micro: int
+    reason: str
+    why: str
+    raised_ms: int
+    index: int
+    """Its journal record."""
+    open: bool
+    upheld_micro: int | None = None
+    """What the payer got back; None while it is open."""
+
+
+class DisputesView(View):
+    currency: str
+    disputes: tuple[DisputeView, ...]
+
+
 class BallotView(View):
     voter: str
     choice: str

@@ -16,6 +16,7 @@ from commons.charter import Charter
 from commons.clock import Clock
 from commons.errors import Refusal, StoreError
 from commons.records import Record
+from governance.claims import Claims
 from governance.journal import Journal
 from governance.ledger import Ledger
 from governance.members import Members
@@ -48,12 +49,13 @@ class Consortium:
         self.members = Members()
         self.ledger = Ledger()
         self.proposals = Proposals()
+        self.claims = Claims()
         self._clock = clock
         self._grown = threading.Condition(self.lock)
         self._views: list[View] = []
         self._last_ms = 0
         self._broken = ""
-        self._replay([self.members, self.ledger, self.proposals])
+        self._replay([self.members, self.ledger, self.proposals, self.claims])
 
     @property
     def charter(self) -> Charter:

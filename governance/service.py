@@ -11,15 +11,20 @@ from collections.abc import Callable, Iterator, Mapping
 
 import grpc
 
-from commons import charter_file
+from commons import charter_file, notes
+from commons.ballots import Ballot, Proposal, kind
 from commons.errors import Code, Refusal
+from commons.notes import Note, NoteError
+from commons.records import Record
 from commons.views import CharterView, JournalView, ProposalsView, ProposalView, View
 from commons.wire.channel import refuse
 from commons.wire.v1 import consortium_pb2 as wire
 from commons.wire.v1.consortium_pb2_grpc import ChamberServicer
 from governance.bell import Bell
 from governance.budgets import budgets_view
+from governance.claims import disputes_view
 from governance.consortium import Consortium
+from governance.ledger import CLAIMS, decide_claim
 from governance.proof import Witnessed, chain_bundle, covering
 
 WATCHERS_MAX = 64
@@ -32,6 +37,8 @@ _ALIVE_CHECK_S = 5.0
 
 Reader = Callable[[str], View | Refusal]
 """A view for a key; called while holding the consortium's lock."""
+Taker = Callable[[Note, int], list[Record] | Refusal]
+"""(a note of its kind, now in ms) -> what it adds to the journal; nothing for a repeat."""
 
 
 class Chamber(ChamberServicer):
@@ -51,26 +58,56 @@ class Chamber(ChamberServicer):
         self._waiting = threading.BoundedSemaphore(_CHAINS_WAITING_MAX)
         self._readers: dict[str, Reader] = {
             "budgets": self._budgets,
+            "disputes": self._disputes,
             "proposals": self._proposals,
             "proposal": self._proposal,
             "journal": self._journal,
             "charter": self._charter,
             **more,
         }
+        self._takers: dict[str, Taker] = {
+            Proposal.KIND: self._vote,
+            Ballot.KIND: self._vote,
+            **dict.fromkeys(CLAIMS, self._claim),
+        }
 
     def Submit(self, request: wire.NoteRequest, context: grpc.ServicerContext) -> wire.Receipt:
-        consortium = self._consortium
-        with consortium.lock:
-            done = consortium.commit(
-                lambda now_ms: consortium.proposals.decide_submit(request.note, consortium.charter, now_ms)
-            )
-            if isinstance(done, Refusal):
-                refuse(context, done)
-            index = done[0] if done else consortium.proposals.find(request.note)
-            assert index is not None, "a note that adds nothing was recorded before"
-            consortium.commit(consortium.proposals.decide_close)
-            receipt = consortium.receipt(index)
+        with self._consortium.lock:
+            index = self._take(request.note)
+            if isinstance(index, Refusal):
+                refuse(context, index)
+            receipt = self._consortium.receipt(index)
         return wire.Receipt(**vars(receipt))
+
+    def _take(self, data: bytes) -> int | Refusal:
+        """Journal index of the note, recorded now or before."""
+        consortium = self._consortium
+        try:
+            note = notes.parse(data)
+        except NoteError as error:
+            return Refusal(Code.NOTE_MALFORMED, f"the note cannot be read: {error}")
+        taker = self._takers.get(kind(note))
+        if taker is None:
+            known = ", ".join(sorted(self._takers))
+            message = f"the note is a {kind(note)[:60]!r}, the chamber takes {known}"
+            return Refusal(Code.NOTE_MALFORMED, message)
+        done = consortium.commit(lambda now_ms: taker(note, now_ms))
+        if isinstance(done, Refusal):
+            return done
+        consortium.commit(consortium.proposals.decide_close)
+        if done:
+            return done[0]
+        before = consortium.proposals.find(data), consortium.claims.find(data)
+        known_at = next((index for index in before if index is not None), None)
+        message = "what this note asks for has come about by another record: nothing was added"
+        return Refusal(Code.EXISTS_WITH_DIFFERENT_FIELDS, message) if known_at is None else known_at
+
+    def _vote(self, note: Note, now_ms: int) -> list[Record] | Refusal:
+        consortium = self._consortium
+        return consortium.proposals.decide_submit(note.data, consortium.charter, now_ms)
+
+    def _claim(self, note: Note, now_ms: int) -> list[Record] | Refusal:
+        return decide_claim(self._consortium.ledger, note, self._consortium.charter, now_ms)
 
     def Read(self, request: wire.ReadRequest, context: grpc.ServicerContext) -> wire.ViewReply:
         view = self._view(request)
@@ -131,6 +168,11 @@ class Chamber(ChamberServicer):
 
     def _budgets(self, key: str) -> View:
         return budgets_view(self._consortium.ledger, self._consortium.charter.rate_card.currency)
+
+    def _disputes(self, key: str) -> View:
+        consortium = self._consortium
+        currency = consortium.charter.rate_card.currency
+        return disputes_view(consortium.claims, consortium.ledger, currency)
 
     def _proposals(self, key: str) -> View:
         return ProposalsView(proposals=tuple(self._consortium.proposals.views()))

@@ -21,6 +21,7 @@ from commons.records import Record
 from commons.wire.channel import caller, refuse
 from commons.wire.v1 import consortium_pb2 as wire
 from commons.wire.v1.consortium_pb2_grpc import EnrolmentServicer, OperatorServicer, SiteLinkServicer
+from governance.reversing import decide_operator_reversal, reversal_id
 from orchestrator import release
 from orchestrator.admit import admit
 from orchestrator.board import STATES, WORKING
@@ -245,6 +246,30 @@ class Operator(OperatorServicer):
         if isinstance(made, Refusal):
             refuse(context, made)
         return wire.ReleaseReply(path=str(made.folder), digest=made.manifest)
+
+    def ReverseCharge(
+        self, request: wire.ReverseChargeRequest, context: grpc.ServicerContext
+    ) -> wire.Receipt:
+        consortium = self._desk.consortium
+
+        def decide(now_ms: int) -> list[Record] | Refusal:
+            return decide_operator_reversal(
+                consortium.ledger,
+                token=request.token,
+                settle=request.settle,
+                amount_micro=request.amount_micro if request.HasField("amount_micro") else None,
+                reason=request.reason,
+                now_ms=now_ms,
+            )
+
+        with consortium.lock:
+            done = consortium.commit(decide)
+            if isinstance(done, Refusal):
+                refuse(context, done)
+            index = done[0] if done else consortium.claims.reversal(reversal_id(request.token))
+            assert index is not None, "a reversal that adds nothing stands in the journal"
+            receipt = consortium.receipt(index)
+        return wire.Receipt(**vars(receipt))
 
     def _start(self, request: wire.StartRunRequest) -> RunId | Refusal:
         desk = self._desk

@@ -53,7 +53,7 @@ ROLES: Mapping[str, frozenset[str]] = {
             ("site",),
         ),
         ("Chamber", ("Submit", "Read", "Watch", "Chain"), ("member", "site", "operator")),
-        ("Operator", ("StartRun", "StopRun", "MakeRelease"), ("operator",)),
+        ("Operator", ("StartRun", "StopRun", "MakeRelease", "ReverseCharge"), ("operator",)),
     )
     for method in methods
 }

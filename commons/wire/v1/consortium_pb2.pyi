@@ -773,3 +773,37 @@ class ReleaseReply(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReleaseReply: _TypeAlias = ReleaseReply  # noqa: Y015
+
+@_typing.final
+class ReverseChargeRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_FIELD_NUMBER: _builtins.int
+    SETTLE_FIELD_NUMBER: _builtins.int
+    AMOUNT_MICRO_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    token: _builtins.str
+    """made by the caller; the reversal's id is reversal/<token>"""
+    settle: _builtins.str
+    """id of the charge"""
+    amount_micro: _builtins.int
+    """absent: all that is neither reversed nor disputed"""
+    reason: _builtins.str
+    """metering_error | hardware_fault | duplicate | rate_error"""
+    def __init__(
+        self,
+        *,
+        token: _builtins.str = ...,
+        settle: _builtins.str = ...,
+        amount_micro: _builtins.int | None = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_amount_micro", b"_amount_micro", "amount_micro", b"amount_micro"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_amount_micro", b"_amount_micro", "amount_micro", b"amount_micro", "reason", b"reason", "settle", b"settle", "token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__amount_micro: _TypeAlias = _typing.Literal["amount_micro"]  # noqa: Y015
+    _WhichOneofArgType__amount_micro: _TypeAlias = _typing.Literal["_amount_micro", b"_amount_micro"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__amount_micro) -> _WhichOneofReturnType__amount_micro | None: ...
+
+Global___ReverseChargeRequest: _TypeAlias = ReverseChargeRequest  # noqa: Y015

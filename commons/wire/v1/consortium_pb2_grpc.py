@@ -529,7 +529,8 @@ class ChamberServicer:
     """
 
     def Submit(self, request, context):
-        """A signed proposal or ballot. Asked twice: the first receipt.
+        """A signed proposal or ballot, or a member's note about money (commons.claims). Asked twice: the
+        first receipt.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -725,6 +726,11 @@ class OperatorStub:
                 request_serializer=commons_dot_wire_dot_v1_dot_consortium__pb2.ReleaseRequest.SerializeToString,
                 response_deserializer=commons_dot_wire_dot_v1_dot_consortium__pb2.ReleaseReply.FromString,
                 _registered_method=True)
+        self.ReverseCharge = channel.unary_unary(
+                '/commons.wire.v1.Operator/ReverseCharge',
+                request_serializer=commons_dot_wire_dot_v1_dot_consortium__pb2.ReverseChargeRequest.SerializeToString,
+                response_deserializer=commons_dot_wire_dot_v1_dot_consortium__pb2.Receipt.FromString,
+                _registered_method=True)
 
 
 class OperatorServicer:
@@ -749,6 +755,14 @@ class OperatorServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReverseCharge(self, request, context):
+        """Gives back some or all of a charge. The same token is the same reversal: asked twice, the first
+        receipt.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_OperatorServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -766,6 +780,11 @@ def add_OperatorServicer_to_server(servicer, server):
                     servicer.MakeRelease,
                     request_deserializer=commons_dot_wire_dot_v1_dot_consortium__pb2.ReleaseRequest.FromString,
                     response_serializer=commons_dot_wire_dot_v1_dot_consortium__pb2.ReleaseReply.SerializeToString,
+            ),
+            'ReverseCharge': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReverseCharge,
+                    request_deserializer=commons_dot_wire_dot_v1_dot_consortium__pb2.ReverseChargeRequest.FromString,
+                    response_serializer=commons_dot_wire_dot_v1_dot_consortium__pb2.Receipt.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -850,6 +869,33 @@ class Operator:
             '/commons.wire.v1.Operator/MakeRelease',
             commons_dot_wire_dot_v1_dot_consortium__pb2.ReleaseRequest.SerializeToString,
             commons_dot_wire_dot_v1_dot_consortium__pb2.ReleaseReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReverseCharge(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/commons.wire.v1.Operator/ReverseCharge',
+            commons_dot_wire_dot_v1_dot_consortium__pb2.ReverseChargeRequest.SerializeToString,
+            commons_dot_wire_dot_v1_dot_consortium__pb2.Receipt.FromString,
             options,
             channel_credentials,
             insecure,

@@ -221,7 +221,9 @@ class ChamberStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ChamberAsyncStub: ...
     Submit: _grpc.UnaryUnaryMultiCallable[_consortium_pb2.NoteRequest, _consortium_pb2.Receipt]
-    """A signed proposal or ballot. Asked twice: the first receipt."""
+    """A signed proposal or ballot, or a member's note about money (commons.claims). Asked twice: the
+    first receipt.
+    """
     Read: _grpc.UnaryUnaryMultiCallable[_consortium_pb2.ReadRequest, _consortium_pb2.ViewReply]
     """One view of commons.views as JSON."""
     Watch: _grpc.UnaryStreamMultiCallable[_consortium_pb2.ReadRequest, _consortium_pb2.ViewReply]
@@ -235,7 +237,9 @@ class ChamberAsyncStub(ChamberStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Submit: _aio.UnaryUnaryMultiCallable[_consortium_pb2.NoteRequest, _consortium_pb2.Receipt]  # type: ignore[assignment]
-    """A signed proposal or ballot. Asked twice: the first receipt."""
+    """A signed proposal or ballot, or a member's note about money (commons.claims). Asked twice: the
+    first receipt.
+    """
     Read: _aio.UnaryUnaryMultiCallable[_consortium_pb2.ReadRequest, _consortium_pb2.ViewReply]  # type: ignore[assignment]
     """One view of commons.views as JSON."""
     Watch: _aio.UnaryStreamMultiCallable[_consortium_pb2.ReadRequest, _consortium_pb2.ViewReply]  # type: ignore[assignment]
@@ -252,7 +256,9 @@ class ChamberServicer(metaclass=_abc_1.ABCMeta):
         request: _consortium_pb2.NoteRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_consortium_pb2.Receipt, _abc.Awaitable[_consortium_pb2.Receipt]]:
-        """A signed proposal or ballot. Asked twice: the first receipt."""
+        """A signed proposal or ballot, or a member's note about money (commons.claims). Asked twice: the
+        first receipt.
+        """
 
     @_abc_1.abstractmethod
     def Read(
@@ -290,6 +296,10 @@ class OperatorStub:
     StartRun: _grpc.UnaryUnaryMultiCallable[_consortium_pb2.StartRunRequest, _consortium_pb2.StartRunReply]
     StopRun: _grpc.UnaryUnaryMultiCallable[_consortium_pb2.StopRunRequest, _consortium_pb2.StopRunReply]
     MakeRelease: _grpc.UnaryUnaryMultiCallable[_consortium_pb2.ReleaseRequest, _consortium_pb2.ReleaseReply]
+    ReverseCharge: _grpc.UnaryUnaryMultiCallable[_consortium_pb2.ReverseChargeRequest, _consortium_pb2.Receipt]
+    """Gives back some or all of a charge. The same token is the same reversal: asked twice, the first
+    receipt.
+    """
 
 @_typing.type_check_only
 class OperatorAsyncStub(OperatorStub):
@@ -299,6 +309,10 @@ class OperatorAsyncStub(OperatorStub):
     StartRun: _aio.UnaryUnaryMultiCallable[_consortium_pb2.StartRunRequest, _consortium_pb2.StartRunReply]  # type: ignore[assignment]
     StopRun: _aio.UnaryUnaryMultiCallable[_consortium_pb2.StopRunRequest, _consortium_pb2.StopRunReply]  # type: ignore[assignment]
     MakeRelease: _aio.UnaryUnaryMultiCallable[_consortium_pb2.ReleaseRequest, _consortium_pb2.ReleaseReply]  # type: ignore[assignment]
+    ReverseCharge: _aio.UnaryUnaryMultiCallable[_consortium_pb2.ReverseChargeRequest, _consortium_pb2.Receipt]  # type: ignore[assignment]
+    """Gives back some or all of a charge. The same token is the same reversal: asked twice, the first
+    receipt.
+    """
 
 class OperatorServicer(metaclass=_abc_1.ABCMeta):
     """Role: operator."""
@@ -323,5 +337,15 @@ class OperatorServicer(metaclass=_abc_1.ABCMeta):
         request: _consortium_pb2.ReleaseRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_consortium_pb2.ReleaseReply, _abc.Awaitable[_consortium_pb2.ReleaseReply]]: ...
+
+    @_abc_1.abstractmethod
+    def ReverseCharge(
+        self,
+        request: _consortium_pb2.ReverseChargeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_consortium_pb2.Receipt, _abc.Awaitable[_consortium_pb2.Receipt]]:
+        """Gives back some or all of a charge. The same token is the same reversal: asked twice, the first
+        receipt.
+        """
 
 def add_OperatorServicer_to_server(servicer: OperatorServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
