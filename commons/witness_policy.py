@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from commons.cosignature import Cosignatory, cosigned
+from commons.cosignature import Cosignatory, cosignatures
 from commons.log import Checkpoint
 from commons.notes import NoteError, Verifier, open_note, parse
 
@@ -111,12 +111,10 @@ class Policy:
 
         Raises NoteError when no known log signed it, a known key's signature does not hold, or the quorum is not met.
         """
-        log = self._log_of(data)
-        checkpoint = Checkpoint.open(data, log)
-        times: dict[str, int] = {}
-        for witness in self.witnesses:
-            for time_s in cosigned(data, log, [witness.cosignatory])[1].values():
-                times[witness.name] = time_s
+        note = open_note(data, self._keys_of(data))
+        checkpoint = Checkpoint.read(note)
+        held = cosignatures(note, [witness.cosignatory for witness in self.witnesses])
+        times = {w.name: held[w.cosignatory] for w in self.witnesses if w.cosignatory in held}
         if not self.satisfied(times):
             missing = [w.name for w in self.witnesses if w.name not in times]
             raise NoteError(
@@ -129,16 +127,13 @@ class Policy:
         """What a checkpoint note says, if this policy trusts it. Raises NoteError as `witnessed` does."""
         return self.witnessed(data)[0]
 
-    def _log_of(self, data: bytes) -> Verifier:
-        note = parse(data)
-        origin = note.text.partition("\n")[0]
+    def _keys_of(self, data: bytes) -> list[Verifier]:
+        origin = parse(data).text.partition("\n")[0]
         keys = [log.verifier for log in self.logs if log.verifier.name == origin]
         if not keys:
             known = ", ".join(log.verifier.name for log in self.logs) or "none"
             raise NoteError(f"checkpoint of log {origin[:60]!r}; the policy knows {known}")
-        open_note(data, keys)
-        signed = {(signature.name, signature.key_id) for signature in note.signatures}
-        return next(key for key in keys if (key.name, key.key_id) in signed)
+        return keys
 
 
 class _Reading:
