@@ -246,6 +246,32 @@ def test_a_fork_within_the_last_partial_tile_is_seen(journal: Journal, tmp_path:
     assert checkpoint.size == 10
 
 
+def test_a_tile_that_is_in_the_way_and_another_one_stops_the_publishing(
+    journal: Journal, tmp_path: Path
+) -> None:
+    folder = tmp_path / "tiles"
+    grow(journal, 300)
+    publish(journal, folder, entries=True)
+    grow(journal, 600)
+    (folder / "tile/entries/001").write_bytes(b"not ours")
+    with pytest.raises(StoreError, match="entries/001 is not what the journal"):
+        publish(journal, folder, entries=True)
+    checkpoint = Checkpoint.open(published(folder) or b"", LOG.verifier)
+    assert checkpoint.size == 300
+
+
+def test_a_broken_edge_is_not_built_upon(journal: Journal, tmp_path: Path) -> None:
+    folder = tmp_path / "tiles"
+    grow(journal, 600)
+    publish(journal, folder, entries=False)
+    edge = folder / "tile/1/000.p/2"
+    edge.write_bytes(b"\x00" * 64)
+    grow(journal, 800)
+    with pytest.raises(StoreError, match="then publish into an empty folder"):
+        publish(journal, folder, entries=False)
+    assert Checkpoint.open(published(folder) or b"", LOG.verifier).size == 600
+
+
 class Elsewhere:
     """A second journal, for as long as the block lasts."""
 
