@@ -22,10 +22,12 @@ from commons import merkle
 from commons.clock import Clock
 from commons.errors import StoreError
 from commons.log import Checkpoint
+from commons.merkle_multi import multi_nodes, multi_proof
 from commons.notes import NoteError, Signer
 from commons.records import Record
 from governance.journal.audit import Broken, Progress, audit, broken
 from governance.journal.engine import WriterLock, describe, engine_for, resolve
+from governance.journal.lookup import read_hashes, read_leaves
 from governance.journal.migrate import back_up, check_schema, count_opening, is_older
 from governance.journal.rows import Row, insert_rows
 from governance.journal.schema import checkpoints, nodes, read_meta, records, set_meta
@@ -92,6 +94,29 @@ class JournalReader:
                     raise StoreError(broken(self.location, start, what))
                 yield _parse(self.location, idx, leaf)
                 start += 1
+
+    def leaves(self, indices: Sequence[int]) -> list[bytes]:
+        """The leaves of many records, in the order of `indices`. Raises StoreError as `records` does."""
+        with self._reading() as connection:
+            found = read_leaves(connection, indices)
+        for i in indices:
+            if i not in found:
+                raise StoreError(broken(self.location, i, "is missing or was changed on disk"))
+        return [found[i] for i in indices]
+
+    def root_at(self, size: int) -> bytes:
+        """Root hash of the first `size` records. Raises ProofError when there are not so many."""
+        self._check_size(size)
+        return merkle.Frontier.load(size, self._hash_at).root()
+
+    def multi_proof(self, indices: Sequence[int], size: int) -> list[bytes]:
+        """One proof of many records in the tree of the first `size` (`commons.merkle_multi`). Raises ProofError."""
+        self._check_size(size)
+        with self._reading() as connection:
+            found = read_hashes(connection, multi_nodes(indices, size))
+        return multi_proof(
+            indices, size, lambda level, at: found.get((level, at)) or self._hash_at(level, at)
+        )
 
     def inclusion(self, i: int, size: int) -> list[bytes]:
         """Path that shows record `i` in the tree of the first `size` records. Raises ProofError when it has none."""
