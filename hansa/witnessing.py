@@ -23,8 +23,9 @@ from starlette.routing import Route
 from commons.clock import Clock, SystemClock
 from commons.cosignature import Cosigner
 from commons.errors import HansaError, StoreError
-from commons.identity import load_signer
-from commons.witness import REQUEST_BYTES_MAX, FileMemory, Witness
+from commons.identity import load_signer, write_file
+from commons.notes import digest
+from commons.witness import REQUEST_BYTES_MAX, FileMemory, Witness, parse_request
 from hansa.hosting import stop_signal
 from hansa.journals import log_key
 from hansa.output import line
@@ -32,11 +33,16 @@ from hansa.output import line
 BODY_S = 10.0
 """A client that takes longer to send its request is let go."""
 CONNECTIONS_MAX = 128
+REFUSED_KEPT = 16
+"""Checkpoints that are kept as evidence; whoever sends wrong proofs on purpose cannot fill the disk."""
 _logger = logging.getLogger("hansa.witness")
 
 
-def application(witness: Witness, clock: Clock) -> Starlette:
-    """The HTTP side: one route, ``POST /add-checkpoint``, bodies of at most `REQUEST_BYTES_MAX`."""
+def application(witness: Witness, clock: Clock, evidence: Path) -> Starlette:
+    """The HTTP side: one route, ``POST /add-checkpoint``, bodies of at most `REQUEST_BYTES_MAX`.
+
+    Checkpoints the log signed but which do not extend its history are kept in the folder `evidence`.
+    """
 
     async def add_checkpoint(request: Request) -> Response:
         try:
@@ -48,6 +54,8 @@ def application(witness: Witness, clock: Clock) -> Starlette:
         try:
             now_s = clock.now_ms() // 1000
             status, kind, answer = await run_in_threadpool(witness.add_request, body, now_s)
+            if status == 422:
+                await run_in_threadpool(_keep, body, evidence)
         except StoreError as failed:
             _logger.error("nothing is cosigned: %s", failed)
             return _text(500, "this witness cannot remember what it cosigns; its operator must act")
@@ -68,7 +76,7 @@ def serve_witness(key: Path, logs: Sequence[str], *, listen: str, memory: Path, 
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     _logger.setLevel(logging.INFO)
     config = uvicorn.Config(
-        application(witness, SystemClock()),
+        application(witness, SystemClock(), memory),
         log_config=None,
         access_log=False,
         lifespan="off",
@@ -103,6 +111,13 @@ def _subject(body: bytes) -> str:
     """Of a request that was granted: log and size."""
     origin, size, _ = body.partition(b"\n\n")[2].decode().split("\n", 2)
     return f"{origin} at size {size}"
+
+
+def _keep(body: bytes, folder: Path) -> None:
+    note = parse_request(body)[2]
+    path = folder / f"refused-{digest(note).removeprefix('sha256:')[:32]}.note"
+    if len(list(folder.glob("refused-*.note"))) < REFUSED_KEPT:
+        write_file(path, note)
 
 
 def _bound(listen: str) -> socket.socket:

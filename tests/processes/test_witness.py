@@ -124,6 +124,8 @@ def test_what_is_no_request_costs_the_witness_nothing(tmp_path: Path) -> None:
             (b"old 5\n" + b"x" * REQUEST_BYTES_MAX, 413),
         ]:
             assert running.post(body)[0] == status, body[:60]
+        kept = {path.read_bytes() for path in (tmp_path / "memory").glob("refused-*.note")}
+        assert kept == {forked, CHECKPOINTS[9]}, "what the log signed and was not cosigned is evidence"
         assert running.post(request(5, 9), path="/")[0] == 404
         assert running.post(b"", method="GET")[0] == 405
         assert running.cosigns(5, 9)
