@@ -7,6 +7,7 @@ rounding left over. One account has one unit; nothing here ever adds two units.
 from __future__ import annotations
 
 from bisect import insort
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from governance.amounts import AMOUNT_LIMIT, MICRO
@@ -58,9 +59,15 @@ def _burn_order(lot: Lot) -> tuple[int, int]:
 
 @dataclass(slots=True)
 class Purse:
-    """The lots of one partner, in the order they are spent: priority, then expiry, then age."""
+    """The lots of one partner that have something in them, in the order they are spent: priority, expiry, age."""
 
     lots: list[Lot] = field(default_factory=list)
+    refunded_micro: int = 0
+    """Came back by reversals."""
+    lost_micro: int = 0
+    """Went to breakage."""
+    disputed_micro: int = 0
+    """Charged to the partner and resting in suspense."""
 
     def add(self, lot: Lot) -> None:
         insort(self.lots, lot, key=_burn_order)
@@ -86,14 +93,25 @@ class Purse:
             raise ValueError(f"{amount} are to be held, {amount - left} are available")
         return draws
 
+    def spend(self, draws: Iterable[tuple[Lot, int]], charged: int) -> None:
+        """End a hold: the first `charged` of its draws are spent, in order, the rest is free again."""
+        for lot, taken in draws:
+            part = min(charged, taken)
+            charged -= part
+            lot.held -= taken
+            lot.spent += part
+            self._drop_if_empty(lot)
 
-def spend(draws: list[tuple[Lot, int]], charged: int) -> None:
-    """End a hold: the first `charged` of its draws are spent, in order, the rest is free again."""
-    for lot, taken in draws:
-        part = min(charged, taken)
-        charged -= part
-        lot.held -= taken
-        lot.spent += part
+    def lose(self, lot: Lot, amount: int) -> None:
+        """Book `amount` of an expired lot to breakage."""
+        lot.lost += amount
+        lot.breakages += 1
+        self.lost_micro += amount
+        self._drop_if_empty(lot)
+
+    def _drop_if_empty(self, lot: Lot) -> None:
+        if not lot.free and not lot.held:
+            self.lots.remove(lot)
 
 
 def budget_account(partner: str) -> str:
@@ -110,6 +128,10 @@ def pledge_account(partner: str, device: str) -> str:
 
 def consumed_account(run: str) -> str:
     return f"run/{run}/consumed"
+
+
+def rounding_account(partner: str) -> str:
+    return f"partner/{partner}/rounding"
 
 
 def require(true: bool, what: str) -> None:

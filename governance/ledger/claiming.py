@@ -26,7 +26,11 @@ def decide_claim(ledger: Ledger, note: Note, charter: Charter, now_ms: int) -> l
     Refuses: note_malformed, request_invalid (another consortium's), not_authorised, signature_invalid, and what the
     decision about it refuses.
     """
-    kind, words = CLAIMS[note.text.partition("\n")[0]]
+    spoken = note.text.partition("\n")[0]
+    if spoken not in CLAIMS:
+        known = ", ".join(CLAIMS)
+        return Refusal(Code.NOTE_MALFORMED, f"the note is a {spoken[:60]!r}, the ledger takes {known}")
+    kind, words = CLAIMS[spoken]
     try:
         claim = words.from_note(note)
     except NoteError as error:

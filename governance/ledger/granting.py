@@ -7,7 +7,7 @@ from commons.claims import ConvertNote
 from commons.errors import Code, Refusal
 from commons.names import Digest
 from commons.records import Kind, Record, fact
-from governance.amounts import DEVICE_MS, MICRO, PICO, PICO_PER_MICRO
+from governance.amounts import DEVICE_MS, MICRO, PICO, PICO_PER_MICRO, is_amount
 from governance.ledger.accounts import budget_account, pledge_account
 from governance.ledger.books import Ledger
 from governance.ledger.holds import invalid_amount
@@ -51,8 +51,8 @@ def decide_convert(
     partner, device, tail = note.partner, note.device, digest.partition(":")[2][:32]
     if f"convert/{tail}/time" in ledger.booked:
         return []
-    if note.amount_ms == 0:
-        return invalid_amount(f"conversion by {partner}", 0)
+    if not is_amount(note.amount_ms) or note.amount_ms == 0:
+        return invalid_amount(f"conversion by {partner}", note.amount_ms, 1)
     pledge = ledger.accounts.get(pledge_account(partner, device))
     if pledge is None:
         return Refusal(Code.ACCOUNT_NOT_FOUND, f"{partner} has no pledged time of {device} to convert")
@@ -69,6 +69,9 @@ def decide_convert(
         return Refusal(Code.EXCEEDS_BUDGET, message)
     exact = exact_pico(rates[0], 0, note.amount_ms)
     amount_micro, rest = divmod(exact, PICO_PER_MICRO)
+    if not is_amount(amount_micro):
+        message = f"{note.amount_ms} ms of {device} would be {amount_micro} micro, 2^63 or more: convert less at once"
+        return Refusal(Code.AMOUNT_INVALID, message)
     more = {"partner": partner, "rate_card": rate_card_digest(charter.rate_card), "linked": f"convert/{tail}"}
     unit = f"{DEVICE_MS}{device}"
     legs = [

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from commons.errors import Code, Refusal
 from commons.names import Digest
@@ -11,7 +12,7 @@ from governance.amounts import MICRO
 from governance.ledger.accounts import Lot, budget_account, consumed_account
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class HoldRequest:
     """Money to be held for one site's work in one round."""
 
@@ -31,14 +32,22 @@ class HoldRequest:
     """Base hold that this one adds to."""
     unit: str = MICRO
 
+    @property
+    def work(self) -> tuple[str, int, str]:
+        """What it pays for: run, round, site."""
+        return self.run, self.round, self.site
+
 
 @dataclass(slots=True)
 class Hold:
+    """A journal has a third as many holds as records, and the ledger keeps every one: nothing here is kept twice."""
+
     request: HoldRequest
     partner: str
     """Owner of the site: the one who contributes."""
     at_ms: int = 0
-    draws: list[tuple[Lot, int]] = field(default_factory=list)
+    draws: Sequence[tuple[Lot, int]] = ()
+    """While it is held: what it took of each lot."""
     state: str = "held"
     """held | settled | released | expired"""
     charged_micro: int = 0
@@ -52,17 +61,30 @@ class Hold:
     reversed_micro: int = 0
     suspended_micro: int = 0
     """Disputed now."""
-    contributed: dict[str, int] = field(default_factory=dict)
-    """Of a base hold: partner -> credited for it and its top-ups."""
+    rounded_pico: int = 0
+    owner_credit: int | None = None
+    """Of a base hold: contribution booked for it and its top-ups; None: not booked."""
+    payer_credit: int | None = None
+
+    @property
+    def tail(self) -> str:
+        """Its id without the first word: what the ids of all transfers about it end in."""
+        return self.request.id.removeprefix("hold/")
 
     @property
     def settle_id(self) -> str:
-        return self.request.id.replace("hold/", "settle/", 1)
+        return f"settle/{self.tail}"
 
     @property
     def correctable_micro(self) -> int:
         """What of the charge is neither reversed nor disputed."""
         return self.charged_micro - self.reversed_micro - self.suspended_micro
+
+    @property
+    def contributed(self) -> dict[str, int]:
+        """Partner -> credited for it and its top-ups. Empty for a top-up and before the settle."""
+        booked = [(self.partner, self.owner_credit), (self.request.payer, self.payer_credit)]
+        return {partner: credit for partner, credit in booked if credit is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +115,7 @@ def ending(hold: Hold, kind: str, amount_micro: int, now_ms: int, **more: object
         Kind.TRANSFER,
         now_ms,
         type=kind,
-        id=request.id.replace("hold/", f"{kind}/", 1),
+        id=f"{kind}/{hold.tail}",
         hold=request.id,
         debit=budget_account(request.payer),
         credit=consumed_account(request.run),
@@ -116,8 +138,9 @@ def difference(stands: HoldRequest, request: HoldRequest) -> Refusal | None:
     return None
 
 
-def invalid_amount(what: str, amount: object) -> Refusal:
-    return Refusal(Code.AMOUNT_INVALID, f"{what}: {amount!r} is no amount; whole numbers, 0 to 2^63 - 1")
+def invalid_amount(what: str, amount: object, least: int = 0) -> Refusal:
+    whole = f"whole numbers, {least} to 2^63 - 1"
+    return Refusal(Code.AMOUNT_INVALID, f"{what}: {str(amount)[:40]} is no amount it can have; {whole}")
 
 
 def unknown_hold(hold: str) -> Refusal:

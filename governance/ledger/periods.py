@@ -20,7 +20,7 @@ class Period:
     @classmethod
     def of(cls, at_ms: int, rule: str, *, after_ms: int = 0) -> Period:
         """The month or quarter that holds `at_ms`; it begins no earlier than `after_ms`, where the last one ended."""
-        day = datetime.fromtimestamp(at_ms / 1000, timezone.utc)
+        day = datetime.fromtimestamp(at_ms // 1000, timezone.utc)
         months = 3 if rule == "quarter" else 1
         first = (day.month - 1) // months * months + 1
         name = f"{day.year}-q{(first + 2) // 3}" if rule == "quarter" else f"{day.year}-{first:02d}"

@@ -9,8 +9,13 @@ from collections.abc import Mapping, Sequence
 
 from commons.errors import Code, Refusal
 from commons.records import Kind, Record, fact
-from governance.amounts import DEVICE_MS, MICRO, PICO, is_amount
-from governance.ledger.accounts import budget_account, consumed_account, contributed_account
+from governance.amounts import DEVICE_MS, MICRO, PICO, PICO_PER_MICRO, is_amount
+from governance.ledger.accounts import (
+    budget_account,
+    consumed_account,
+    contributed_account,
+    rounding_account,
+)
 from governance.ledger.books import Ledger
 from governance.ledger.holds import (
     Charge,
@@ -22,6 +27,7 @@ from governance.ledger.holds import (
     invalid_amount,
     unknown_hold,
 )
+from governance.ledger.transfers import breakage_id
 
 HOLDS_MAX = 1024
 """Requests of one linked batch: as many as a charter may have sites."""
@@ -75,6 +81,10 @@ def decide_settle(ledger: Ledger, hold: str, charge: Charge, now_ms: int) -> lis
     base = ledger.hold(hold)
     if base is None:
         return unknown_hold(hold)
+    assert not base.request.tops, f"{hold} is a top-up: it ends with its base hold"
+    assert 0 <= charge.rounded_pico < PICO_PER_MICRO, (
+        f"{charge.rounded_pico} pico are no rounding of one charge"
+    )
     if not is_amount(charge.amount_micro):
         return invalid_amount(hold, charge.amount_micro)
     family = [base, *ledger.topups(hold)]
@@ -145,7 +155,7 @@ def _refuse_hold(
         message = f"{name} failed before ({ledger.failed[name]}): a new attempt needs a new id"
         return Refusal(Code.ID_ALREADY_FAILED, message)
     if not is_amount(request.amount_micro) or (request.amount_micro == 0 and request.tops):
-        return invalid_amount(name, request.amount_micro)
+        return invalid_amount(name, request.amount_micro, 1 if request.tops else 0)
     if request.unit != MICRO:
         return _wrong_unit(ledger, request)
     if request.expires_ms <= now_ms:
@@ -162,10 +172,25 @@ def _refuse_hold(
     if request.rate_card not in ledger.cards:
         message = f"{name} is priced by rate card {request.rate_card}, which never was in force here"
         return Refusal(Code.RATE_CARD_UNKNOWN, message)
-    base = ledger.hold(request.tops) if request.tops else None
-    if request.tops and request.tops not in fresh and (base is None or base.state != "held" or base.claimed):
-        message = f"{name} tops up {request.tops}, which is not open: it fails with it"
+    return _refuse_topup(ledger, request, fresh) if request.tops else None
+
+
+def _refuse_topup(ledger: Ledger, request: HoldRequest, fresh: Mapping[str, HoldRequest]) -> Refusal | None:
+    found = ledger.hold(request.tops)
+    base = found.request if found else fresh.get(request.tops)
+    if base is None or (found and (found.state != "held" or found.claimed)):
+        message = f"{request.id} tops up {request.tops}, which is not open: it fails with it"
         return Refusal(Code.LINKED_FAILED, message)
+    if base.tops:
+        message = f"{request.id} tops up {request.tops}, which is a top-up itself: it tops up {base.tops}"
+        return Refusal(Code.LINKED_FAILED, message)
+    for what in ("payer", "run", "round", "site", "rate_card"):
+        own, its = getattr(request, what), getattr(base, what)
+        if own != its:
+            message = (
+                f"{request.id} tops up {request.tops}, which has {what} {its}, not {own}: it fails with it"
+            )
+            return Refusal(Code.LINKED_FAILED, message)
     return None
 
 
@@ -259,7 +284,7 @@ def _contributions(ledger: Ledger, base: Hold, charge: Charge, now_ms: int) -> l
     if request.payer != owner:
         theirs = charge.amount_micro * (100 - ledger.rules.contribution_owner_percent) // 100
         owed = {owner: charge.amount_micro - theirs, request.payer: theirs}
-    name = request.id.replace("hold/", "contribution/", 1)
+    name = f"contribution/{base.tail}"
     return [
         fact(
             Kind.TRANSFER,
@@ -289,8 +314,8 @@ def _rounding(base: Hold, charge: Charge, now_ms: int) -> list[Record]:
             Kind.TRANSFER,
             now_ms,
             type="rounding",
-            id=request.id.replace("hold/", "rounding/", 1),
-            debit=f"partner/{request.payer}/rounding",
+            id=f"rounding/{base.tail}",
+            debit=rounding_account(request.payer),
             credit="rounding",
             unit=PICO,
             amount=charge.rounded_pico,
@@ -306,7 +331,7 @@ def _breakage(ledger: Ledger, returned: Mapping[str, int], now_ms: int) -> list[
             Kind.TRANSFER,
             now_ms,
             type="breakage",
-            id=f"breakage/{lot.id.removeprefix('grant/')}/{lot.breakages + 1}",
+            id=breakage_id(lot),
             debit=budget_account(partner),
             credit="breakage",
             amount_micro=lot.free + returned.get(lot.id, 0),
