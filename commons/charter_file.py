@@ -181,9 +181,10 @@ def _outsiders_problems(charter: Charter, owners: dict[bytes, str]) -> Iterable[
         except notes.NoteError as error:
             yield Problem(path, f"{error} (paste the witness key its operator published)")
             continue
-        for taken, what in ((owners.get(witness.public), "key"), (names.get(witness.name), "name")):
-            if taken:
-                yield Problem(path, f"this is also the {what} of {taken} (a quorum counts each witness once)")
+        if taken := owners.get(witness.public):
+            yield Problem(path, f"this is also the key of {taken} (a quorum counts each witness once)")
+        elif taken := names.get(witness.name):
+            yield Problem(path, f"this key goes by the name of {taken} (a quorum counts each witness once)")
         owners[witness.public] = names[witness.name] = f"outsider {outsider.name}"
 
 

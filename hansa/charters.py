@@ -9,6 +9,7 @@ from typing import Any
 
 from commons import charter_file
 from commons.charter import Charter
+from commons.cosignature import WITNESSES_MAX
 from commons.errors import ConfigError, HansaError, Refusal, Refused, StoreError
 from commons.founding import Founding, check_founding
 from commons.identity import load_signer, write_file
@@ -85,7 +86,11 @@ def template(
     sites: list[dict[str, Any]],
     learning: dict[str, Any],
 ) -> dict[str, Any]:
-    """A charter as data: a model of about a million parameters that learns on a laptop, prices, rules."""
+    """A charter as data: a model of about a million parameters that learns on a laptop, prices, rules.
+
+    As many sites must have seen the journal as a majority has, but never more than a round needs.
+    """
+    quorum = max(1, len(sites) - 1)
     return {
         "version": 1,
         "consortium": {"name": consortium, "log_key": log_key},
@@ -109,10 +114,11 @@ def template(
             "warmup_steps": 10,
         }
         | learning,
-        "rounds": {"quorum": max(1, len(sites) - 1), "grace_s": 60, "lease_s": 600},
+        "rounds": {"quorum": quorum, "grace_s": 60, "lease_s": 600},
         "rate_card": {"currency": "EUR", "rates": [{"device": "cpu", "micro_per_gflop": 1000}]},
         "voting": {"window_s": 3600, "quorum_percent": 50, "pass_percent": 50},
         "release": {"licence": "Apache-2.0"},
+        "witnesses": {"quorum": min(len(sites) // 2 + 1, quorum, WITNESSES_MAX)},
     }
 
 
@@ -210,6 +216,7 @@ def charter_text(charter: Charter, digest: Digest) -> list[str]:
         f"Sent: trunk {codecs.trunk}, experts {codecs.expert}",
         f"Price: {rates}",
         f"A round closes with {c.rounds.quorum} updates after {c.rounds.grace_s} s grace",
+        f"Witnesses that must have seen the journal: {c.witnesses.quorum or 'none'}",
         f"A vote needs {c.voting.quorum_percent} % turnout and more than {c.voting.pass_percent} % for it",
         f"Features voted in: {', '.join(k for k, on in c.features.items() if on) or 'none'}",
     ]

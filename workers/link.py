@@ -169,7 +169,7 @@ class Link:
         waits = pauses(longest_s=RECONNECT_S)
         while not self._stop.is_set():
             try:
-                call = self._site.Work(request)
+                call = _begun(self._site.Work, request)
                 with self._under_way(call):
                     for message in call:
                         self._take(message)
@@ -206,7 +206,7 @@ class Link:
         waits, told = pauses(longest_s=RECONNECT_S), ""
         while not self._stop.is_set():
             try:
-                call: Any = self._site.Witness(wire.WitnessRequest(size=witness.size))
+                call = _begun(self._site.Witness, wire.WitnessRequest(size=witness.size))
                 with self._under_way(call):
                     for offer in call:
                         answer = witness.cosign(offer.old, tuple(offer.consistency), offer.checkpoint)
@@ -253,7 +253,7 @@ class Link:
             self._heard.notify_all()
 
     def _ask(self, method: Any, request: Any, *, timeout_s: float = ANSWER_S) -> Any:
-        call = method.future(request, timeout=timeout_s)
+        call = _begun(method.future, request, timeout=timeout_s)
         with self._under_way(call):
             return call.result()
 
@@ -338,3 +338,11 @@ class Link:
         finally:
             part.close()
         raise Unreachable(f"the coordinator at {self.address} ended a download {size - filled} bytes early")
+
+
+def _begun(method: Any, request: Any, **options: Any) -> Any:
+    """A call. Raises Unreachable when this site has closed its channel meanwhile."""
+    try:
+        return method(request, **options)
+    except ValueError as closed:
+        raise Unreachable("stopped by this site") from closed

@@ -22,7 +22,10 @@ SITE = "alder"
 
 
 def one_site(**changes: object) -> Charter:
-    """A charter with one member and one site that owns two experts, trained in three rounds with int8 trunk."""
+    """A charter with one member and one site that owns two experts, trained in three rounds with int8 trunk.
+
+    The site is its own witness.
+    """
     member = {"name": SITE, "key": signer(SITE).vkey, "budget_micro": 10**12}
     site = {
         "name": SITE,
@@ -43,7 +46,14 @@ def one_site(**changes: object) -> Charter:
     }
     rounds = {"quorum": 1, "grace_s": 5, "lease_s": 300}
     return charter(
-        **{"members": (member,), "sites": (site,), "learning": learning, "rounds": rounds, **changes}
+        **{
+            "members": (member,),
+            "sites": (site,),
+            "learning": learning,
+            "rounds": rounds,
+            "witnesses": {"quorum": 1},
+            **changes,
+        }
     )
 
 

@@ -11,9 +11,10 @@ import pytest
 
 from commons import charter_file, features
 from commons.ballots import Choice
-from commons.chain import Entry, Trust, VerifiedCharter, verify_chain
+from commons.chain import LACKS, Entry, Trust, VerifiedCharter, verify_chain
 from commons.charter import Charter
 from commons.clock import SystemClock
+from commons.cosignature import Cosigner, with_cosignatures
 from commons.errors import Code, Refusal
 from commons.notes import Signer
 from commons.records import Kind, Record, canonical_json, fact
@@ -65,7 +66,7 @@ def refused(answer: VerifiedCharter | Refusal, step: str, what: str) -> None:
     assert isinstance(answer, Refusal), "believed a lie"
     assert answer.message.startswith(f"step {step}: "), answer.message
     assert what in answer.message, answer.message
-    assert answer.details == {"step": int(step[0])}
+    assert answer.details["step"] == int(step[0])
 
 
 def changed(index: int, lie: Callable[[Record], Record]) -> list[Record]:
@@ -594,6 +595,117 @@ def test_a_replaced_site_key_is_not_brought_back_by_recording_it_again() -> None
     found = verify(records)
     assert isinstance(found, VerifiedCharter)
     assert found.sites == {"berlin": new.verifier}
+
+
+OUTSIDER = Cosigner(signer("w.example/one"))
+
+
+def witnessed(quorum: int) -> Chamber:
+    """Founded on a charter that asks for `quorum` witnesses and names an outsider; both sites enrolled."""
+    outsider = {"name": "one", "vkey": OUTSIDER.vkey, "url": "https://w.example"}
+    chamber = Chamber(charter(witnesses={"quorum": quorum, "outsiders": (outsider,)}))
+    for partner, site in (("acme", "berlin"), ("beta", "turin")):
+        chamber.take(chamber.members.decide_enrol_site(delegation(partner, site), chamber.now_ms))
+    return chamber
+
+
+def verify_witnessed(chamber: Chamber, lines: Sequence[str]) -> VerifiedCharter | Refusal:
+    log = chamber.journal
+    note = with_cosignatures(log.checkpoint(), lines)
+    return verify_chain(log.entries(), note, [], trust=chamber.trust)
+
+
+def line_by(name: str, text: str, time_s: int = 1_700_000_000) -> str:
+    return Cosigner(signer(name)).cosign(text, time_s)
+
+
+@pytest.mark.parametrize(
+    ("quorum", "names"),
+    [
+        (0, []),
+        (1, ["acme/berlin"]),
+        (1, ["w.example/one"]),
+        (2, ["beta/turin", "acme/berlin"]),
+        (2, ["beta/turin", "a stranger's"]),
+        (3, ["beta/turin", "w.example/one", "acme/berlin"]),
+    ],
+)
+def test_step_7_as_many_witnesses_as_the_charter_asks_for(quorum: int, names: list[str]) -> None:
+    chamber = witnessed(quorum)
+    text = chamber.journal.head.text
+    strangers = [n for n in names if "/" not in n]
+    lines = [line_by(n, text) for n in names if "/" in n] + [line_by("x.example/s", text) for _ in strangers]
+    found = verify_witnessed(chamber, lines)
+    if strangers:
+        refused(found, "7 witnesses", "1 of the 2 witnesses the charter asks for")
+        return
+    assert isinstance(found, VerifiedCharter), found
+    told = found.steps[6]
+    assert told == f"7 witnesses: cosigned by {', '.join(names)}, the charter asks for {quorum}" or not quorum
+
+
+def test_step_7_too_few_witnesses_are_told_by_name() -> None:
+    chamber = witnessed(3)
+    answer = verify_witnessed(chamber, [line_by("acme/berlin", chamber.journal.head.text)])
+    refused(answer, "7 witnesses", "missing are beta/turin, one at https://w.example")
+    assert isinstance(answer, Refusal)
+    assert (answer.code, answer.details) == (Code.PROOF_INVALID, {"step": 7, LACKS: 2})
+    none = verify_witnessed(chamber, [])
+    refused(
+        none,
+        "7 witnesses",
+        "0 of the 3 witnesses the charter asks for cosigned the checkpoint of size 7 (nobody)",
+    )
+
+
+@pytest.mark.parametrize(
+    ("lie", "what"),
+    [
+        (lambda text: line_by("beta/turin", text.replace("7", "6", 1)), "by 'beta/turin' is wrong"),
+        (lambda text: line_by("beta/turin", text).replace("beta/turin", "acme/berlin"), "1 of the 2"),
+        (lambda text: signer("beta/turin").sign(text).decode().partition("\n\n")[2], "1 of the 2"),
+        (lambda text: line_by("beta", text), "1 of the 2"),
+    ],
+)
+def test_step_7_a_cosignature_that_is_none(lie: Callable[[str], str], what: str) -> None:
+    chamber = witnessed(2)
+    text = chamber.journal.head.text
+    refused(verify_witnessed(chamber, [line_by("acme/berlin", text), lie(text)]), "7 witnesses", what)
+
+
+def test_step_7_a_forged_cosignature_is_no_lack_of_witnesses() -> None:
+    chamber = witnessed(1)
+    text = chamber.journal.head.text
+    forged = line_by("beta/turin", text.replace("7", "6", 1))
+    answer = verify_witnessed(chamber, [line_by("acme/berlin", text), forged])
+    assert isinstance(answer, Refusal)
+    assert LACKS not in answer.details
+
+
+def test_step_7_a_site_that_is_not_enrolled_or_whose_key_was_replaced_does_not_count() -> None:
+    chamber = Chamber(charter(witnesses={"quorum": 1}))
+    text = chamber.journal.head.text
+    answer = verify_witnessed(chamber, [line_by("acme/berlin", text)])
+    refused(answer, "7 witnesses", "missing are acme/berlin (not enrolled), beta/turin (not enrolled)")
+    new = Signer("acme/berlin", b"\x07" * 32)
+    for key in (signer("acme/berlin"), new):
+        note = delegation("acme", "berlin", key=key)
+        chamber.take(chamber.members.decide_enrol_site(note, chamber.now_ms))
+    text = chamber.journal.head.text
+    refused(verify_witnessed(chamber, [line_by("acme/berlin", text)]), "7 witnesses", "0 of the 1")
+    assert isinstance(verify_witnessed(chamber, [Cosigner(new).cosign(text, 1_700_000_000)]), VerifiedCharter)
+
+
+def test_step_7_one_key_under_two_names_is_one_witness() -> None:
+    chamber = Chamber(charter(witnesses={"quorum": 2}))
+    for partner, site in (("acme", "berlin"), ("beta", "turin")):
+        note = delegation(partner, site, key=Signer(f"{partner}/{site}", b"\x07" * 32))
+        chamber.take(chamber.members.decide_enrol_site(note, chamber.now_ms))
+    text = chamber.journal.head.text
+    both = [
+        Cosigner(Signer(n, b"\x07" * 32)).cosign(text, 1_700_000_000) for n in ("acme/berlin", "beta/turin")
+    ]
+    refused(verify_witnessed(chamber, both), "7 witnesses", "1 of the 2")
 
 
 def test_no_single_changed_byte_of_any_record_is_believed_to_say_something_else() -> None:

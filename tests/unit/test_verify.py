@@ -37,9 +37,9 @@ class StoppedClock:
 class Consortium:
     """A coordinator and site berlin's seat in it."""
 
-    def __init__(self, tmp_path: Path, *, enrols_after_ms: int = 0) -> None:
+    def __init__(self, tmp_path: Path, *, enrols_after_ms: int = 0, **changes: Any) -> None:
         self.memory = tmp_path / "verified.json"
-        self.chamber = Chamber(charter(model__config=MODEL))
+        self.chamber = Chamber(charter(model__config=MODEL, **changes))
         founding = self.chamber.founding
         self.seat = Seat(
             folder=tmp_path / "seat",
