@@ -111,7 +111,10 @@ def _follow(witnesses: Witnesses, outsider: Outsider) -> None:
             witnesses.bell.wait_beyond(strokes, wait_s)
             continue
         try:
-            witnesses.take(witness.cosignatory, candidate.size, witness.ask(candidate, witnesses.proof))
+            line = witness.ask(candidate, witnesses.proof)
+            if witnesses.stopping.is_set():
+                return
+            witnesses.take(witness.cosignatory, candidate.size, line)
             trouble, pause_s, asked = "", PAUSE_S, candidate.size
         except HansaError as error:
             trouble, pause_s = str(error), min(2 * pause_s, LONGEST_PAUSE_S)

@@ -161,8 +161,11 @@ class SiteLink(SiteLinkServicer):
         if refusal := self._witnesses.behind(site, request.size):
             refuse(context, refusal)
         context.add_callback(self._desk.bell.ring)
-        for offer in self._witnesses.offers(site, request.size, context.is_active):
-            yield wire.WitnessOffer(old=offer.old, checkpoint=offer.note, consistency=offer.proof)
+        try:
+            for offer in self._witnesses.offers(site, request.size, context.is_active):
+                yield wire.WitnessOffer(old=offer.old, checkpoint=offer.note, consistency=offer.proof)
+        except HansaError as error:
+            context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
 
     def Cosign(self, request: wire.CosignRequest, context: grpc.ServicerContext) -> wire.CosignReply:
         try:

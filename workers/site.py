@@ -99,7 +99,10 @@ def verify_site(file: SiteFile) -> VerifiedCharter:
     stop = threading.Event()
     link = Link(seat, Status(), StateStore(file.home / "model"), parts=file.home / "parts", stop=stop)
     try:
-        link.witness(SiteWitness(signer, seat.log_verifier, file.home, SystemClock()))
+        witness = SiteWitness(signer, seat.log_verifier, file.home, SystemClock())
+        if witness.fork:
+            raise Refused(Refusal(Code.LOG_FORKED, witness.fork))
+        link.witness(witness)
         verified = Verification(seat, file.policy, file.home / "verified.json", SystemClock()).charter(
             link.chain
         )

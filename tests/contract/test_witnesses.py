@@ -12,7 +12,7 @@ import pytest
 
 from commons.chain import VerifiedCharter
 from commons.cosignature import Cosignatory, Cosigner, cosigned
-from commons.errors import Code, Refusal
+from commons.errors import Code, Refusal, Refused
 from commons.identity import Seat
 from commons.log import Checkpoint
 from commons.notes import parse
@@ -24,8 +24,22 @@ from commons.wire.v1.consortium_pb2_grpc import SiteLinkStub
 from governance import service
 from orchestrator import outsiders
 from orchestrator.coordinator import NO_MLFLOW, Coordinator
-from tests.support.consortium import NAME, SITES, Office, charter, enrol, found, moved, signer, started
+from tests.support.consortium import (
+    NAME,
+    SITES,
+    Office,
+    charter,
+    enrol,
+    found,
+    moved,
+    running,
+    signer,
+    started,
+)
+from tests.support.site_process import one_site, write_site
 from tests.support.witnesses import Watcher, eventually, outsider
+from workers import site_file
+from workers.site import verify_site
 
 LOG = signer(NAME).verifier
 ALL = [Cosignatory.of(signer(f"{s}/{s}").verifier) for s in SITES]
@@ -396,3 +410,16 @@ def test_an_outsider_that_has_seen_more_or_signs_with_another_key_is_told_of(
         eventually(lambda: "has cosigned 10000 records, this journal shows it" in caplog.text)
         eventually(lambda: "answered without a cosignature of witness.example/three" in caplog.text)
         assert stage.journal.published() == b""
+
+
+def test_an_operator_who_checks_the_consortium_witnesses_it_until_it_forked(tmp_path: Path) -> None:
+    with running(found(tmp_path, one_site())) as coordinator:
+        file = site_file.load(write_site(tmp_path / "site", coordinator, ray="local"))
+        for _ in range(2):
+            assert (
+                verify_site(file).steps[-1] == "7 witnesses: cosigned by alder/alder, the charter asks for 1"
+            )
+        (file.home / "fork-9.note").write_text("evidence")
+        with pytest.raises(Refused) as caught:
+            verify_site(file)
+        assert caught.value.refusal.code is Code.LOG_FORKED
