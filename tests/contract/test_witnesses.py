@@ -10,11 +10,14 @@ from typing import Any
 import grpc
 import pytest
 
+from commons import charter_file
+from commons.ballots import Ballot, Proposal
 from commons.chain import VerifiedCharter
 from commons.cosignature import Cosignatory, Cosigner, cosigned
 from commons.errors import Code, Refusal, Refused
 from commons.identity import Seat
 from commons.log import Checkpoint
+from commons.names import Digest
 from commons.notes import parse
 from commons.records import Kind, Record, fact
 from commons.views import JournalView
@@ -184,6 +187,39 @@ def test_without_a_quorum_nothing_is_offered_and_nothing_waits(stage_of: Any) ->
     assert (stage.view().published, stage.view().unwitnessed_since_ms) == ("", None)
 
 
+def test_a_vote_for_a_quorum_holds_from_its_execution_on(stage_of: Any) -> None:
+    stage = stage_of()
+    alder = stage.watcher("alder")
+    assert isinstance(alder.verify(), VerifiedCharter)
+    consortium, of = stage.coordinator.desk.consortium, charter()
+    wish = Proposal(
+        NAME, "alder", "Two shall have seen it", "witnesses", {"quorum": 2}, charter_file.digest(of), 1, "00" * 16
+    )  # fmt: skip
+
+    def submit(note: bytes) -> None:
+        consortium.commit(lambda ms: consortium.proposals.decide_submit(note, consortium.charter, ms))
+
+    submit(signer("alder").sign(wish.compose()))
+    shown = consortium.proposals.views()[-1]
+    for voter in SITES:
+        ballot = Ballot(
+            NAME, wish.id, Digest(shown.rules), Digest(shown.electorate_digest), voter, "for", "11" * 16,
+            "2026-11-23T18:40:12Z",
+        )  # fmt: skip
+        submit(signer(voter).sign(ballot.compose()))
+    consortium.commit(consortium.proposals.decide_close)
+    assert isinstance(alder.verify(), VerifiedCharter)
+    consortium.commit(lambda ms: consortium.proposals.decide_execute(consortium.charter, 1, ms))
+    assert consortium.charter.witnesses.quorum == 2
+    refusal = alder.verify()
+    assert isinstance(refusal, Refusal) and refusal.details["lacks"] == 1
+    stage.watcher("birch")
+    eventually(stage.covered)
+    verified = alder.verify()
+    assert isinstance(verified, VerifiedCharter)
+    assert (verified.version, verified.steps[-1][:24]) == (2, "7 witnesses: cosigned by")
+
+
 def test_a_site_that_was_killed_and_a_coordinator_that_was_go_on_where_they_were(stage_of: Any) -> None:
     stage = stage_of(witnesses={"quorum": 3})
     for name in SITES:
@@ -233,6 +269,24 @@ def test_a_coordinator_of_two_histories_gets_no_second_cosignature(stage_of: Any
             assert isinstance(refusal, Refusal), "trained on a second history"
             assert refusal.code in (Code.LOG_FORKED, Code.PROOF_INVALID)
         assert_evidence(stage.folder / "alder" / "state", other.desk.consortium.size)
+    finally:
+        other.stop()
+
+
+def test_two_sites_shown_two_histories_at_once_believe_neither(stage_of: Any) -> None:
+    stage = stage_of(witnesses={"quorum": 2})
+    other = forked(stage)
+    try:
+        stage.grow("what alder is shown")
+        commit(other, "what birch is shown")
+        alder = stage.watcher("alder")
+        birch = stage.watcher("birch", moved(stage.seats["birch"], other.address))
+        eventually(lambda: alder.witness.size == birch.witness.size == stage.journal.size)
+        for site, missing in ((alder, "birch/birch"), (birch, "alder/alder")):
+            refusal = site.verify()
+            assert isinstance(refusal, Refusal), "trained on a history of its own"
+            assert refusal.details == {"step": 7, "lacks": 1} and missing in refusal.message
+        assert stage.journal.published() == other.desk.consortium.journal.published() == b""
     finally:
         other.stop()
 
