@@ -12,16 +12,19 @@ from typing import Any
 import pytest
 
 from commons import charter_file, quorum
+from commons.chain import Trust, VerifiedCharter, verify_chain
 from commons.charter import Charter
 from commons.clock import SystemClock
 from commons.cosignature import WITNESSES_MAX, Cosignatory, Cosigner, cosigned
 from commons.errors import Code, ConfigError, HansaError, Refusal, StoreError
 from commons.log import Checkpoint
+from commons.names import SiteId
 from commons.notes import Signer, Verifier
 from commons.records import Kind, canonical_json, fact
 from governance.bell import Bell
 from governance.consortium import Consortium
 from governance.journal import Journal
+from governance.proof import chain_bundle
 from hansa.charters import site_entry, template
 from orchestrator.witnesses import LATE_MS, PATIENCE_S, PAUSE_S, Gathering, Witnesses
 from tests.support.chamber import LOG, Log, charter, delegation, founding_notes, signer
@@ -221,7 +224,7 @@ class Desk:
         for site in sites:
             witness = BERLIN if site == "berlin" else TURIN
             line = witness.cosign(current.text, NOW_S)
-            assert self.witnesses.cosign(site, current.size, line) is None  # type: ignore[arg-type]
+            assert self.witnesses.cosign(SiteId(site), current.size, line) is None
 
 
 @pytest.fixture
@@ -323,6 +326,36 @@ def test_a_late_cosignature_joins_the_published_checkpoint_that_is_shown(desk: D
     _, seen = cosigned(shown, LOG.verifier, [BERLIN.cosignatory, TURIN.cosignatory, OUTSIDER.cosignatory])
     assert set(seen) == {"acme/berlin", "beta/turin", "w.example/one"}
     assert OUTSIDER.name.encode() not in desk.journal.published()
+
+
+def test_the_published_checkpoint_is_shown_for_as_long_as_it_covers_the_evidence(desk: Desk) -> None:
+    trust, size = Trust.of(desk.consortium.charter), desk.journal.size
+
+    def shown(have: int = 0) -> tuple[bytes, VerifiedCharter | Refusal]:
+        bundle = chain_bundle(desk.consortium, have, desk.witnesses)
+        assert not isinstance(bundle, Refusal)
+        note, entries, consistency = bundle
+        return note, verify_chain(entries, note, consistency, trust=trust)
+
+    assert shown()[0] == desk.journal.checkpoint()
+    desk.cosign("berlin", "turin")
+    desk.grow()
+    note, verified = shown()
+    assert note == desk.journal.published() and isinstance(verified, VerifiedCharter)
+    assert shown(have=size + 1)[0] == desk.journal.checkpoint()
+    new = Signer("acme/berlin", b"\x07" * 32)
+    members = desk.consortium.members
+    desk.consortium.commit(lambda ms: members.decide_enrol_site(delegation("acme", "berlin", key=new), ms))
+    note, verified = shown()
+    assert note == desk.journal.checkpoint() and isinstance(verified, Refusal)
+    desk.cosign("turin")
+    note, verified = shown()
+    assert note != desk.journal.checkpoint() and isinstance(verified, Refusal)
+    assert verified.details["lacks"] == 1
+    line = Cosigner(new).cosign(log_text(desk), NOW_S)
+    assert desk.witnesses.cosign(SiteId("berlin"), desk.journal.size, line) is None
+    note, verified = shown()
+    assert note == desk.journal.published() and isinstance(verified, VerifiedCharter)
 
 
 def log_text(desk: Desk) -> str:
