@@ -38,7 +38,7 @@ from orchestrator.home import Home, HomeLock, Served
 from orchestrator.live import Live
 from orchestrator.outsiders import follow_outsiders
 from orchestrator.progress import Runs
-from orchestrator.round import run_round
+from orchestrator.round import carry_out_votes, run_round
 from orchestrator.service import Enrolment, Operator, SiteLink
 from orchestrator.spool import Spool
 from orchestrator.witnesses import Witnesses
@@ -231,15 +231,17 @@ def _drive(desk: Desk) -> None:
 
 
 def _close_votes(desk: Desk) -> None:
-    """Close votes whose window ends while no round begins."""
+    """Close votes whose window ends while no round begins, and carry them out while no run goes on."""
     proposals = desk.consortium.proposals
     while not desk.stopping.is_set():
         strokes = desk.bell.strokes
         try:
             desk.consortium.commit(proposals.decide_close)
             with desk.consortium.lock:
-                now_ms = desk.consortium.now_ms()
+                idle, now_ms = desk.runs.active is None, desk.consortium.now_ms()
                 ends = [view.closes_ms for view in proposals.views() if view.state == "open"]
+            if idle:
+                carry_out_votes(desk, None)
             wait_s = max(0.1, (min(ends) - now_ms) / 1000) if ends else None
         except HansaError as error:
             log.error("votes cannot be closed: %s", error)

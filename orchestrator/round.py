@@ -78,7 +78,7 @@ def _plan_and_hold(desk: Desk, run: RunId, *, first: bool, renew: bool) -> bool:
     if open_already:
         _release_unadmitted(desk, run)
     else:
-        _carry_out_votes(desk, run)
+        carry_out_votes(desk, run)
     if not _gather(desk, run, first=first):
         return False
     done = desk.consortium.commit(lambda now_ms: _decide_opening(desk, run, now_ms))
@@ -219,21 +219,28 @@ def _charge(charter: Charter, usage: UsageNote, held: Micro) -> Charge:
     )
 
 
-def _carry_out_votes(desk: Desk, run: RunId) -> None:
-    """Decided votes become outcomes, and those due the charter in force, before the round is planned."""
+def carry_out_votes(desk: Desk, run: RunId | None) -> None:
+    """Decided votes become outcomes, and those due the charter in force, before the run's next round is planned.
+
+    `run` None: while no run goes on, for the first round of the next one; nothing when one has begun. What a charter
+    grants and rules is booked after it, also when a crash came between the two.
+    """
     consortium = desk.consortium
-    with consortium.lock:
-        number = desk.runs.by_id[run].closed + 1
     consortium.commit(consortium.proposals.decide_close)
-    executed = consortium.commit(
-        lambda now_ms: consortium.proposals.decide_execute(consortium.charter, number, now_ms)
-    )
+
+    def decide(now_ms: int) -> list[Record]:
+        if run is None and desk.runs.active is not None:
+            return []
+        number = desk.runs.by_id[run].closed + 1 if run else 1
+        return consortium.proposals.decide_execute(consortium.charter, number, now_ms)
+
+    executed = consortium.commit(decide)
     if isinstance(executed, Refusal):
         raise Refused(executed)
+    consortium.commit(lambda now_ms: decide_grants(consortium.ledger, consortium.charter, now_ms))
+    consortium.commit(lambda now_ms: decide_rulings(consortium.ledger, consortium.charter, now_ms))
     if executed:
-        consortium.commit(lambda now_ms: decide_grants(consortium.ledger, consortium.charter, now_ms))
-        consortium.commit(lambda now_ms: decide_rulings(consortium.ledger, consortium.charter, now_ms))
-        log.info("charter version %d is in force from round %d on", consortium.charter.version, number)
+        log.info("charter version %d is in force", consortium.charter.version)
 
 
 def _gather(desk: Desk, run: RunId, *, first: bool) -> bool:

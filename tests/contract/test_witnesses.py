@@ -193,7 +193,7 @@ def test_a_vote_for_a_quorum_holds_from_its_execution_on(stage_of: Any) -> None:
     assert isinstance(alder.verify(), VerifiedCharter)
     consortium, of = stage.coordinator.desk.consortium, charter()
     wish = Proposal(
-        NAME, "alder", "Two shall have seen it", "witnesses", {"quorum": 2}, charter_file.digest(of), 1, "00" * 16
+        NAME, "alder", "Two shall have seen it", "witnesses", {"quorum": 2}, charter_file.digest(of), 2, "00" * 16
     )  # fmt: skip
 
     def submit(note: bytes) -> None:
@@ -209,7 +209,7 @@ def test_a_vote_for_a_quorum_holds_from_its_execution_on(stage_of: Any) -> None:
         submit(signer(voter).sign(ballot.compose()))
     consortium.commit(consortium.proposals.decide_close)
     assert isinstance(alder.verify(), VerifiedCharter)
-    consortium.commit(lambda ms: consortium.proposals.decide_execute(consortium.charter, 1, ms))
+    consortium.commit(lambda ms: consortium.proposals.decide_execute(consortium.charter, 2, ms))
     assert consortium.charter.witnesses.quorum == 2
     refusal = alder.verify()
     assert isinstance(refusal, Refusal) and refusal.details["lacks"] == 1
