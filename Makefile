@@ -18,8 +18,8 @@ check: $(VENV)/.dev       ## lint, types, house laws, stubs
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/house
 
-simulate: $(VENV)/.dev    ## many seeds of the whole consortium with faults: make simulate SEEDS=10000
-	SEEDS=$(or $(SEEDS),10000) $(BIN)/python -m pytest -q tests/simulation
+simulate: $(VENV)/.dev    ## many seeds of the whole consortium with faults: make simulate SEEDS=10000, or SEED=17
+	SEED=$(SEED) SEEDS=$(or $(SEEDS),10000) $(BIN)/python -m pytest -q -n 2 tests/simulation
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix-only .

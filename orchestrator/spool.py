@@ -35,12 +35,18 @@ class Spool:
         self._writing: defaultdict[SiteId, threading.Lock] = defaultdict(threading.Lock)
 
     def offset(self, run: RunId, number: int, site: SiteId, key: Digest) -> int:
-        """Payload bytes that are durable for the claim with this key; 0 when nothing is known of it."""
+        """Payload bytes that are durable for the claim with this key; 0 when nothing is known of it.
+
+        Raises StoreError when the disk fails.
+        """
         part = self._file(run, number, site, "part")
         if self._held(run, number, site) != key or not part.exists():
             return 0
-        _sync(part)
-        return part.stat().st_size
+        try:
+            _sync(part)
+            return part.stat().st_size
+        except OSError as error:
+            raise self._failed(site, error) from error
 
     def receive(self, claim: Claim, offset: int, frames: Iterable[bytes]) -> Refusal | None:
         """Append payload frames from `offset`; None when the payload is whole and durable.
@@ -58,8 +64,7 @@ class Spool:
             with path.open("ab", buffering=0) as file:
                 return self._append(claim, file.fileno(), offset, frames, turn)
         except OSError as error:
-            why = error.strerror or str(error)
-            raise StoreError(f"cannot keep the update of site {site} in {self._root}: {why}") from error
+            raise self._failed(site, error) from error
 
     def discard(self, claim: Claim) -> None:
         """Forget the payload of a claim that turned out damaged."""
@@ -141,6 +146,10 @@ class Spool:
         except FileNotFoundError:
             return None
         return digest(note.text.encode())
+
+    def _failed(self, site: SiteId, error: OSError) -> StoreError:
+        why = error.strerror or str(error)
+        return StoreError(f"cannot keep the update of site {site} in {self._root}: {why}")
 
     def _lost(self, run: RunId, number: int, site: SiteId) -> StoreError:
         where = self._file(run, number, site, "*")

@@ -73,6 +73,8 @@ class Money:
 
     def usage(self, site: Where, text: str, said: dict[str, str]) -> None:
         self.usages[site][sha(text)] = said
+        for hold in self.open_holds.values():
+            hold.claimed = hold.claimed or where(hold.facts) == site
 
     def period(self, facts: Facts, at_ms: int) -> None:
         name = facts["period"]
@@ -189,7 +191,8 @@ class Money:
         if base := facts.get("tops"):
             assert self.holds[base].end == "", f"{facts['id']} tops up what has ended"
             self.holds[base].tops.append(hold)
-            assert facts["id"] == f"{base}/top{len(self.holds[base].tops)}", "top-ups are numbered from 1"
+            number = facts["id"].removeprefix(f"{base}/top")
+            assert number.isdecimal() and int(number) > 0, f"{facts['id']} does not name what it tops up"
         assert (facts["debit"], facts["credit"]) == sides(facts)
         self.accounts[facts["debit"]][1] += amount
         self.accounts[facts["credit"]][3] += amount
@@ -327,7 +330,7 @@ class Money:
     def _charged_rightly(self, name: str, hold: Hold) -> None:
         family = [hold, *(top for top in hold.tops if top.ended_ms == hold.ended_ms)]
         charged, settle = sum(h.charged for h in family), hold.settle
-        said = self.usages[where(hold.facts)][settle["usage"]]
+        said = self.usages[where(hold.facts)].pop(settle["usage"])
         for key in ("device", "precision", "gflop", "device_ms", "tokens", "energy_j"):
             value = "-" if settle[key] is None else str(settle[key])
             assert value == said[key], f"{name}: {key} is {value}, the site signed {said[key]}"
@@ -336,10 +339,7 @@ class Money:
         assert charged == min(due, sum(h.facts["amount_micro"] for h in family)), (
             f"{name} is charged {charged}"
         )
-        whole = settle["percent"] == 100 and charged == due
-        assert self.roundings[name] == (charged * PICO - exact if whole else 0), (
-            f"{name} is rounded otherwise"
-        )
+        assert self.roundings[name] == max(0, charged * PICO - exact), f"{name} is rounded otherwise"
         owner, payer, credited = hold.facts["partner"], hold.facts["payer"], self.credited[name]
         theirs = charged * (100 - self.shares[name]) // 100 if payer != owner else 0
         wanted = Counter({owner: charged - theirs, payer: theirs} if payer != owner else {owner: charged})

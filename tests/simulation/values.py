@@ -39,6 +39,8 @@ class Lot:
 class Hold:
     facts: Facts
     draws: list[tuple[Lot, int]]
+    claimed: bool = False
+    """The site has said what its round took: it waits to be settled."""
     end: str = ""
     ended_ms: int = 0
     charged: int = 0

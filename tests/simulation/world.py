@@ -1,9 +1,9 @@
-"""A whole consortium in one thread: the real coordinator code over a simulated clock, network and crashing store.
+"""A whole consortium in one thread: the real coordinator code over a simulated clock, network and failing disk.
 
 `run_round` waits on a bell; here the bell is the world. While it waits, simulated time passes and the next events
 happen: a site asks for its order, an upload arrives, late, twice or never, a reply is lost, a site dies and comes
-back, a ballot is cast, the clock jumps. Storage steps may kill the coordinator before or after they became durable;
-it is then started again on what is on disk. Everything follows from one seed.
+back, a ballot is cast, a charge disputed, the clock jumps. Any durable step may be the coordinator's last, or find
+the disk full; it is then started again on what is on disk. Everything follows from one seed.
 """
 
 from __future__ import annotations
@@ -13,51 +13,50 @@ import itertools
 import json
 import random
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import Any
+from unittest.mock import patch
 
 import numpy as np
+from typing_extensions import Self
 
 from commons import charter_file
-from commons.ballots import Ballot, Proposal
 from commons.charter import Charter
-from commons.codec import encode
-from commons.errors import Refusal
-from commons.experts.map import ExpertMap, Kind
-from commons.founding import Delegation, Founding
-from commons.names import Digest, RunId, SiteId
-from commons.notes import Signer, digest
+from commons.errors import HansaError, Refusal
+from commons.experts.map import ExpertMap
+from commons.founding import Founding
+from commons.identity import Authority, create_authority
+from commons.names import RunId
 from commons.records import Record
 from commons.states import StateStore
-from commons.updates import lay_out
-from commons.work import AssignmentNote, EvaluationNote, UpdateNote, UsageNote
 from governance.bell import Bell
 from governance.consortium import Consortium
 from governance.journal import Journal
-from governance.ledger import decide_grants
-from orchestrator.admit import admit
+from governance.ledger import decide_expire, decide_grants
+from governance.service import Chamber
 from orchestrator.desk import Desk
-from orchestrator.evaluation import decide_evaluation, finish_run
-from orchestrator.intake import Upload, read_claim
+from orchestrator.enrolment import Enrolments
+from orchestrator.evaluation import finish_run
 from orchestrator.live import Live
-from orchestrator.orders import order_for
 from orchestrator.progress import Runs, run_fact
 from orchestrator.round import run_round
+from orchestrator.service import Operator
 from orchestrator.spool import Spool
-from tests.support.chamber import signer
+from orchestrator.witnesses import Witnesses
+from tests.simulation.cast import begins_ms, random_charter, signer
+from tests.simulation.members import Members
+from tests.simulation.sites import Sites
+from tests.simulation.storage import Crash, Storage
 
-P = ParamSpec("P")
-R = TypeVar("R")
-START_MS = 1_700_000_000_000
 RUN = RunId("r1")
 LIMIT_MS = 60 * 60 * 1000
 """Simulated time after which a run that still goes on is stuck."""
-
-
-class Crash(BaseException):
-    """The coordinator's process dies here."""
+RETRY_MS = 5_000
+"""Pause of the coordinator after its disk failed."""
 
 
 class Stuck(AssertionError):
@@ -66,167 +65,230 @@ class Stuck(AssertionError):
 
 @dataclass(frozen=True)
 class Faults:
-    """Probabilities, each per message or storage step."""
+    """Probabilities, each per message, storage step or turn of a site."""
 
     drop: float = 0.1
     repeat: float = 0.1
     reply_lost: float = 0.1
     site_crash: float = 0.05
-    coordinator_crash: float = 0.03
+    coordinator_crash: float = 0.015
+    disk_full: float = 0.001
+    store_closed: float = 0.003
+    """The coordinator is told to stop while work is under way."""
+    overlap: float = 0.2
+    """Something else happens between two frames of an upload."""
     clock_jump: float = 0.02
+    refusal: float = 0.01
+    wrong: float = 0.05
+    """A site seals a round that cannot be taken."""
 
-
-@dataclass
-class SimSite:
-    name: SiteId
-    key: Signer
-    online: bool = False
-    outbox: dict[str, tuple[Upload, bytes]] = field(default_factory=dict)
-    """Lease -> sealed upload and payload: durable, as at a real site."""
+    @classmethod
+    def none(cls) -> Self:
+        return cls(**dict.fromkeys(cls.__dataclass_fields__, 0.0))
 
 
 class World:
     """`charter` decides the cast; `acknowledged` holds what sites were told is admitted."""
 
     def __init__(self, folder: Path, charter: Charter, seed: int, faults: Faults) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
         self.random = random.Random(seed)
         self.faults, self.founding_charter, self.folder = faults, charter, folder
-        self.time_ms = START_MS
+        self.time_ms = self.begins_ms = begins_ms(seed)
         self.acknowledged: dict[tuple[str, int, str], int] = {}
-        self.crashes = 0
+        self.receipts: dict[bytes, int | None] = {}
+        """What somebody handed in and was told is in the journal -> its index, where one was told."""
+        self.budgets: dict[str, dict[str, Any]] = {}
+        """After `run`: partner -> its totals as the coordinator has them."""
+        self.crashes, self.troubles = 0, 0
         self.log_key = signer(charter.consortium.name)
-        self._events: list[tuple[int, int, Callable[[], None]]] = []
-        self._order = itertools.count()
-        self._map = ExpertMap.from_charter(charter)
-        self.sites = {
-            SiteId(s.name): SimSite(SiteId(s.name), signer(f"{s.partner}/{s.name}")) for s in charter.sites
-        }
-        self.store = StateStore(folder / "states")
-        values = np.random.default_rng(seed)
-        self.seed_state = self.store.save(
-            {s.name: values.standard_normal(s.shape).astype(np.float32) for s in self._map.slices}
-        )
+        self.expert_map = ExpertMap.from_charter(charter)
+        self.storage = Storage(folder, self.random, crash=faults.coordinator_crash, full=faults.disk_full)
         self.desk: Desk | None = None
-        self._streams: dict[SiteId, ExitStack] = {}
+        self.enrolments: Enrolments | None = None
+        self.chamber: Chamber | None = None
+        self.operator: Operator | None = None
+        self.sites, self.members = Sites(self, charter), Members(self)
+        self._events: list[tuple[int, int, Callable[[], object]]] = []
+        self._order = itertools.count()
+        self._clock_off_ms = 0
+        values = np.random.default_rng(seed)
+        with patch("commons.states.ThreadPoolExecutor", OneByOne):
+            self.seed_state = StateStore(folder / "states").save(
+                {s.name: values.standard_normal(s.shape).astype(np.float32) for s in self.expert_map.slices}
+            )
+
+    @classmethod
+    def of_seed(cls, folder: Path, seed: int) -> Self:
+        """With everything drawn from the seed, and every fault."""
+        return cls(folder, random_charter(seed), seed, Faults())
 
     def now_ms(self) -> int:
-        return self.time_ms
+        """By the coordinator's clock."""
+        return self.time_ms + self._clock_off_ms
+
+    @property
+    def charter(self) -> Charter:
+        assert self.desk is not None
+        return self.desk.consortium.charter
 
     def run(self) -> list[Record]:
-        """Everything until the run is over; the journal's records then."""
-        self.found()
-        for site in self.sites:
-            self.after(self.random.randrange(2000), lambda site=site: self.visit(site))
-        self.after(self.random.randrange(20_000), self.propose)
+        """Everything until the run is over and quarrelled about; the journal's records then."""
+        with patch("commons.states.ThreadPoolExecutor", OneByOne), self.storage.watched():
+            self.found()
+            for name in self.sites.all:
+                self.after(self.random.randrange(2000), partial(self.sites.visit, name))
+            self.after(self.random.randrange(20_000), self.members.act)
+            self.after(self.random.randrange(5_000), self.clerk)
+            while True:
+                try:
+                    self.storage.armed = True
+                    self._live()
+                    break
+                except Crash:
+                    self.crashes += 1
+                    self.close()
+                    self.storage.revive()
+                    self.time_ms += self.random.randrange(5000)
+            self.storage.armed = False
+            desk = self.desk or self.boot()
+            assert desk.consortium.journal.verify() == []
+            records = list(desk.consortium.journal.records())
+            self._compare(desk)
+            self.budgets = {budget.partner: vars(budget) for budget in desk.consortium.ledger.budgets()}
+            self.close()
+            return records
+
+    def _live(self) -> None:
+        """One life of the coordinator, or several that end in good order."""
+        over_ms, first = 0, True
         while True:
+            if self.desk is not None and self.desk.stopping.is_set():
+                self.close()
+                first = True
             try:
                 desk = self.desk or self.boot()
-                first = True
-                while desk.runs.by_id[RUN].phase == "training" and run_round(desk, RUN, first=first):
-                    first = False
-                if desk.runs.by_id[RUN].finished is None:
+                run = desk.runs.by_id[RUN]
+                if run.finished:
+                    over_ms = over_ms or self.time_ms + self.random.randrange(60_000)
+                    if self.time_ms >= over_ms or not self.happen(over_ms):
+                        return
+                elif run.phase == "training":
+                    first = not run_round(desk, RUN, first=first) and first
+                else:
                     finish_run(desk, RUN)
-                assert desk.runs.by_id[RUN].finished, (
-                    "the coordinator stopped working on a run that is not over"
-                )
-                records = list(desk.consortium.journal.records())
-                assert desk.consortium.journal.verify() == []
-                self.close()
-                return records
-            except Crash:
-                self.crashes += 1
-                self.close()
-                self.time_ms += self.random.randrange(5000)
+            except HansaError:
+                self.trouble()
+                if self.desk is not None:
+                    self.desk.bell.wait_beyond(1 << 60, RETRY_MS / 1000)
+
+    def trouble(self) -> None:
+        """A disk failed. Where the journal wants to be opened again, the operator does as it says."""
+        self.troubles += 1
+        if self.desk is not None and self.desk.consortium.journal._in_doubt:
+            self.desk.stopping.set()
+            self.desk.bell.ring()
 
     def found(self) -> None:
-        desk = self.boot(safely=True)
-        charter = self.founding_charter
+        desk = self.boot()
+        charter, consortium = self.founding_charter, desk.consortium
+        digest = charter_file.digest(charter)
         founders = [
-            signer(m.name).sign(
-                Founding(charter.consortium.name, charter_file.digest(charter), m.name).compose()
-            )
+            signer(m.name).sign(Founding(charter.consortium.name, digest, m.name).compose())
             for m in charter.members
         ]
-        consortium = desk.consortium
-        consortium.commit(
-            lambda now: consortium.members.decide_found(charter, founders, self.log_key.vkey, now)
-        )
-        consortium.commit(lambda now: decide_grants(consortium.ledger, charter, now))
-        for entry in charter.sites:
-            site = self.sites[SiteId(entry.name)]
-            delegation = Delegation(
-                charter.consortium.name,
-                entry.partner,
-                entry.name,
-                site.key.verifier.vkey,
-                "sha256:" + "0" * 64,
-            )
-            note = signer(entry.partner).sign(delegation.compose())
-            consortium.commit(lambda now, note=note: consortium.members.decide_enrol_site(note, now))
-        consortium.commit(
-            lambda now: [
-                run_fact(
-                    now,
-                    run=RUN,
-                    rounds=charter.learning.rounds,
-                    state=self.seed_state,
-                    charter_version=1,
-                    expert_map=self._map.digest,
-                )
-            ]
-        )
-        self.close()
+        opened = partial(
+            run_fact, run=RUN, rounds=charter.learning.rounds, state=self.seed_state, charter_version=1,
+            expert_map=self.expert_map.digest,
+        )  # fmt: skip
+        for decide in (
+            lambda now: consortium.members.decide_found(charter, founders, self.log_key.vkey, now),
+            lambda now: decide_grants(consortium.ledger, charter, now),
+            lambda now: [opened(now)],
+        ):
+            done = consortium.commit(decide)
+            assert not isinstance(done, Refusal), done
+        self.open_door(desk)
+        for name, site in self.sites.all.items():
+            site.invite = (self.folder / "invites" / f"site-{name}.invite").read_bytes()
 
-    def boot(self, *, safely: bool = False) -> Desk:
-        bell = SimBell(self)
+    def boot(self) -> Desk:
+        """The coordinator starts on what is on disk."""
+        bell, pulse = SimBell(self), Bell()
         journal = Journal.open(self.folder / "journal.db", signer=self.log_key, clock=self)
-        if not safely:
-            journal.append = self.deadly(journal.append)  # type: ignore[method-assign]
-        store = StateStore(self.folder / "states")
-        if not safely:
-            store.publish = self.deadly(store.publish)  # type: ignore[method-assign]
-        consortium = Consortium(journal, self)
-        runs = Runs()
-        consortium.follow(runs)
-        consortium.follow(bell)
-        live = Live(self, bell, Bell())
-        spool = Spool(self.folder / "spool")
-        self.desk = Desk(consortium, runs, live, store, spool, self.log_key, bell)
-        return self.desk
+        try:
+            consortium, runs = Consortium(journal, self), Runs()
+            for view in (runs, bell):
+                consortium.follow(view)
+            store, spool = StateStore(self.folder / "states"), Spool(self.folder / "spool")
+            desk = Desk(consortium, runs, Live(self, bell, pulse), store, spool, self.log_key, bell)
+            witnesses = Witnesses(consortium, bell, desk.stopping)
+            self.chamber = Chamber(consortium, pulse, desk.stopping, {}, witnesses)
+            self.operator = Operator(desk)
+            if consortium.members.founded:
+                self.open_door(desk)
+        except BaseException:
+            journal.close()
+            raise
+        append = journal.append
+
+        def durable(batch: Sequence[Record]) -> list[int]:
+            if self.storage.armed and self.chance(self.faults.store_closed):
+                desk.stopping.set()
+                bell.ring()
+                journal.close()
+            indices = append(batch)
+            if indices:
+                self.storage.after_commit()
+            return indices
+
+        journal.append = durable  # type: ignore[method-assign]
+        self.desk = desk
+        return desk
+
+    def open_door(self, desk: Desk) -> None:
+        authority, founders = _authority(self.log_key.name), ()
+        self.enrolments = Enrolments(self.folder, desk.consortium, authority, self.log_key, founders)
+        self.enrolments.write_invites(address="quay:7443", enrolment="quay:7444")
 
     def close(self) -> None:
-        """What the death of the process does: streams end, locks go, memory is lost."""
+        """What the end of the process does: streams end, locks go, memory is lost."""
         desk, self.desk = self.desk, None
-        for stack in self._streams.values():
-            stack.close()
-        self._streams.clear()
-        for site in self.sites.values():
-            site.online = False
+        self.enrolments = self.chamber = self.operator = None
+        self.sites.disconnect()
         if desk is not None:
             desk.consortium.journal.close()
 
-    def deadly(self, step: Callable[P, R]) -> Callable[P, R]:
-        """A storage step that now and then is the last one, before or after it took effect."""
-
-        def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
-            if self.chance(self.faults.coordinator_crash / 2):
-                raise Crash
-            done = step(*args, **kwargs)
-            if self.chance(self.faults.coordinator_crash / 2):
-                raise Crash
-            return done
-
-        return wrapped
+    def _compare(self, desk: Desk) -> None:
+        """Every view rebuilt from the records alone is what it was."""
+        again, runs = Consortium(desk.consortium.journal, self), Runs()
+        again.follow(runs)
+        assert again.ledger == desk.consortium.ledger
+        assert again.proposals.views() == desk.consortium.proposals.views()
+        assert runs.by_id == desk.runs.by_id
 
     def chance(self, probability: float) -> bool:
         return self.random.random() < probability
 
-    def after(self, delay_ms: int, event: Callable[[], None]) -> None:
+    def after(self, delay_ms: int, event: Callable[[], object]) -> None:
         heapq.heappush(self._events, (self.time_ms + delay_ms, next(self._order), event))
+
+    def message(self, arrive: Callable[[], object]) -> None:
+        """Something is sent: it arrives late, in any order, twice, or never."""
+        if self.chance(self.faults.drop):
+            return
+        for _ in range(2 if self.chance(self.faults.repeat) else 1):
+            self.after(self.random.randrange(10, 3000), arrive)
+
+    def told(self, what: bytes, index: int) -> None:
+        """The coordinator answered that it has `what` at `index`; the answer may get lost."""
+        if not self.chance(self.faults.reply_lost):
+            known = self.receipts.setdefault(what, index)
+            assert known == index, f"said to be record {known} first, then {index}: {what!r:.200}"
 
     def happen(self, until_ms: int | None) -> bool:
         """The next event, or the passing of time up to `until_ms`; False when that is reached."""
-        if self.time_ms > START_MS + LIMIT_MS:
+        if self.time_ms > self.begins_ms + LIMIT_MS:
             raise Stuck(f"the run still goes on after {LIMIT_MS // 60_000} simulated minutes")
         at_ms = self._events[0][0] if self._events else None
         if at_ms is None and until_ms is None:
@@ -239,142 +301,21 @@ class World:
         self.time_ms = max(self.time_ms, at_ms)
         if self.chance(self.faults.clock_jump):
             self.time_ms += self.random.randrange(30_000)
-        event()
+        if self.chance(self.faults.clock_jump):
+            self._clock_off_ms = self.random.randrange(-60_000, 10_000)
+        try:
+            event()
+        except HansaError:  # the caller is told that the coordinator is in trouble, and tries again
+            self.trouble()
         return True
 
-    def visit(self, name: SiteId) -> None:
-        """One turn of a site: come, ask for the order, work, or die and come back."""
-        self.after(self.random.randrange(200, 4000), lambda: self.visit(name))
-        site = self.sites[name]
-        desk = self.desk
-        if desk is None:
-            return
-        if self.chance(self.faults.site_crash):
-            site.online = False
-            self._streams.pop(name, ExitStack()).close()
-            return
-        if not site.online:
-            site.online = True
-            stack = ExitStack()
-            stack.enter_context(desk.live.stream(name))
-            self._streams[name] = stack
-        order = order_for(desk, name, over_before=()).assignment
-        if order is None:
-            return
-        if order.work == "evaluate":
-            self.message(lambda: self.evaluate(site, order))
-            return
-        if order.lease not in site.outbox:
-            site.outbox[order.lease] = self.train(site, order, desk)
-        upload, payload = site.outbox[order.lease]
-        sent = Upload(desk.consortium.journal.epoch, upload.update, upload.usage, upload.manifest)
-        self.message(lambda: self.deliver(site, sent, payload))
-
-    def message(self, arrive: Callable[[], None]) -> None:
-        """The network: late, lost, or more than once."""
-        if self.chance(self.faults.drop):
-            return
-        for _ in range(2 if self.chance(self.faults.repeat) else 1):
-            self.after(self.random.randrange(10, 3000), arrive)
-
-    def train(self, site: SimSite, order: AssignmentNote, desk: Desk) -> tuple[Upload, bytes]:
-        charter = desk.consortium.members.charters[order.charter_version]
-        learning = charter.learning
-        noise = np.random.default_rng([order.round, len(self.sites), int(site.key.verifier.key_id.hex(), 16)])
-        encoded = []
-        for part in self._map.uplink(site.name):
-            codec = learning.codecs.expert if part.kind is Kind.EXPERT else learning.codecs.trunk
-            delta = (noise.standard_normal(part.shape) * 0.01).astype(np.float32)
-            encoded.append((part.name, codec, part.shape, encode(codec, delta)))
-        manifest, payload = lay_out(encoded)
-        tokens = learning.inner_steps * learning.batch_size * learning.sequence_length
-        steps = learning.inner_steps
-        update = UpdateNote(
-            consortium=order.consortium, run=order.run, round=order.round, site=site.name, base=order.base,
-            manifest=digest(manifest.to_bytes()), payload=digest(payload), payload_bytes=len(payload), steps=steps,
-            tokens=tokens, loss=1.5, held_out_loss=None,
-        )  # fmt: skip
-        entry = charter.site(site.name)
-        assert entry is not None
-        usage = UsageNote(
-            consortium=order.consortium, run=order.run, round=order.round, site=site.name, lease=order.lease,
-            device=entry.device, device_ids=f"cpu/{entry.partner}/{site.name}", precision="fp32",
-            started_ms=self.time_ms, ended_ms=self.time_ms, device_ms=0, steps=steps, tokens=tokens,
-            gflop=self.random.randrange(1, self._map.training_gflop(tokens) + 1), energy_j=None,
-            update=update.payload,
-        )  # fmt: skip
-        return (
-            Upload(0, site.key.sign(update.text), site.key.sign(usage.text), manifest.to_bytes()),
-            payload,
-        )
-
-    def deliver(self, site: SimSite, sent: Upload, payload: bytes) -> None:
-        """An upload arrives. The site only knows of an admission whose reply reached it."""
-        if self.desk is None:
-            return
-        claim = read_claim(sent, site.name, self.desk.consortium.members.site_key(site.name))
-        assert not isinstance(claim, Refusal), claim
-        offset = self.desk.spool.offset(RUN, claim.update.round, site.name, claim.key)
-        answer = admit(self.desk, claim, offset, [payload[offset:]])
-        if isinstance(answer, int) and not self.chance(self.faults.reply_lost):
-            key = (claim.update.run, claim.update.round, str(site.name))
-            assert self.acknowledged.setdefault(key, answer) == answer, (
-                "asked twice, answered twice differently"
-            )
-
-    def evaluate(self, site: SimSite, order: AssignmentNote) -> None:
-        if self.desk is None:
-            return
-        consortium, runs = self.desk.consortium, self.desk.runs
-        entry = consortium.charter.site(site.name)
-        assert entry is not None
-        note = EvaluationNote(
-            consortium=order.consortium, run=order.run, site=site.name, state=order.base, domain=entry.domain,
-            bytes=1000, loss=1.25,
-        )  # fmt: skip
-        signed = site.key.sign(note.text)
-
-        def decide(now_ms: int) -> list[Record] | Refusal:
-            key = consortium.members.site_key(site.name)
-            decided = decide_evaluation(runs, consortium.charter, site.name, key, signed, now_ms)
-            return [] if isinstance(decided, int) else decided
-
-        consortium.commit(decide)
-
-    def propose(self) -> None:
-        """Somebody proposes other inner steps; ballots follow, some late, some twice."""
-        if self.desk is None:
-            self.after(1000, self.propose)
-            return
-        consortium = self.desk.consortium
-        charter = consortium.charter
-        proposer = self.random.choice(charter.members).name
-        proposal = Proposal(
-            consortium=charter.consortium.name, proposer=proposer, title="Other steps", feature="inner-steps",
-            parameters={"steps": self.random.randrange(1, 4)}, charter=charter_file.digest(charter),
-            effective_round=self.random.randrange(1, charter.learning.rounds + 2),
-            nonce=self.random.randbytes(16).hex(),
-        )  # fmt: skip
-        note = signer(proposer).sign(proposal.compose())
-        consortium.commit(lambda now: consortium.proposals.decide_submit(note, charter, now))
-        for member in charter.members:
-            self.message(lambda member=member: self.vote(proposal, member.name))
-
-    def vote(self, proposal: Proposal, voter: str) -> None:
-        if self.desk is None:
-            return
-        consortium = self.desk.consortium
-        view = next((p for p in consortium.proposals.views() if p.id == proposal.id), None)
-        if view is None:
-            return
-        ballot = Ballot(
-            consortium=proposal.consortium, proposal=proposal.id, rules=Digest(view.rules),
-            electorate=Digest(view.electorate_digest), voter=voter,
-            choice=self.random.choice(("for", "for", "against", "abstain")),
-            nonce=self.random.randbytes(16).hex(), cast_at="2026-11-23T18:40:12Z",
-        )  # fmt: skip
-        note = signer(voter).sign(ballot.compose())
-        consortium.commit(lambda now: consortium.proposals.decide_submit(note, consortium.charter, now))
+    def clerk(self) -> None:
+        """What the coordinator sees to by itself while no round begins."""
+        self.after(self.random.randrange(500, 10_000), self.clerk)
+        if self.desk is not None:
+            consortium = self.desk.consortium
+            consortium.commit(consortium.proposals.decide_close)
+            consortium.commit(lambda now_ms: decide_expire(consortium.ledger, now_ms))
 
 
 class SimBell(Bell):
@@ -391,5 +332,25 @@ class SimBell(Bell):
         return self.strokes
 
 
-def facts(records: Sequence[Record], kind: str) -> Iterator[dict[str, object]]:
+class OneByOne(ExitStack):
+    """In place of a thread pool: a seed's history must not depend on how threads are scheduled."""
+
+    def __init__(self, workers: int) -> None:
+        super().__init__()
+
+    def submit(self, work: Callable[..., Any], *args: Any) -> Future[Any]:
+        done: Future[Any] = Future()
+        done.set_result(work(*args))
+        return done
+
+    def map(self, work: Callable[..., Any], *inputs: Any) -> list[Any]:
+        return [work(*each) for each in zip(*inputs, strict=False)]
+
+
+@lru_cache(maxsize=8)
+def _authority(consortium: str) -> Authority:
+    return create_authority(consortium)
+
+
+def facts(records: Sequence[Record], kind: str) -> Iterator[dict[str, Any]]:
     return (json.loads(r.body) for r in records if r.kind == kind)

@@ -1,0 +1,253 @@
+"""What sites do: join, work, report, send what they made, come back; and what goes wrong on the way.
+
+The network between a site and the coordinator drops, repeats, delays and overtakes. A site's outbox and its meter
+survive its death. Its clock is its own, and jumps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from hashlib import sha256
+from typing import TYPE_CHECKING
+
+import numpy as np
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from commons.charter import Charter, Codec
+from commons.codec import encode
+from commons.errors import Refusal
+from commons.experts.map import Kind
+from commons.founding import Delegation
+from commons.identity import csr, tls_key_digest
+from commons.names import RunId, SiteId
+from commons.notes import Signer, digest
+from commons.records import Record
+from commons.updates import lay_out
+from commons.work import AssignmentNote, EvaluationNote, UpdateNote, UsageNote
+from orchestrator.admit import admit
+from orchestrator.desk import Desk
+from orchestrator.evaluation import decide_evaluation
+from orchestrator.intake import Upload, read_claim
+from orchestrator.live import Beat
+from orchestrator.orders import order_for
+from tests.simulation.cast import signer
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+FRAME_BYTES = 4096
+SLACK_MS = 300_000
+"""How far off a site's clock may be before the coordinator refuses what it signs (`orchestrator.intake`)."""
+
+
+@dataclass
+class SimSite:
+    name: SiteId
+    partner: str
+    key: Signer
+    invite: bytes = b""
+    online: bool = False
+    clock_off_ms: int = 0
+    ended_ms: int = 0
+    """End of its last usage record: its meter never begins another before it."""
+    outbox: dict[str, tuple[Upload, bytes]] = field(default_factory=dict)
+    """Lease -> sealed upload and payload: durable, as at a real site."""
+
+
+class Sites:
+    """All sites of a world. Every method is one event."""
+
+    def __init__(self, world: World, charter: Charter) -> None:
+        self._world = world
+        self.all = {
+            SiteId(s.name): SimSite(SiteId(s.name), s.partner, signer(f"{s.partner}/{s.name}"))
+            for s in charter.sites
+        }
+        self._streams: dict[SiteId, ExitStack] = {}
+
+    def disconnect(self) -> None:
+        """The coordinator is gone: every stream ends."""
+        for stack in self._streams.values():
+            stack.close()
+        self._streams.clear()
+        for site in self.all.values():
+            site.online = False
+
+    def visit(self, name: SiteId) -> None:
+        """One turn of a site: come, ask for the order, work, or die and come back."""
+        world, site = self._world, self.all[name]
+        world.after(world.random.randrange(200, 4000), lambda: self.visit(name))
+        desk = world.desk
+        if desk is None:
+            return
+        if world.chance(world.faults.site_crash):
+            site.online = False
+            self._streams.pop(name, ExitStack()).close()
+            return
+        if world.chance(world.faults.clock_jump):
+            site.clock_off_ms = world.random.choice((0, 0, -1, 1)) * world.random.randrange(2 * SLACK_MS)
+        if name not in desk.consortium.members.enrolled:
+            world.message(lambda: self.enrol(site))
+            return
+        if not site.online:
+            site.online = True
+            self._streams[name] = ExitStack()
+            self._streams[name].enter_context(desk.live.stream(name))
+        order = order_for(desk, name, over_before=()).assignment
+        if order is not None:
+            self._obey(site, order, desk)
+
+    def enrol(self, site: SimSite) -> None:
+        """By the invite it was handed; a lost answer is asked for again."""
+        world = self._world
+        if world.enrolments is None:
+            return
+        key = _tls_key(site.name)
+        words = Delegation(
+            world.charter.consortium.name,
+            site.partner,
+            site.name,
+            site.key.verifier.vkey,
+            tls_key_digest(key),
+        )
+        note = signer(site.partner).sign(words.compose())
+        done = world.enrolments.enrol(site.invite, _request(site.name), note)
+        assert not isinstance(done, Refusal), f"{site.name} was invited: {done}"
+        if not world.chance(world.faults.reply_lost):
+            world.receipts[note] = None
+
+    def deliver(self, site: SimSite, upload: Upload, payload: bytes) -> None:
+        """An upload arrives, maybe not to its end. The site only knows of an admission whose reply reached it."""
+        world = self._world
+        desk = world.desk
+        if desk is None:
+            return
+        claim = read_claim(upload, site.name, desk.consortium.members.site_key(site.name))
+        assert not isinstance(claim, Refusal), claim
+        run, number = RunId(claim.update.run), claim.update.round
+        offset = desk.spool.offset(run, number, site.name, claim.key)
+        answer = admit(desk, claim, offset, self._frames(payload[offset:]))
+        if isinstance(answer, int) and not world.chance(world.faults.reply_lost):
+            key = (str(run), number, str(site.name))
+            known = world.acknowledged.setdefault(key, answer)
+            assert known == answer, "asked twice, answered twice differently"
+
+    def evaluate(self, site: SimSite, order: AssignmentNote) -> None:
+        world = self._world
+        if world.desk is None:
+            return
+        consortium, runs = world.desk.consortium, world.desk.runs
+        entry = consortium.charter.site(site.name)
+        assert entry is not None
+        note = EvaluationNote(
+            consortium=order.consortium, run=order.run, site=site.name, state=order.base, domain=entry.domain,
+            bytes=1000, loss=1.25,
+        )  # fmt: skip
+        signed = site.key.sign(note.text)
+        known: list[int] = []
+
+        def decide(now_ms: int) -> list[Record] | Refusal:
+            key = consortium.members.site_key(site.name)
+            decided = decide_evaluation(runs, consortium.charter, site.name, key, signed, now_ms)
+            if isinstance(decided, int):
+                known.append(decided)
+                return []
+            return decided
+
+        done = consortium.commit(decide)
+        if not isinstance(done, Refusal):
+            world.told(signed, (*done, *known)[0])
+
+    def _report(self, site: SimSite, beat: Beat) -> None:
+        if self._world.desk is not None:
+            self._world.desk.live.beat(site.name, beat)
+
+    def _obey(self, site: SimSite, order: AssignmentNote, desk: Desk) -> None:
+        world = self._world
+        if order.work == "evaluate":
+            world.message(lambda: self.evaluate(site, order))
+            return
+        if world.chance(world.faults.refusal):
+            beat = Beat(run=order.run, round=order.round, state="refused", why="its policy forbids it")
+            world.message(lambda: self._report(site, beat))
+            return
+        if order.lease not in site.outbox:
+            site.outbox[order.lease] = self._train(site, order, desk)
+        upload, payload = site.outbox[order.lease]
+        sent = replace(upload, epoch=desk.consortium.journal.epoch)
+        world.message(lambda: self.deliver(site, sent, payload))
+
+    def _frames(self, payload: bytes) -> Iterator[bytes]:
+        """Between two frames the line may break, and other things happen."""
+        world = self._world
+        for start in range(0, len(payload), FRAME_BYTES):
+            if world.chance(world.faults.drop / 4):
+                return
+            while world.chance(world.faults.overlap) and world.happen(world.time_ms + 1000):
+                pass
+            yield payload[start : start + FRAME_BYTES]
+
+    def _train(self, site: SimSite, order: AssignmentNote, desk: Desk) -> tuple[Upload, bytes]:
+        """A sealed round: in order, or wrong in a way that its site can be told."""
+        world, dice = self._world, self._world.random
+        charter = desk.consortium.members.charters[order.charter_version]
+        wrong = (
+            dice.choice(("base", "gflop", "device", "value", "lease"))
+            if world.chance(world.faults.wrong)
+            else ""
+        )
+        steps = dice.randrange(1, charter.learning.inner_steps + 1)
+        tokens = steps * charter.learning.batch_size * charter.learning.sequence_length
+        manifest, payload = lay_out(self._deltas(site, order, charter, nan=wrong == "value"))
+        update = UpdateNote(
+            consortium=order.consortium, run=order.run, round=order.round, site=site.name,
+            base=order.base if wrong != "base" else digest(b"another"), manifest=digest(manifest.to_bytes()),
+            payload=digest(payload), payload_bytes=len(payload), steps=steps, tokens=tokens, loss=1.5,
+            held_out_loss=None,
+        )  # fmt: skip
+        entry = charter.site(site.name)
+        assert entry is not None
+        started_ms = max(world.time_ms + site.clock_off_ms, site.ended_ms)
+        site.ended_ms = started_ms + dice.randrange(3_000)
+        gflop = world.expert_map.training_gflop(tokens)
+        device = f"cpu/{entry.partner}/{site.name}"
+        usage = UsageNote(
+            consortium=order.consortium, run=order.run, round=order.round, site=site.name,
+            lease=order.lease if wrong != "lease" else "lease/r0/1/s0/1", device=entry.device,
+            device_ids=device if wrong != "device" else f"{device},cpu/somebody/else",
+            precision=dice.choice(("fp32", "bf16")), started_ms=started_ms, ended_ms=site.ended_ms,
+            device_ms=dice.randrange(site.ended_ms - started_ms + 1), steps=steps, tokens=tokens,
+            gflop=gflop if wrong != "gflop" else gflop + 10**6, energy_j=dice.choice((None, 7)),
+            update=update.payload,
+        )  # fmt: skip
+        upload = Upload(0, site.key.sign(update.text), site.key.sign(usage.text), manifest.to_bytes())
+        return upload, payload
+
+    def _deltas(
+        self, site: SimSite, order: AssignmentNote, charter: Charter, *, nan: bool
+    ) -> Iterator[tuple[str, Codec, tuple[int, ...], bytes]]:
+        noise = np.random.default_rng([order.round, int(site.key.verifier.key_id.hex(), 16)])
+        codecs = charter.learning.codecs
+        for part in self._world.expert_map.uplink(site.name):
+            codec = codecs.expert if part.kind is Kind.EXPERT else codecs.trunk
+            delta = (noise.standard_normal(part.shape) * 0.01).astype(np.float32)
+            data = encode(codec, delta)
+            yield part.name, codec, part.shape, b"\xff" * len(data) if nan else data
+
+
+@lru_cache(maxsize=64)
+def _tls_key(name: str) -> bytes:
+    """The same in every run: its digest is in the journal."""
+    number = int.from_bytes(sha256(name.encode()).digest()[:31], "big") + 1
+    return ec.derive_private_key(number, ec.SECP256R1()).private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+
+
+@lru_cache(maxsize=64)
+def _request(name: str) -> bytes:
+    return csr(_tls_key(name))

@@ -1,0 +1,195 @@
+"""A disk that fails: every step by which the coordinator makes something durable passes here, and may be its last.
+
+A step is a call of the operating system (write, fsync, rename, remove), a statement or a commit of the journal. At any
+of them the process may die, before or after the step took effect, with a write half done; what was not yet synced may
+be lost with it, as in a power cut. Or the disk is full just then, and the program has to live with it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import shutil
+import sqlite3
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+from unittest.mock import patch
+
+from sqlalchemy import Engine, event
+from sqlalchemy.exc import OperationalError
+
+ROOT = Path(__file__).parents[2]
+
+
+class Crash(BaseException):
+    """The coordinator's process dies here."""
+
+
+class Storage:
+    """The durable files below `folder`. `armed`: steps may fail now; between lives and while founding they do not."""
+
+    def __init__(self, folder: Path, dice: random.Random, *, crash: float, full: float) -> None:
+        self.folder, self.armed = folder, False
+        self.died: Counter[str] = Counter()
+        """Step at which the process died -> how often, as ``module function operation``."""
+        self.filled: Counter[str] = Counter()
+        """Step at which the disk was full -> how often."""
+        self._dice, self._crash, self._full = dice, crash, full
+        self._thread = threading.get_ident()
+        self._dead, self._inside = False, False
+        self._synced: dict[int, tuple[str, int]] = {}
+        """Inode -> where it is, and how many of its bytes are durable. Only of files written by `os.write`."""
+        self._whole: set[int] = set()
+        """Inodes whose bytes are durable."""
+        self._left: dict[Path, bytes] = {}
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Every step of this thread is seen."""
+        with ExitStack() as stack:
+            for owner, name in (
+                (os, "fsync"),
+                (os, "write"),
+                (os, "replace"),
+                (os, "unlink"),
+                (shutil, "rmtree"),
+            ):
+                seen = self._seen(getattr(owner, name), name)
+                stack.enter_context(patch.object(owner, name, seen))
+            for name in ("replace", "unlink"):  # not by way of `os` in every version of Python
+                method = getattr(Path, name)
+                stack.enter_context(patch.object(Path, name, self._method(method, name)))
+            for name, listener in (("before_cursor_execute", self._statement), ("commit", self._commit)):
+                event.listen(Engine, name, listener)
+                stack.callback(event.remove, Engine, name, listener)
+            yield
+
+    def revive(self) -> None:
+        """After the process died and let go of everything: the files as its death left them."""
+        assert self._dead, "nobody died"
+        self._dead = self.armed = False
+        for file in self.folder.glob("journal.db*"):
+            file.unlink()
+        for file, data in self._left.items():
+            file.write_bytes(data)
+        self._left = {}
+
+    def _seen(self, real: Callable[..., Any], name: str) -> Callable[..., Any]:
+        def step(*args: Any, **kwargs: Any) -> Any:
+            if self._inside or threading.get_ident() != self._thread:
+                return real(*args, **kwargs)
+            self._before(name)
+            if name == "write":
+                return self._written(real, *args)
+            self._inside = True
+            try:
+                self._follow(name, args[0])
+                done = real(*args, **kwargs)
+            finally:
+                self._inside = False
+            self._after(name)
+            return done
+
+        return step
+
+    def _method(self, real: Callable[..., Any], name: str) -> Callable[..., Any]:
+        seen = self._seen(real, name)
+
+        def step(path: Path, *args: Any, **kwargs: Any) -> Any:
+            return seen(path, *args, **kwargs)
+
+        return step
+
+    def _written(self, real: Callable[..., int], handle: int, data: Any) -> int:
+        """Maybe half of it, and then no more."""
+        file = os.fstat(handle)
+        where, durable = self._synced.get(file.st_ino, ("", file.st_size))
+        self._synced[file.st_ino] = (where or _path(handle), min(durable, file.st_size))
+        self._whole.discard(file.st_ino)
+        if self.armed and self._dice.random() < self._crash / 4:
+            real(handle, memoryview(data)[: self._dice.randrange(len(data) + 1)])
+            self._die("write")
+        done = real(handle, data)
+        self._after("write")
+        return done
+
+    def _follow(self, name: str, what: Any) -> None:
+        if name == "fsync":
+            file = os.fstat(what)
+            self._whole.add(file.st_ino)
+            if file.st_ino in self._synced:
+                self._synced[file.st_ino] = (self._synced[file.st_ino][0], file.st_size)
+        elif name == "replace" and Path(what).is_file():
+            assert os.stat(what).st_ino in self._whole, f"{what} gets its name before its bytes are durable"
+
+    def _statement(self, *about: Any) -> None:
+        if threading.get_ident() == self._thread and about[2].startswith(("INSERT", "UPDATE", "CREATE")):
+            self._before("statement")
+
+    def _commit(self, connection: Any) -> None:
+        if threading.get_ident() == self._thread:
+            self._before("commit")
+
+    def _before(self, name: str) -> None:
+        if self._dead:
+            raise Crash
+        if not self.armed:
+            return
+        if self._dice.random() < self._deadly(name):
+            self._die(name)
+        if name not in ("unlink", "rmtree") and self._dice.random() < self._full:
+            self.filled[_caller(name)] += 1
+            if name in ("statement", "commit"):
+                raise OperationalError(name, {}, sqlite3.OperationalError("database or disk is full"))
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def after_commit(self) -> None:
+        """A transaction of the journal is durable."""
+        self._after("committed")
+
+    def _after(self, name: str) -> None:
+        if self.armed and self._dice.random() < self._deadly(name):
+            self._die(name)
+
+    def _deadly(self, name: str) -> float:
+        """One model state is some fifty steps, one record is two: both shall be fatal now and then."""
+        return self._crash / (10 if name in ("fsync", "replace", "unlink") else 2)
+
+    def _die(self, name: str) -> None:
+        """What is on disk now is what a killed process leaves; half of the deaths are power cuts."""
+        self._dead = True
+        self.died[_caller(name)] += 1
+        if self._dice.random() < 0.5:
+            for inode, (path, durable) in sorted(self._synced.items(), key=lambda item: item[1]):
+                file = Path(path)
+                if file.exists() and file.stat().st_ino == inode and file.stat().st_size > durable:
+                    os.truncate(file, self._dice.randrange(durable, file.stat().st_size + 1))
+        self._synced.clear()
+        names = ("journal.db", "journal.db-wal")
+        self._left = {file: file.read_bytes() for n in names if (file := self.folder / n).exists()}
+        raise Crash
+
+
+def _path(handle: int) -> str:
+    try:
+        return os.readlink(f"/proc/self/fd/{handle}")
+    except OSError:  # not on this system: then a power cut loses nothing of it
+        return ""
+
+
+def _caller(step: str) -> str:
+    """The project's own function that made the step."""
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        file = Path(frame.f_code.co_filename)
+        if file.is_relative_to(ROOT) and not file.is_relative_to(ROOT / "tests"):
+            return f"{file.relative_to(ROOT).as_posix()} {frame.f_code.co_name} {step}"
+        frame = frame.f_back
+    return f"elsewhere {step}"
