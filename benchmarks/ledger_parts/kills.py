@@ -121,7 +121,7 @@ def end(real: Real) -> tuple[list[Record], list[str]]:
 def _set_out(real: Real) -> None:
     """Found the consortium and start its run, or take both up again."""
     if not (real.folder / "home" / "operator" / "seat.toml").exists():
-        found(real, inner_steps=INNER_STEPS, grace_s=GRACE_S)
+        found(real, inner_steps=INNER_STEPS, grace_s=GRACE_S, quorum=len(SITES))
     else:
         real.start_coordinator()
     real.wait_until(real.serves, "listening coordinator")

@@ -184,14 +184,17 @@ def real_consortium(folder: Path) -> Iterator[Real]:
         shutil.rmtree(short, ignore_errors=True)
 
 
-def found(real: Real, *, inner_steps: int, grace_s: int) -> None:
-    """Keys, charter, texts, seed, a running coordinator, seats."""
+def found(real: Real, *, inner_steps: int, grace_s: int, quorum: int = 1) -> None:
+    """Keys, charter, texts, seed, a running coordinator, seats. `quorum`: sites that a round cannot do without."""
     for name in ("quay", *SITES):
         real.hansa("key", "new", name, "--folder", "keys")
     members = [word for name in SITES for word in ("--member", f"keys/{name}.pub")]
     sizes = ("--rounds", str(ROUNDS), "--inner-steps", str(inner_steps))
     real.hansa("charter", "new", "charter.toml", "--log-key", "keys/quay.pub", *members, *sizes)
-    _shrink(real.folder / "charter.toml", TINY | {"grace_s = 60": f"grace_s = {grace_s}"})
+    _shrink(
+        real.folder / "charter.toml",
+        TINY | {"grace_s = 60": f"grace_s = {grace_s}", "quorum = 1 # upd": f"quorum = {quorum} # upd"},
+    )
     for name, module in zip((*SITES, "public"), (argparse, unittest.mock, json.decoder), strict=True):
         (real.folder / f"{name}.txt").write_text(Path(str(module.__file__)).read_text())
     for name in SITES:
