@@ -33,6 +33,10 @@ class SiteView(View):
     model_bytes: int = 0
     """Weights, gradients and moments its trainer held in its last round; 0: not known yet."""
     spend_left_micro: int = 0
+    gflop: int = 0
+    """10^9 operations of its last admitted round in this run; 0: there is none."""
+    device_ms: int = 0
+    """What they took, summed over its devices."""
 
 
 class RoundView(View):
@@ -119,11 +123,15 @@ class DisputeView(View):
     open: bool
     upheld_micro: int | None = None
     """What the payer got back; None while it is open."""
+    ended_by: str = ""
+    """withdrawn | conceded | voted"""
 
 
 class DisputesView(View):
     currency: str
     disputes: tuple[DisputeView, ...]
+    """The latest 1,000 (of those asked for), oldest first."""
+    disputes_total: int = 0
 
 
 class BallotView(View):

@@ -6,6 +6,7 @@ A view of the journal. Knows nothing of amounts that move: that is the ledger's.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import islice
 
 from commons import notes
 from commons.claims import DisputeNote
@@ -16,6 +17,7 @@ from commons.signed import text_digest
 from commons.views import DisputesView, DisputeView
 from governance.ledger import Ledger
 
+DISPUTES_SHOWN = 1_000
 _REVERSAL = b'"type":"reversal"'
 """Stands in the canonical JSON of every reversal; spares reading the other transfers."""
 
@@ -64,10 +66,13 @@ class Claims:
         return self._reversals.get(name)
 
 
-def disputes_view(claims: Claims, ledger: Ledger, currency: str) -> DisputesView:
-    """Every dispute, in the order they were raised."""
+def disputes_view(claims: Claims, ledger: Ledger, currency: str, which: str = "") -> DisputesView:
+    """The latest disputes in the order they were raised; of those only whose digest begins with `which`."""
+    wanted = which if which.startswith("sha256:") else f"sha256:{which}"
+    newest = (item for item in reversed(claims.disputes.items()) if item[0].startswith(wanted))
+    shown = [_dispute(ledger, *item) for item in islice(newest, DISPUTES_SHOWN)]
     return DisputesView(
-        currency=currency, disputes=tuple(_dispute(ledger, *item) for item in claims.disputes.items())
+        currency=currency, disputes=tuple(reversed(shown)), disputes_total=len(claims.disputes)
     )
 
 
@@ -87,4 +92,5 @@ def _dispute(ledger: Ledger, digest: Digest, raised: Raised) -> DisputeView:
         index=raised.index,
         open=dispute.open,
         upheld_micro=None if dispute.open else int(dispute.outcome.removeprefix("upheld ")),
+        ended_by="" if dispute.open else dispute.ruling or "voted",
     )

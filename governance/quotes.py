@@ -8,7 +8,7 @@ operation as it took the last time, or its whole lease where nothing is known.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from commons.charter import Charter, Site
 from commons.errors import Refusal
@@ -35,8 +35,6 @@ class Progress:
     next_round: int
     """The first one that is not open yet; after `rounds` when none is left."""
     rounds: int
-    measured: Mapping[str, Measured] = field(default_factory=dict)
-    """Site -> its last usage in this run."""
 
 
 @dataclass(frozen=True)
@@ -92,15 +90,16 @@ def quote(
     training_gflop: TrainingGflop,
     *,
     available_micro: Mapping[str, int],
+    measured: Mapping[str, Measured],
     progress: Progress | None,
     effective_round: int,
     now_ms: int,
 ) -> Quote | Refusal:
     """What `after`, in force from `effective_round` on at the earliest, costs compared with staying at `before`.
 
-    `available_micro`: partner -> what may still be held. Refuses as `governance.ratecard.price` does.
+    `available_micro`: partner -> what may still be held. `measured`: site -> its last usage. Refuses as
+    `governance.ratecard.price` does.
     """
-    measured = progress.measured if progress else {}
     assumed: set[str] = set()
     costs = []
     for charter in (before, after):

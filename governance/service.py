@@ -170,9 +170,10 @@ class Chamber(ChamberServicer):
         return budgets_view(self._consortium.ledger, self._consortium.charter.rate_card.currency)
 
     def _disputes(self, key: str) -> View:
+        """Those whose digest begins with the key; the latest ones for an empty key."""
         consortium = self._consortium
         currency = consortium.charter.rate_card.currency
-        return disputes_view(consortium.claims, consortium.ledger, currency)
+        return disputes_view(consortium.claims, consortium.ledger, currency, key)
 
     def _proposals(self, key: str) -> View:
         return ProposalsView(proposals=tuple(self._consortium.proposals.views()))

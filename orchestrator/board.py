@@ -69,6 +69,7 @@ def _site(
     beat = presence.beat
     last = next((r for r in reversed(run.history) if name in r.admitted), None)
     update = last.admitted[name].update if last else None
+    usage = last.admitted[name].usage if last else None
     state, why = _state(name, run, opened, live)
     return SiteView(
         site=site.name,
@@ -86,6 +87,8 @@ def _site(
         bytes_down=beat.bytes_down,
         model_bytes=beat.model_bytes,
         spend_left_micro=ledger.available_micro(site.payer),
+        gflop=usage.gflop if usage else 0,
+        device_ms=usage.device_ms if usage else 0,
     )
 
 

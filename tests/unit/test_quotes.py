@@ -30,7 +30,7 @@ def after(of: Charter, key: str, **params: Any) -> Charter:
 
 def quoted(before: Charter, changed: Charter, **more: Any) -> Quote:
     given: dict[str, Any] = {
-        "available_micro": FREE, "progress": None, "effective_round": 1, "now_ms": NOW,
+        "available_micro": FREE, "measured": {}, "progress": None, "effective_round": 1, "now_ms": NOW,
     }  # fmt: skip
     found = quote(before, changed, gflop, **{**given, **more})
     assert isinstance(found, Quote), found
@@ -98,7 +98,7 @@ def test_a_grant_is_counted_now_or_later_and_a_pledge_of_time_is_no_money() -> N
 def test_time_costs_what_it_took_last_and_its_whole_lease_where_nothing_is_known() -> None:
     base = charter()
     timed = after(base, "rates", **TIMED)
-    found = quoted(base, timed, progress=Progress("r", 2, 4, {"berlin": Measured(gflop=20, device_ms=6_000)}))
+    found = quoted(base, timed, measured={"berlin": Measured(gflop=20, device_ms=6_000)})
     assert found.assumed == ("turin",)
     assert of(found, "acme").after.round_micro == 120 + 12 * 10, "12 s for 40 gflop, as 20 took 6 s"
     assert of(found, "coop").after.round_micro == 120 + 60 * 10, "the lease"
@@ -106,8 +106,8 @@ def test_time_costs_what_it_took_last_and_its_whole_lease_where_nothing_is_known
 
 def test_a_round_is_left_out_for_lack_of_what_is_held_though_less_would_be_charged() -> None:
     base = charter(rate_card={"currency": "EUR", "rates": (TIMED,)})
-    progress = Progress("r", 1, 4, {"berlin": Measured(40, 8_000), "turin": Measured(40, 8_000)})
-    found = quoted(base, base, available_micro={"acme": 419, "coop": 420}, progress=progress)
+    measured = {"berlin": Measured(40, 8_000), "turin": Measured(40, 8_000)}
+    found = quoted(base, base, available_micro={"acme": 419, "coop": 420}, measured=measured)
     assert of(found, "acme").before.round_micro == 200
     assert of(found, "acme").before.lacks_from == 2, "219 are left, a quarter more time is held for: 220"
     assert of(found, "coop").before.lacks_from == 3
@@ -116,7 +116,9 @@ def test_a_round_is_left_out_for_lack_of_what_is_held_though_less_would_be_charg
 def test_a_price_that_is_no_amount_is_refused() -> None:
     base = charter()
     dear = after(base, "rates", device="cpu", micro_per_gflop=2**62)
-    found = quote(base, dear, gflop, available_micro=FREE, progress=None, effective_round=1, now_ms=NOW)
+    found = quote(
+        base, dear, gflop, available_micro=FREE, measured={}, progress=None, effective_round=1, now_ms=NOW
+    )
     assert isinstance(found, Refusal)
     assert found.code == Code.AMOUNT_INVALID
 
