@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 import os
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from http.client import HTTPException, HTTPSConnection
 from typing import Any, NoReturn, Protocol, TypeAlias, cast
 
@@ -28,6 +29,8 @@ from commons.errors import GRPC_STATUS, Code, HansaError, Refusal, Refused, Unre
 from commons.identity import Seat
 from commons.names import Digest
 from commons.records import canonical_json
+
+log = logging.getLogger("hansa.wire")
 
 PACKAGE = "commons.wire.v1"
 UPLOAD = f"/{PACKAGE}.SiteLink/Upload"
@@ -239,7 +242,11 @@ class Authz(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic in the
         def guarded(request: Any, context: grpc.ServicerContext) -> Any:
             if refusal := self._refusal(method, roles, context):
                 refuse(context, refusal)
-            return behaviour(request, context)
+            try:
+                answer = behaviour(request, context)
+            except HansaError as failed:
+                _fail(context, failed)
+            return _watched(answer, context) if isinstance(answer, Iterator) else answer
 
         return guarded
 
@@ -255,6 +262,22 @@ class Authz(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic in the
             return None
         allowed = ", ".join(sorted(roles))
         return Refusal(Code.NOT_AUTHORISED, f"{found} may not call {method}; it is for: {allowed}")
+
+
+def _watched(answers: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Any]:
+    try:
+        yield from answers
+    except HansaError as failed:
+        _fail(context, failed)
+
+
+def _fail(context: grpc.ServicerContext, failed: HansaError) -> NoReturn:
+    """A disk of the coordinator failed, or it is stopping: the caller tries again, nobody has refused anything."""
+    if isinstance(failed, Refused):
+        refuse(context, failed.refusal)
+    log.error("a call failed: %s", failed)
+    context.abort(grpc.StatusCode.UNAVAILABLE, str(failed)[:_MESSAGE_CHARS_MAX])
+    raise AssertionError("abort returns never")
 
 
 def _denial(refusal: Refusal) -> Handler:

@@ -12,7 +12,7 @@ from typing import Any
 import grpc
 
 from commons.certificates import Authority, Subject, create_authority, csr, issue, tls_keypair
-from commons.errors import Code, Refusal
+from commons.errors import Code, Refusal, StoreError
 from commons.identity import Seat
 from commons.notes import Signer
 from commons.wire import channel
@@ -35,11 +35,15 @@ class Chamber(services.ChamberServicer):
     def Read(self, request: wire.ReadRequest, context: grpc.ServicerContext) -> wire.ViewReply:
         if request.view == "bug":
             raise RuntimeError("a mistake")
+        if request.view == "disk":
+            raise StoreError("the disk is full")
         return wire.ViewReply(json=str(channel.caller(context)).encode())
 
     def Watch(self, request: wire.ReadRequest, context: grpc.ServicerContext) -> Iterator[wire.ViewReply]:
         for _ in range(3):
             yield wire.ViewReply(json=str(channel.caller(context)).encode())
+        if request.view == "disk":
+            raise StoreError("the disk is full")
 
     def Chain(self, request: wire.ChainRequest, context: grpc.ServicerContext) -> wire.ChainBundle:
         return wire.ChainBundle()

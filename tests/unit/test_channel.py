@@ -164,6 +164,17 @@ def test_a_mistake_of_the_server_is_no_refusal(channels: dict[str, grpc.Channel]
     assert "its operator finds the reason in its log" in str(channel.translate(caught.value))
 
 
+def test_a_failing_disk_of_the_server_is_a_reason_to_try_again(channels: dict[str, grpc.Channel]) -> None:
+    chamber, request = services.ChamberStub(channels["site"]), wire.ReadRequest(view="disk")
+    with pytest.raises(grpc.RpcError) as asked:
+        chamber.Read(request, timeout=TIMEOUT_S)
+    with pytest.raises(grpc.RpcError) as watched:
+        list(chamber.Watch(request, timeout=TIMEOUT_S))
+    for caught in (asked, watched):
+        translated = channel.translate(caught.value)
+        assert isinstance(translated, Unreachable) and "the disk is full" in str(translated)
+
+
 def failure(opened: grpc.Channel) -> HansaError:
     """What a caller is told by a channel that must not work."""
     with opened, pytest.raises(grpc.RpcError) as caught:
