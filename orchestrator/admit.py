@@ -9,7 +9,16 @@ from commons.errors import Refusal
 from commons.names import RunId
 from commons.records import Kind, Record
 from orchestrator.desk import Desk
-from orchestrator.intake import RECORDED, Claim, check_claim, check_open, check_payload, find_round
+from orchestrator.intake import (
+    RECORDED,
+    Claim,
+    check_claim,
+    check_open,
+    check_overlap,
+    check_payload,
+    check_usage,
+    find_round,
+)
 from orchestrator.progress import RoundState, rejection_fact
 
 log = logging.getLogger("hansa.coordinator")
@@ -55,11 +64,11 @@ def _check(desk: Desk, claim: Claim, opened: RoundState) -> Refusal | None:
     with desk.consortium.lock:
         charter = desk.consortium.members.charters[opened.charter_version]
         expert_map = desk.expert_map(opened.charter_version)
-    return check_claim(opened, claim, charter, expert_map)
+        return check_claim(opened, claim, charter, expert_map, desk.runs.usages)
 
 
 def _record(desk: Desk, claim: Claim) -> int | Refusal:
-    """Append UPDATE and USAGE together, if the round still wants them."""
+    """Append UPDATE and USAGE together, if the round still wants them and no other usage came in between."""
     known: list[int] = []
 
     def decide(now_ms: int) -> list[Record] | Refusal:
@@ -69,35 +78,48 @@ def _record(desk: Desk, claim: Claim) -> int | Refusal:
         if isinstance(wanted, int):
             known.append(wanted)
             return []
+        if refusal := check_overlap(claim, desk.runs.usages):
+            return refusal
         return [
             Record(Kind.UPDATE, now_ms, claim.upload.update),
             Record(Kind.USAGE, now_ms, claim.upload.usage),
         ]
 
     done = desk.consortium.commit(decide)
-    return done if isinstance(done, Refusal) else (*done, *known)[0]
+    return _refuse(desk, claim, done) if isinstance(done, Refusal) else (*done, *known)[0]
 
 
 def _refuse(desk: Desk, claim: Claim, refusal: Refusal) -> Refusal:
-    """Record the rejection of a signed update that is wrong, so that nobody waits for the site this round."""
+    """Record the rejection of a signed update that is wrong, so that nobody waits for the site this round.
+
+    Where the charter charges for rejected updates, the usage record stands before it if it is in order itself.
+    """
 
     def decide(now_ms: int) -> list[Record]:
-        found = desk.open_round(RunId(claim.update.run))
-        if found is None or claim.site not in found[1].waiting or found[1].number != claim.update.round:
+        opened = _is_wanted(desk, claim)
+        if not isinstance(opened, RoundState):
             return []
-        return [
-            rejection_fact(
-                now_ms,
-                run=found[0].run,
-                number=found[1].number,
-                site=claim.site,
-                code=refusal.code,
-                message=refusal.message,
-                update=claim.key,
-            )
-        ]
+        rejection = rejection_fact(
+            now_ms,
+            run=RunId(claim.update.run),
+            number=opened.number,
+            site=claim.site,
+            code=refusal.code,
+            message=refusal.message,
+            update=claim.key,
+        )
+        usage = [Record(Kind.USAGE, now_ms, claim.upload.usage)] if _is_charged(desk, claim, opened) else []
+        return [*usage, rejection]
 
     log.warning("update of site %s refused: %s", claim.site, refusal)
     if refusal.code in RECORDED:
         desk.consortium.commit(decide)
     return refusal
+
+
+def _is_charged(desk: Desk, claim: Claim, opened: RoundState) -> bool:
+    charter = desk.consortium.members.charters[opened.charter_version]
+    if not charter.accounting.charge_rejected_percent or claim.usage.update != claim.update.payload:
+        return False
+    wrong = check_usage(opened, claim, charter, desk.expert_map(opened.charter_version))
+    return wrong is None and check_overlap(claim, desk.runs.usages) is None

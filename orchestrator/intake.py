@@ -1,7 +1,8 @@
 """The gate for updates: numbered checks on what a site claims, then on every byte it sent.
 
 `check_claim` runs before a payload byte is taken, `check_payload` once all are on disk. Both are pure over
-their arguments and answer with None or a refusal. Where the bytes lie is `orchestrator.spool`.
+their arguments and answer with None or a refusal. Where the bytes lie is `orchestrator.spool`, which time of which
+device is taken `orchestrator.usages`.
 """
 
 from __future__ import annotations
@@ -10,17 +11,17 @@ import hashlib
 from dataclasses import dataclass
 
 from commons.charter import Charter, Codec
+from commons.charter import Site as CharterSite
 from commons.codec import CodecError, decode, encoded_bytes
 from commons.errors import Code, Refusal
 from commons.experts.map import ExpertMap, Kind
 from commons.names import Digest, RunId, SiteId
 from commons.notes import NoteError, Verifier, digest, open_note
+from commons.pricing import rates_of
 from commons.updates import UpdateManifest
 from commons.work import UpdateNote, UsageNote
 from orchestrator.progress import RoundState, Runs, RunState
-
-CLOCK_SLACK_MS = 300_000
-"""How far a site's clock may be off the coordinator's before its usage record is refused."""
+from orchestrator.usages import CLOCK_SLACK_MS, Usages, device_ids
 
 RECORDED = frozenset(
     {
@@ -30,6 +31,8 @@ RECORDED = frozenset(
         Code.UPDATE_NOT_FINITE,
         Code.USAGE_OUTSIDE_LEASE,
         Code.USAGE_IMPLAUSIBLE,
+        Code.USAGE_OVERLAP,
+        Code.RATE_UNKNOWN,
     }
 )
 """Refusals that reject a signed update for its round; after all others the site may come back with a right one."""
@@ -71,15 +74,17 @@ def read_claim(upload: Upload, site: SiteId, verifier: Verifier | None) -> Claim
         return Refusal(Code.SIGNATURE_INVALID, f"site {site} has no enrolled key; its partner joins it first")
     try:
         update = UpdateNote.from_note(open_note(upload.update, [verifier]))
-        usage = UsageNote.from_note(open_note(upload.usage, [verifier]))
+        usage = _usage(upload.usage, verifier)
     except NoteError as error:
         return Refusal(Code.NOTE_MALFORMED, f"the notes of site {site} cannot be taken: {error}")
     # 2  they speak for the site of the connection, and of one and the same work
     if {update.site, usage.site} != {site}:
         named = update.site if update.site != site else usage.site
         return Refusal(Code.SIGNATURE_INVALID, f"site {site} sent a note that speaks for site {named[:64]}")
-    if (update.run, update.round) != (usage.run, usage.round):
-        return Refusal(Code.NOTE_MALFORMED, f"update and usage of site {site} speak of different rounds")
+    for what in ("consortium", "run", "round"):
+        if (one := getattr(update, what)) != (other := getattr(usage, what)):
+            message = f"site {site}: the update is for {what} {one}, the usage record for {other}"
+            return Refusal(Code.NOTE_MALFORMED, message[:500])
     # 3  the manifest is the one the update note names
     try:
         manifest = UpdateManifest.from_bytes(upload.manifest)
@@ -122,16 +127,26 @@ def check_open(run: RunState, found: RoundState, claim: Claim, *, epoch: int, no
             Code.EPOCH_STALE,
             f"epoch {claim.upload.epoch} is over, now {epoch}: ask for work again, then resend",
         )
-    # 7  the lease holds, and it is this one
-    if now_ms > found.lease_until_ms or claim.usage.lease != found.lease(run.run, site):
-        return Refusal(Code.LEASE_EXPIRED, f"the lease of site {site} for round {found.number} is over")
+    # 7  the lease holds, and it is this one: it names run, round, site and attempt, so that a usage is of use once
+    lease = found.lease(run.run, site)
+    if now_ms > found.lease_until_ms or claim.usage.lease != lease:
+        what = "is over" if claim.usage.lease == lease else f"is {lease}, not {claim.usage.lease[:100]}"
+        return Refusal(
+            Code.LEASE_EXPIRED,
+            f"the lease of site {site} for round {found.number} {what}: ask for work again",
+        )
     return None
 
 
-def check_claim(found: RoundState, claim: Claim, charter: Charter, expert_map: ExpertMap) -> Refusal | None:
-    """Check 8 to 11: the update is of the shape, and the usage of the size, that was ordered."""
-    update, usage, site = claim.update, claim.usage, claim.site
-    # 8  it starts from the round's base
+def check_claim(
+    found: RoundState, claim: Claim, charter: Charter, expert_map: ExpertMap, usages: Usages
+) -> Refusal | None:
+    """Check 8 to 16: the update is of the shape, and the usage of the size, that was ordered."""
+    update, site = claim.update, claim.site
+    # 8  it is this consortium's, and starts from the round's base
+    if update.consortium != charter.consortium.name:
+        message = f"site {site} sent an update of consortium {update.consortium[:64]!r}"
+        return Refusal(Code.UPDATE_MALFORMED, message)
     if update.base != found.base:
         return Refusal(
             Code.STALE_BASE, f"site {site} started from {update.base[:80]}, round from {found.base}"
@@ -142,16 +157,61 @@ def check_claim(found: RoundState, claim: Claim, charter: Charter, expert_map: E
     # 10 note, manifest and usage agree on the payload
     if update.payload_bytes != claim.manifest.payload_bytes:
         return Refusal(Code.UPDATE_MALFORMED, f"site {site}: note and manifest differ in payload bytes")
-    if usage.update != update.payload:
+    if claim.usage.update != update.payload:
         return Refusal(Code.UPDATE_MALFORMED, f"site {site}: the usage record is for another update")
-    # 11 the usage is inside lease and order
-    return _check_usage(found, claim, charter, expert_map)
+    # 11 to 16
+    return check_usage(found, claim, charter, expert_map) or check_overlap(claim, usages)
+
+
+def check_usage(found: RoundState, claim: Claim, charter: Charter, expert_map: ExpertMap) -> Refusal | None:
+    """Check 11 to 15: the usage can be true and has a price, whatever the update is worth."""
+    usage, site = claim.usage, claim.site
+    entry = charter.site(site)
+    assert entry is not None, f"assigned site {site} is in its charter"
+    # 11 the work lies inside the lease, as far as clocks agree
+    earliest, latest = found.opened_ms - CLOCK_SLACK_MS, found.lease_until_ms + CLOCK_SLACK_MS
+    if not earliest <= usage.started_ms <= usage.ended_ms <= latest:
+        message = (
+            f"usage of site {site} runs from {usage.started_ms} to {usage.ended_ms}, outside its lease "
+            f"({found.opened_ms} to {found.lease_until_ms}); its operator checks the site's clock"
+        )
+        return Refusal(Code.USAGE_OUTSIDE_LEASE, message)
+    # 12 it names devices the site may have
+    if refusal := _check_devices(usage, entry):
+        return refusal
+    # 13 they have a price at the precision trained in
+    rates = rates_of(charter.rate_card, usage.device, usage.precision)
+    if not rates:
+        message = (
+            f"site {site} trained at {usage.precision[:40]}, for which the rate card has no rate on "
+            f"{usage.device}; the members vote for one"
+        )
+        return Refusal(Code.RATE_UNKNOWN, message)
+    # 14 it states the update's work, at most what was ordered
+    if refusal := _check_work(claim, charter, expert_map):
+        return refusal
+    # 15 the devices had the time for it, and the speed
+    return _check_time(usage, rates[0].peak_gflops)
+
+
+def check_overlap(claim: Claim, usages: Usages) -> Refusal | None:
+    """Check 16: nobody else was paid for the same time of the same device. Asked again right before it is admitted."""
+    usage, site = claim.usage, claim.site
+    if (found := usages.overlap(usage)) is None:
+        return None
+    device, claimed = found
+    message = (
+        f"usage of site {site} claims device {device} from {usage.started_ms} to {usage.ended_ms}, site "
+        f"{claimed.site} claimed it from {claimed.started_ms} to {claimed.ended_ms} for round {claimed.round} of "
+        f"run {claimed.run}; the sites' operators find out whose time it was"
+    )
+    return Refusal(Code.USAGE_OVERLAP, message)
 
 
 def check_payload(claim: Claim, payload: memoryview) -> Refusal | None:
-    """Check 12 and 13: every byte is what was signed, and every value is finite."""
+    """Check 17 and 18: every byte is what was signed, and every value is finite."""
     site = claim.site
-    # 12 digests, whole and of each part
+    # 17 digests, whole and of each part
     if "sha256:" + hashlib.sha256(payload).hexdigest() != claim.update.payload:
         return Refusal(
             Code.UPDATE_DIGEST_MISMATCH, f"payload of site {site} is not the one signed; send it anew"
@@ -160,7 +220,7 @@ def check_payload(claim: Claim, payload: memoryview) -> Refusal | None:
         data = payload[part.offset : part.offset + part.bytes]
         if "sha256:" + hashlib.sha256(data).hexdigest() != part.sha256:
             return Refusal(Code.UPDATE_MALFORMED, f"{part.name} of site {site} is not what its manifest says")
-        # 13 decodable, and no NaN or infinity
+        # 18 decodable, and no NaN or infinity
         try:
             decode(part.codec, data, part.shape)
         except CodecError as error:
@@ -200,26 +260,65 @@ def _check_parts(claim: Claim, charter: Charter, expert_map: ExpertMap) -> Refus
     return None
 
 
-def _check_usage(found: RoundState, claim: Claim, charter: Charter, expert_map: ExpertMap) -> Refusal | None:
-    usage, site, learning = claim.usage, claim.site, charter.learning
-    entry = charter.site(site)
-    assert entry is not None, f"assigned site {site} is in its charter"
-    earliest, latest = found.opened_ms - CLOCK_SLACK_MS, found.lease_until_ms + CLOCK_SLACK_MS
-    if not earliest <= usage.started_ms <= usage.ended_ms <= latest:
-        message = f"usage of site {site} runs from {usage.started_ms} to {usage.ended_ms}, outside its lease"
-        return Refusal(Code.USAGE_OUTSIDE_LEASE, message)
-    tokens = learning.inner_steps * learning.batch_size * learning.sequence_length
-    gflop = expert_map.training_gflop(tokens)
-    ordered = {"steps": learning.inner_steps, "tokens": tokens, "gflop": gflop}
-    stated = {"steps": usage.steps, "tokens": usage.tokens, "gflop": usage.gflop}
-    if (usage.steps, usage.tokens) != (claim.update.steps, claim.update.tokens):
-        return Refusal(Code.USAGE_IMPLAUSIBLE, f"update and usage of site {site} state different work")
-    for what, most in ordered.items():
-        if stated[what] > most or stated[what] == 0:
-            message = f"site {site} states {stated[what]} {what} where at most {most}, and some, were ordered"
-            return Refusal(Code.USAGE_IMPLAUSIBLE, message)
+def _usage(data: bytes, verifier: Verifier) -> UsageNote:
+    note = open_note(data, [verifier])
+    if not note.text.startswith(f"{UsageNote.KIND}\n"):
+        kind = note.text.partition("\n")[0][:80]
+        raise NoteError(f"{kind} is taken no longer, {UsageNote.KIND} is; the site's operator upgrades it")
+    return UsageNote.from_note(note)
+
+
+def _check_devices(usage: UsageNote, entry: CharterSite) -> Refusal | None:
+    site = entry.name
     if usage.device != entry.device:
         message = f"site {site} states device {usage.device[:40]}, the charter says {entry.device}"
+        return Refusal(Code.USAGE_IMPLAUSIBLE, message)
+    ids = device_ids(usage)
+    if ids is None:
+        what = "different ids of letters, digits and -_/:., at most 64 characters each"
+        return Refusal(
+            Code.USAGE_IMPLAUSIBLE, f"devices {usage.device_ids[:80]!r} of site {site} are not {what}"
+        )
+    if len(ids) > entry.devices:
+        message = f"site {site} states {len(ids)} devices, the charter allows {entry.devices}; the members vote on more"
+        return Refusal(Code.USAGE_IMPLAUSIBLE, message)
+    own = f"cpu/{entry.partner}/{site}"
+    for strange in (i for i in ids if i.startswith("cpu/") and i != own):
+        message = f"site {site} states device {strange}, its processor is {own}"
+        return Refusal(Code.USAGE_IMPLAUSIBLE, message)
+    return None
+
+
+def _check_work(claim: Claim, charter: Charter, expert_map: ExpertMap) -> Refusal | None:
+    usage, site, learning = claim.usage, claim.site, charter.learning
+    if (usage.steps, usage.tokens) != (claim.update.steps, claim.update.tokens):
+        return Refusal(Code.USAGE_IMPLAUSIBLE, f"update and usage of site {site} state different work")
+    if not 1 <= usage.steps <= learning.inner_steps:
+        message = f"site {site} states {usage.steps} steps where at most {learning.inner_steps}, and some, were ordered"
+        return Refusal(Code.USAGE_IMPLAUSIBLE, message)
+    tokens = usage.steps * learning.batch_size * learning.sequence_length
+    gflop = expert_map.training_gflop(tokens)
+    if (usage.tokens, usage.gflop) != (tokens, gflop):
+        message = (
+            f"site {site} states {usage.tokens} tokens and {usage.gflop} gflop; {usage.steps} steps are {tokens} "
+            f"tokens and {gflop} gflop"
+        )
+        return Refusal(Code.USAGE_IMPLAUSIBLE, message)
+    return None
+
+
+def _check_time(usage: UsageNote, peak_gflops: int) -> Refusal | None:
+    devices = len(device_ids(usage) or ())
+    most_ms = (usage.ended_ms - usage.started_ms) * devices
+    if usage.device_ms > most_ms:
+        message = f"site {usage.site} states {usage.device_ms} ms of device time, {devices} devices had {most_ms} ms"
+        return Refusal(Code.USAGE_IMPLAUSIBLE, message)
+    # gflop is rounded up: the work is anywhere above one less
+    if peak_gflops and (usage.gflop - 1) * 1000 >= peak_gflops * usage.device_ms:
+        message = (
+            f"site {usage.site} states {usage.gflop} gflop in {usage.device_ms} ms of device time, above the "
+            f"{peak_gflops} gflop/s that {usage.device} reaches by the rate card"
+        )
         return Refusal(Code.USAGE_IMPLAUSIBLE, message)
     return None
 

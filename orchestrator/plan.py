@@ -16,7 +16,8 @@ from commons.names import Digest, Micro, RoundNumber, RunId, SiteId
 from commons.records import Record
 from commons.work import AssignmentNote
 from governance.ledger import HoldRequest
-from governance.ratecard import price, rate_card_digest
+from governance.ratecard import rate_card_digest
+from orchestrator.charges import bound, ordered_gflop
 from orchestrator.progress import Rejected, RoundState, RunState, hold_id, rejection_fact, round_fact
 
 RETRY_MS = 30_000
@@ -77,15 +78,14 @@ def plan_round(
     number = before.number if before else RoundNumber(run.closed + 1)
     attempt = before.attempt + 1 if before else 1
     settled = before.admitted if before else {}
-    learning = charter.learning
-    gflop = expert_map.training_gflop(learning.inner_steps * learning.batch_size * learning.sequence_length)
+    gflop = ordered_gflop(charter, expert_map)
     lease_until_ms = now_ms + charter.rounds.lease_s * 1000
     rate_card = rate_card_digest(charter.rate_card)
     requests: list[HoldRequest] = []
     left_out: dict[SiteId, Rejected] = {}
     for site in sorted(charter.sites, key=lambda s: s.name):
         name = SiteId(site.name)
-        most = price(charter.rate_card, site.device, None, gflop=gflop)
+        most = bound(charter, site, gflop, run.last_usage(name))
         if name in settled:
             continue
         if name not in present:

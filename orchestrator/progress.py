@@ -15,6 +15,7 @@ from commons.names import Digest, Micro, RoundNumber, RunId, SiteId
 from commons.notes import digest, parse
 from commons.records import Kind, Record, fact
 from commons.work import EvaluationNote, UpdateNote, UsageNote
+from orchestrator.usages import Usages
 
 MESSAGE_CHARS_MAX = 1000
 
@@ -52,6 +53,8 @@ class RoundState:
     """The attempt in which each site was assigned."""
     left_out: dict[SiteId, Rejected] = field(default_factory=dict)
     rejected: dict[SiteId, Rejected] = field(default_factory=dict)
+    rejected_usages: dict[SiteId, UsageNote] = field(default_factory=dict)
+    """What rejected updates of this attempt took, where the charter charges for them."""
     admitted: dict[SiteId, Admitted] = field(default_factory=dict)
     quorum_ms: int | None = None
     """When the quorum-th update was admitted."""
@@ -66,6 +69,11 @@ class RoundState:
     def waiting(self) -> list[SiteId]:
         """Assigned, neither admitted nor rejected, in order of name."""
         return sorted(s for s in self.holds if s not in self.admitted and s not in self.rejected)
+
+    def usage(self, site: SiteId) -> UsageNote | None:
+        """What the site's part took, admitted or rejected."""
+        admitted = self.admitted.get(site)
+        return admitted.usage if admitted else self.rejected_usages.get(site)
 
     def hold_id(self, run: RunId, site: SiteId) -> str:
         return hold_id(run, self.number, site, self.attempts[site])
@@ -100,6 +108,10 @@ class RunState:
         """Number of the last closed round; 0 before the first."""
         return len(self.history) - (self.open_round is not None)
 
+    def last_usage(self, site: SiteId) -> UsageNote | None:
+        """What the site's part took the last time it had one in this run."""
+        return next((u for r in reversed(self.history) if (u := r.usage(site))), None)
+
     @property
     def phase(self) -> str:
         """training | evaluating | finished | stopped"""
@@ -116,6 +128,7 @@ class Runs:
 
     def __init__(self) -> None:
         self.by_id: dict[RunId, RunState] = {}
+        self.usages = Usages()
         self.releases: dict[Digest, int] = {}
         """Digest of a release note -> its journal index."""
 
@@ -144,10 +157,7 @@ class Runs:
             case Kind.UPDATE:
                 self._admit(index, record)
             case Kind.USAGE:
-                usage = UsageNote.from_note(parse(record.body))
-                admitted = self._round(usage.run, usage.round).admitted
-                before = admitted[SiteId(usage.site)]
-                admitted[SiteId(usage.site)] = Admitted(before.index, before.update, usage)
+                self._take_usage(UsageNote.from_note(parse(record.body)))
             case Kind.REJECTION:
                 self._reject(record.at_ms, record.facts)
             case Kind.CLOSE:
@@ -202,6 +212,8 @@ class Runs:
             opened.attempts |= {s: before.attempts[s] for s in before.admitted}
             opened.opened_ms, opened.quorum_ms = before.opened_ms, before.quorum_ms
             run.history.pop()
+        else:
+            self.usages.forget_until(at_ms)
         run.history.append(opened)
         run.charter_version = opened.charter_version
 
@@ -212,6 +224,16 @@ class Runs:
         found.last_ms = record.at_ms
         if len(found.admitted) == found.quorum:
             found.quorum_ms = record.at_ms
+
+    def _take_usage(self, usage: UsageNote) -> None:
+        """It follows the update it is for, or precedes that update's rejection."""
+        found, site = self._round(usage.run, usage.round), SiteId(usage.site)
+        admitted = found.admitted.get(site)
+        if admitted is None:
+            found.rejected_usages[site] = usage
+        else:
+            found.admitted[site] = Admitted(admitted.index, admitted.update, usage)
+        self.usages.take(usage)
 
     def _reject(self, at_ms: int, facts: Mapping[str, Any]) -> None:
         found = self._round(facts["run"], facts["round"])

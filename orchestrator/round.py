@@ -8,27 +8,15 @@ coordinator killed anywhere goes on by calling `run_round` again: what is done a
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from contextlib import ExitStack
 
-from commons.charter import Charter
 from commons.errors import Code, Refusal, Refused
-from commons.names import Micro, RunId, SiteId
+from commons.names import RunId, SiteId
 from commons.records import Record
 from commons.updates import UpdateManifest
-from commons.work import UsageNote
-from governance.ledger import (
-    Charge,
-    decide_expire,
-    decide_failed,
-    decide_grants,
-    decide_hold,
-    decide_release,
-    decide_rulings,
-    decide_settle,
-)
-from governance.ratecard import Price, price
+from governance.ledger import decide_expire, decide_failed, decide_grants, decide_hold, decide_rulings
 from orchestrator import checkpoints
+from orchestrator.charges import end_hold, end_holds
 from orchestrator.combine import Combined, Contribution, combine
 from orchestrator.desk import Desk
 from orchestrator.plan import (
@@ -40,7 +28,7 @@ from orchestrator.plan import (
     too_few,
     without_lacking,
 )
-from orchestrator.progress import RoundState, RunState, close_fact, finish_fact, rejection_fact
+from orchestrator.progress import RunState, close_fact, finish_fact, rejection_fact
 
 log = logging.getLogger("hansa.coordinator")
 
@@ -81,6 +69,7 @@ def _plan_and_hold(desk: Desk, run: RunId, *, first: bool, renew: bool) -> bool:
         carry_out_votes(desk, run)
     if not _gather(desk, run, first=first):
         return False
+    desk.consortium.commit(lambda now_ms: decide_expire(desk.consortium.ledger, now_ms))
     done = desk.consortium.commit(lambda now_ms: _decide_opening(desk, run, now_ms))
     if isinstance(done, Refusal):
         raise Refused(done)
@@ -148,7 +137,8 @@ def _settle(desk: Desk, run: RunId, combined: Combined) -> bool:
         found = desk.open_round(run)
         if found is None:
             return []
-        opened = found[1]
+        opened, consortium = found[1], desk.consortium
+        charter = consortium.members.charters[opened.charter_version]
         closed = close_fact(
             now_ms,
             run=run,
@@ -161,7 +151,7 @@ def _settle(desk: Desk, run: RunId, combined: Combined) -> bool:
             bytes_up=sum(a.update.payload_bytes for a in opened.admitted.values()),
             bytes_down=bytes_down,
         )
-        return [closed, *end_holds(desk, run, opened, now_ms)]
+        return [closed, *end_holds(consortium.ledger, charter, run, opened, now_ms)]
 
     return bool(desk.consortium.commit(decide))
 
@@ -177,46 +167,6 @@ def _track(desk: Desk, run: RunId) -> None:
     )
     desk.spool.drop_before(run, closed.number + 1)
     desk.store.prune(keep)
-
-
-def end_holds(desk: Desk, run: RunId, opened: RoundState, now_ms: int) -> list[Record]:
-    """Settle what was delivered, release the rest: every hold of the round ends. Call it inside a commit."""
-    ledger = desk.consortium.ledger
-    charter = desk.consortium.members.charters[opened.charter_version]
-    records: list[Record] = []
-    for site, held in sorted(opened.holds.items()):
-        hold = opened.hold_id(run, site)
-        admitted = opened.admitted.get(site)
-        ended: Sequence[Record] | Refusal
-        if admitted is None:
-            ended = decide_release(ledger, hold, "no update was admitted", now_ms)
-        else:
-            assert admitted.usage is not None, "an update and its usage are admitted together"
-            ended = decide_settle(ledger, hold, _charge(charter, admitted.usage, held), now_ms)
-        if isinstance(ended, Refusal):
-            log.error("run %s round %d: %s", run, opened.number, ended)
-        else:
-            records += ended
-    return records
-
-
-def _charge(charter: Charter, usage: UsageNote, held: Micro) -> Charge:
-    due = price(
-        charter.rate_card, usage.device, usage.precision, gflop=usage.gflop, device_ms=usage.device_ms
-    )
-    if isinstance(due, Refusal) or due.amount_micro > held:
-        due = Price(held, 0)
-    return Charge(
-        amount_micro=due.amount_micro,
-        rounded_pico=due.rounded_pico,
-        usage=usage.digest,
-        device=usage.device,
-        precision=usage.precision,
-        gflop=usage.gflop,
-        device_ms=usage.device_ms,
-        tokens=usage.tokens,
-        energy_j=usage.energy_j,
-    )
 
 
 def carry_out_votes(desk: Desk, run: RunId | None) -> None:
@@ -290,25 +240,25 @@ def _decide_opening(desk: Desk, run: RunId, now_ms: int) -> list[Record] | Refus
 
 def finishing_records(desk: Desk, run: RunState, phase: str, reason: str, now_ms: int) -> list[Record]:
     """The run ends; an open round's holds end with it, and what was delivered is paid."""
-    opened = run.open_round
-    ended = end_holds(desk, run.run, opened, now_ms) if opened else []
+    ended: list[Record] = []
+    if opened := run.open_round:
+        charter = desk.consortium.members.charters[opened.charter_version]
+        ended = end_holds(desk.consortium.ledger, charter, run.run, opened, now_ms)
     return [*ended, finish_fact(now_ms, run=run, phase=phase, reason=reason)]
 
 
 def _release_unadmitted(desk: Desk, run: RunId) -> None:
     """Before another attempt: budgets held for sites that did not deliver are free again."""
-    ledger = desk.consortium.ledger
-    desk.consortium.commit(lambda now_ms: decide_expire(ledger, now_ms))
 
     def decide(now_ms: int) -> list[Record]:
         found = desk.open_round(run)
         if found is None:
             return []
-        opened = found[1]
-        lost = [site for site in sorted(opened.holds) if site not in opened.admitted]
+        opened, ledger = found[1], desk.consortium.ledger
+        charter = desk.consortium.members.charters[opened.charter_version]
         why = "the lease ended without an update"
-        released = [decide_release(ledger, opened.hold_id(run, s), why, now_ms) for s in lost]
-        return [record for records in released if not isinstance(records, Refusal) for record in records]
+        lost = [site for site in sorted(opened.holds) if site not in opened.admitted]
+        return [r for s in lost for r in end_hold(ledger, charter, run, opened, s, why, now_ms)]
 
     desk.consortium.commit(decide)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from commons.codec import encode
 from commons.errors import Code, Refusal
 from commons.experts.map import ExpertMap
 from commons.names import Digest, Micro, RoundNumber, RunId, SiteId
-from commons.notes import digest
+from commons.notes import NoteError, digest
 from commons.updates import lay_out
 from commons.work import UpdateNote, UsageNote
 from orchestrator.intake import (
@@ -25,12 +25,14 @@ from orchestrator.intake import (
     check_claim,
     check_open,
     check_payload,
+    check_usage,
     find_round,
     payload_bytes,
     read_claim,
 )
 from orchestrator.progress import RoundState, Runs, RunState
 from orchestrator.spool import Spool
+from orchestrator.usages import CLOCK_SLACK_MS, Usages
 from tests.support.consortium import NAME, charter, signer
 
 ALDER, RUN = SiteId("alder"), RunId("run-1")
@@ -58,8 +60,9 @@ def sent(of: Charter = OF, **changes: Any) -> tuple[Upload, bytes]:
     }  # fmt: skip
     usage: dict[str, Any] = {
         "consortium": NAME, "run": RUN, "round": 1, "site": ALDER, "lease": "lease/run-1/1/alder/1",
-        "device": "cpu", "started_ms": 1000, "ended_ms": 2000, "device_ms": 900, "steps": 4, "tokens": TOKENS,
-        "gflop": MAP.training_gflop(TOKENS), "update": digest(payload),
+        "device": "cpu", "device_ids": "cpu/alder/alder", "precision": "fp32", "started_ms": 1000, "ended_ms": 2000,
+        "device_ms": 900, "steps": 4, "tokens": TOKENS, "gflop": MAP.training_gflop(TOKENS), "energy_j": None,
+        "update": digest(payload),
     }  # fmt: skip
     update |= {k: v for k, v in changes.items() if k in update}
     usage |= {k: v for k, v in changes.items() if k in usage}
@@ -81,6 +84,17 @@ def claimed(**changes: Any) -> Claim:
     return claim
 
 
+def claimed_text() -> str:
+    """Alder's usage record, for another to sign."""
+    return claimed().usage.text
+
+
+def v1_text() -> str:
+    """The same as sites wrote it before records named their devices."""
+    lines = claimed_text().replace("hansa-usage/v2", "hansa-usage/v1").splitlines(keepends=True)
+    return "".join(line for line in lines if not line.startswith(("device-ids ", "precision ", "energy-j ")))
+
+
 def round_one(**changes: Any) -> RoundState:
     state = RoundState(
         number=RoundNumber(1), attempt=1, base=D, charter_version=1, charter=D, expert_map=D, quorum=1,
@@ -93,10 +107,19 @@ def run_of(found: RoundState) -> RunState:
     return RunState(RUN, 2, D, None, opened_ms=0, charter_version=1, history=[found])
 
 
-def checked(claim: Claim, found: RoundState | None = None) -> Refusal | None:
-    found = found or round_one()
+def usage_of(**changes: Any) -> UsageNote:
+    """Alder's usage record, as journaled before for another site, run, round or time."""
+    return replace(claimed().usage, **changes)
+
+
+def checked(
+    claim: Claim, found: RoundState | None = None, *, of: Charter = OF, before: Iterable[UsageNote] = ()
+) -> Refusal | None:
+    found, usages = found or round_one(), Usages()
+    for usage in before:
+        usages.take(usage)
     refusal = check_open(run_of(found), found, claim, epoch=1, now_ms=3000)
-    return refusal or check_claim(found, claim, OF, MAP)
+    return refusal or check_claim(found, claim, of, MAP, usages)
 
 
 def test_a_right_update_passes_every_check() -> None:
@@ -116,6 +139,11 @@ def test_a_right_update_passes_every_check() -> None:
         (replace(sent()[0], update=sent()[0].usage), KEY.verifier, Code.NOTE_MALFORMED),
         (sent(site="birch")[0], KEY.verifier, Code.SIGNATURE_INVALID),
         (sent(usage_round=2)[0], KEY.verifier, Code.NOTE_MALFORMED),
+        (sent(usage_run="run-0")[0], KEY.verifier, Code.NOTE_MALFORMED),
+        (sent(usage_consortium="other")[0], KEY.verifier, Code.NOTE_MALFORMED),
+        (sent(usage_site="birch")[0], KEY.verifier, Code.SIGNATURE_INVALID),
+        (replace(sent()[0], usage=signer("birch/birch").sign(claimed_text())), KEY.verifier, Code.NOTE_MALFORMED),
+        (replace(sent()[0], usage=KEY.sign(v1_text())), KEY.verifier, Code.NOTE_MALFORMED),
         (replace(sent()[0], manifest=b"{}"), KEY.verifier, Code.UPDATE_MALFORMED),
         (replace(sent()[0], manifest=sent(codec="bf16")[0].manifest), KEY.verifier, Code.UPDATE_DIGEST_MISMATCH),
     ],
@@ -130,6 +158,8 @@ def test_a_claim_that_cannot_be_read_or_believed_is_refused(upload: Upload, key:
     [
         ({"epoch": 2}, Code.EPOCH_STALE),
         ({"lease": "lease/run-1/1/alder/2"}, Code.LEASE_EXPIRED),
+        ({"lease": "lease/run-0/1/alder/1"}, Code.LEASE_EXPIRED),
+        ({"consortium": "other"}, Code.UPDATE_MALFORMED),
         ({"base": "sha256:" + "e" * 64}, Code.STALE_BASE),
         ({"slices": [s.name for s in MAP.shared()]}, Code.EXPERT_MAP_MISMATCH),
         ({"slices": [s.name for s in MAP.uplink(SiteId("birch"))]}, Code.EXPERT_MAP_MISMATCH),
@@ -137,20 +167,151 @@ def test_a_claim_that_cannot_be_read_or_believed_is_refused(upload: Upload, key:
         ({"codec": "bf16"}, Code.UPDATE_MALFORMED),
         ({"payload_bytes": 7}, Code.UPDATE_MALFORMED),
         ({"usage_update": D}, Code.UPDATE_MALFORMED),
-        ({"usage_started_ms": 3000}, Code.USAGE_OUTSIDE_LEASE),
-        ({"usage_ended_ms": 10**9}, Code.USAGE_OUTSIDE_LEASE),
-        ({"usage_steps": 3}, Code.USAGE_IMPLAUSIBLE),
-        ({"steps": 5}, Code.USAGE_IMPLAUSIBLE),
-        ({"tokens": TOKENS + 1}, Code.USAGE_IMPLAUSIBLE),
-        ({"tokens": 0}, Code.USAGE_IMPLAUSIBLE),
-        ({"gflop": 2}, Code.USAGE_IMPLAUSIBLE),
-        ({"device": "abacus"}, Code.USAGE_IMPLAUSIBLE),
     ],
 )
 def test_an_update_that_is_not_what_was_ordered_is_refused(changes: dict[str, Any], code: Code) -> None:
     refusal = checked(claimed(**changes))
     assert refusal is not None and refusal.code is code
     assert "alder" in refusal.message or code is Code.EPOCH_STALE
+
+
+PRICED = charter(
+    rate_card={
+        "currency": "EUR",
+        "rates": (
+            {"device": "cpu", "precision": "fp32", "micro_per_gflop": 3000, "peak_gflops": 100},
+            {"device": "cpu", "precision": "bf16", "micro_per_gflop": 2000, "peak_gflops": 10**9},
+        ),
+    }
+)
+HOUR_MS = 3_600_000
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "says"),
+    [
+        ({"started_ms": -1}, Code.NOTE_MALFORMED, "'started_ms' is no whole number"),
+        ({"started_ms": 3000}, Code.USAGE_OUTSIDE_LEASE, "from 3000 to 2000, outside its lease"),
+        ({"ended_ms": 60_000 + 300_001}, Code.USAGE_OUTSIDE_LEASE, "outside its lease"),
+        (
+            {"started_ms": 0, "ended_ms": HOUR_MS},
+            Code.USAGE_OUTSIDE_LEASE,
+            "operator checks the site's clock",
+        ),
+        ({"device": "abacus"}, Code.USAGE_IMPLAUSIBLE, "the charter says cpu"),
+        ({"device_ids": ""}, Code.NOTE_MALFORMED, "device-ids"),
+        ({"device_ids": "-"}, Code.USAGE_IMPLAUSIBLE, "are not different ids"),
+        ({"device_ids": "cpu/alder/alder,"}, Code.USAGE_IMPLAUSIBLE, "are not different ids"),
+        ({"device_ids": "a b"}, Code.USAGE_IMPLAUSIBLE, "are not different ids"),
+        ({"device_ids": "G" * 65}, Code.USAGE_IMPLAUSIBLE, "at most 64 characters"),
+        ({"device_ids": "GPU-1,GPU-1"}, Code.USAGE_IMPLAUSIBLE, "are not different ids"),
+        ({"device_ids": "GPU-1,GPU-2"}, Code.USAGE_IMPLAUSIBLE, "2 devices, the charter allows 1"),
+        ({"device_ids": "cpu/birch/birch"}, Code.USAGE_IMPLAUSIBLE, "its processor is cpu/alder/alder"),
+        ({"precision": "fp8"}, Code.RATE_UNKNOWN, "no rate on cpu; the members vote for one"),
+        ({"steps": 3}, Code.USAGE_IMPLAUSIBLE, "different work"),
+        ({"tokens": TOKENS + 1}, Code.USAGE_IMPLAUSIBLE, "different work"),
+        ({"gflop": 2}, Code.USAGE_IMPLAUSIBLE, "are 128 tokens and 1 gflop"),
+        ({"gflop": 0}, Code.USAGE_IMPLAUSIBLE, "0 gflop"),
+        ({"device_ms": 1001}, Code.USAGE_IMPLAUSIBLE, "1 devices had 1000 ms"),
+        ({"device_ms": 0}, Code.USAGE_IMPLAUSIBLE, "in 0 ms of device time, above the 100 gflop/s"),
+        ({"energy_j": -1}, Code.NOTE_MALFORMED, "'energy_j' is no whole number"),
+    ],
+)
+def test_a_usage_record_that_cannot_be_true_is_refused_with_the_reason(
+    changes: dict[str, Any], code: Code, says: str
+) -> None:
+    try:
+        used = {f"usage_{name}": value for name, value in changes.items()}
+        claim = read_claim(sent(of=PRICED, **used)[0], ALDER, KEY.verifier)
+    except NoteError as error:  # a value that no note can hold
+        claim = Refusal(Code.NOTE_MALFORMED, str(error))
+    refusal = claim if isinstance(claim, Refusal) else checked(claim, of=PRICED)
+    assert refusal is not None and refusal.code is code, refusal
+    assert says in refusal.message
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"steps": 0, "tokens": 0}, "0 steps where at most 4"),
+        ({"steps": 5, "tokens": 5 * 32}, "5 steps where at most 4"),
+        ({"steps": 4, "tokens": TOKENS - 1}, "4 steps are 128 tokens"),
+    ],
+)
+def test_work_that_was_not_ordered_is_refused_also_where_update_and_usage_agree(
+    changes: dict[str, int], says: str
+) -> None:
+    refusal = checked(claimed(**changes))
+    assert refusal is not None and refusal.code is Code.USAGE_IMPLAUSIBLE and says in refusal.message
+
+
+def test_a_round_cut_short_is_a_right_update() -> None:
+    assert checked(claimed(steps=3, tokens=3 * 32, gflop=MAP.training_gflop(3 * 32))) is None
+
+
+def test_several_devices_add_up_their_time() -> None:
+    site = OF.sites[0].model_dump() | {"devices": 2}
+    of = charter(sites=(site, *(s.model_dump() for s in OF.sites[1:])))
+    two = {"usage_device_ids": "GPU-1,GPU-2", "usage_device_ms": 2000}
+    assert checked(claimed(**two), of=of) is None
+    refusal = checked(claimed(**two | {"usage_device_ms": 2001}), of=of)
+    assert refusal is not None and "2 devices had 2000 ms" in refusal.message
+
+
+@pytest.mark.parametrize(
+    ("gflop", "device_ms", "possible"),
+    [(1, 1, True), (100, 1000, True), (101, 1001, True), (101, 1000, False), (1000, 9000, False)],
+)
+def test_a_peak_allows_for_work_that_is_rounded_up(gflop: int, device_ms: int, possible: bool) -> None:
+    class Large:
+        """A map of a model with that much work in a round."""
+
+        def training_gflop(self, tokens: int) -> int:
+            return gflop
+
+    claim = claimed(gflop=gflop, usage_ended_ms=1000 + device_ms, usage_device_ms=device_ms)
+    assert (check_usage(round_one(), claim, PRICED, Large()) is None) is possible  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("before", "overlaps"),
+    [
+        ({"site": "birch"}, True),
+        ({"run": "run-0", "round": 7}, True),
+        ({"site": "birch", "started_ms": 500, "ended_ms": 1001}, True),
+        ({"site": "birch", "started_ms": 1999, "ended_ms": 9000}, True),
+        ({"site": "birch", "started_ms": 0, "ended_ms": 9000}, True),
+        ({"site": "birch", "started_ms": 1400, "ended_ms": 1500}, True),
+        ({"site": "birch", "started_ms": 0, "ended_ms": 1000}, False),
+        ({"site": "birch", "started_ms": 2000, "ended_ms": 3000}, False),
+        ({"site": "birch", "started_ms": 1500, "ended_ms": 1500}, False),
+        ({"site": "birch", "device_ids": "GPU-9"}, False),
+        ({"site": "birch", "device_ids": "GPU-9,cpu/alder/alder"}, True),
+        ({"site": "birch", "device_ids": "-"}, False),
+    ],
+)
+def test_no_time_of_a_device_is_claimed_twice(before: dict[str, Any], overlaps: bool) -> None:
+    earlier = usage_of(**before)
+    refusal = checked(claimed(), before=[usage_of(started_ms=1, ended_ms=2), earlier])
+    assert (refusal is not None) is overlaps
+    if refusal is not None:
+        assert refusal.code is Code.USAGE_OVERLAP
+        when = f"site {earlier.site} claimed it from {earlier.started_ms} to {earlier.ended_ms}"
+        assert f"{when} for round {earlier.round} of run {earlier.run}" in refusal.message
+
+
+def test_claims_that_no_further_record_can_meet_are_forgotten() -> None:
+    usages, at_ms = Usages(), 10 * HOUR_MS
+    usages.take(usage_of(device_ids="GPU-1", started_ms=at_ms, ended_ms=at_ms + 1))
+    usages.forget_until(at_ms + CLOCK_SLACK_MS)
+    assert usages.overlap(usage_of(device_ids="GPU-1", started_ms=at_ms, ended_ms=at_ms + 1))
+    usages.forget_until(at_ms + CLOCK_SLACK_MS + 1)
+    assert not usages.overlap(usage_of(device_ids="GPU-1", started_ms=at_ms, ended_ms=at_ms + 1))
+
+
+def test_what_is_wrong_with_a_usage_is_recorded_and_what_a_repeat_mends_is_not() -> None:
+    usage = {Code.USAGE_OUTSIDE_LEASE, Code.USAGE_IMPLAUSIBLE, Code.USAGE_OVERLAP, Code.RATE_UNKNOWN}
+    assert usage <= RECORDED and not {Code.LEASE_EXPIRED, Code.EPOCH_STALE, Code.NOTE_MALFORMED} & RECORDED
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from commons.errors import Code, Refusal
 from commons.names import Digest, Micro, RoundNumber, RunId, SiteId
 from commons.records import Kind, Record
@@ -21,17 +23,28 @@ def round_one(at_ms: int, *, attempt: int = 1, sites: tuple[SiteId, ...] = (ALDE
     )  # fmt: skip
 
 
+def usage(site: SiteId, *, started_ms: int = 1, device_ms: int = 1) -> UsageNote:
+    return UsageNote(
+        consortium=NAME, run=RUN, round=1, site=site, lease="l", device="cpu", device_ids=f"cpu/{site}/{site}",
+        precision="fp32", started_ms=started_ms, ended_ms=started_ms + device_ms, device_ms=device_ms, steps=1,
+        tokens=8, gflop=1, energy_j=None, update=S0,
+    )  # fmt: skip
+
+
+def used(at_ms: int, site: SiteId, **more: int) -> Record:
+    return Record(Kind.USAGE, at_ms, signer(f"{site}/{site}").sign(usage(site, **more).text))
+
+
 def update(at_ms: int, site: SiteId) -> list[Record]:
     said = UpdateNote(
         consortium=NAME, run=RUN, round=1, site=site, base=S0, manifest=S0, payload=S0, payload_bytes=10,
         steps=1, tokens=8, loss=2.0, held_out_loss=None,
     )  # fmt: skip
-    used = UsageNote(
-        consortium=NAME, run=RUN, round=1, site=site, lease="l", device="cpu", started_ms=1, ended_ms=2,
-        device_ms=1, steps=1, tokens=8, gflop=1, update=S0,
-    )  # fmt: skip
-    key = signer(f"{site}/{site}")
-    return [Record(Kind.UPDATE, at_ms, key.sign(said.text)), Record(Kind.USAGE, at_ms, key.sign(used.text))]
+    return [Record(Kind.UPDATE, at_ms, signer(f"{site}/{site}").sign(said.text)), used(at_ms, site)]
+
+
+def rejected(at_ms: int, site: SiteId) -> Record:
+    return rejection_fact(at_ms, run=RUN, number=ONE, site=site, code="update_malformed", message="wrong")
 
 
 def begun() -> list[Record]:
@@ -95,6 +108,38 @@ def test_a_rejection_of_a_site_without_assignment_says_why_it_was_left_out() -> 
     assert opened.left_out[CEDAR].message == "cedar: why"
     assert opened.rejected[BIRCH].message == "birch: why"
     assert opened.waiting == [ALDER]
+
+
+def test_the_usage_of_a_rejected_update_is_known_until_the_round_is_tried_again() -> None:
+    records = [*begun(), round_one(2), *update(3, ALDER), used(4, BIRCH, device_ms=9), rejected(4, BIRCH)]
+    opened = folded(records).by_id[RUN].open_round
+    assert opened is not None and opened.rejected[BIRCH].code == "update_malformed"
+    assert list(opened.admitted) == [ALDER]
+    assert (opened.usage(ALDER), opened.usage(BIRCH)) == (usage(ALDER), usage(BIRCH, device_ms=9))
+    assert opened.usage(CEDAR) is None
+    again = folded([*records, round_one(200, attempt=2, sites=(BIRCH,))]).by_id[RUN].open_round
+    assert again is not None and again.usage(BIRCH) is None and again.waiting == [BIRCH]
+    assert again.usage(ALDER) == usage(ALDER), "what was admitted stays"
+
+
+def test_the_last_usage_of_a_site_is_found_in_whatever_round_it_worked() -> None:
+    run = folded([*begun(), round_one(2), *update(3, ALDER), *update(4, BIRCH), closed(5)]).by_id[RUN]
+    assert run.last_usage(ALDER) == usage(ALDER) and run.last_usage(CEDAR) is None
+
+
+def test_the_time_of_every_journaled_usage_is_taken_and_given_up_when_no_record_can_meet_it() -> None:
+    late = usage(CEDAR, started_ms=1)
+    records = [*begun(), round_one(2), *update(3, ALDER), used(4, BIRCH), rejected(4, BIRCH)]
+    usages = folded(records).usages
+    for site in (ALDER, BIRCH):
+        found = usages.overlap(replace(late, device_ids=f"cpu/{site}/{site}"))
+        assert found is not None and found[1].site == site
+    later = round_fact(
+        400_000, run=RUN, number=RoundNumber(2), attempt=1, base=S1, charter_version=1, charter=S0, expert_map=S0,
+        quorum=2, lease_until_ms=500_000, holds={ALDER: Micro(7)},
+    )  # fmt: skip
+    usages = folded([*records, closed(5), later]).usages
+    assert usages.overlap(replace(late, device_ids="cpu/alder/alder")) is None
 
 
 def test_asking_for_a_run_that_is_not_there_says_what_to_do() -> None:

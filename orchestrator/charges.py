@@ -1,0 +1,168 @@
+"""What a site's part of a round may cost, and what it did cost: the hold's bound, a top-up, the charge.
+
+Pure functions over views and the charter; money moves in `governance.ledger`, here orders and usage become amounts.
+Every bound and price is by the rate card the hold names, the one in force when the round was opened.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from commons.charter import Charter
+from commons.charter import Site as CharterSite
+from commons.errors import Code, Refusal
+from commons.experts.map import ExpertMap
+from commons.names import RunId, SiteId
+from commons.records import Record
+from commons.work import UsageNote
+from governance.amounts import PICO_PER_MICRO
+from governance.ledger import Charge, Hold, HoldRequest, Ledger, decide_release, decide_settle
+from governance.ratecard import Price, price
+from orchestrator.progress import RoundState
+
+log = logging.getLogger("hansa.coordinator")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TopUp:
+    """A site asks for more to be held for its part of the open round."""
+
+    site: SiteId
+    run: RunId
+    round: int
+    lease: str
+    n: int
+    """Made by the site, from 1: asked again, it is the same top-up."""
+    amount_micro: int
+
+
+def ordered_gflop(charter: Charter, expert_map: ExpertMap) -> int:
+    """The work of one site's whole round, in 10^9 useful operations."""
+    learning = charter.learning
+    return expert_map.training_gflop(learning.inner_steps * learning.batch_size * learning.sequence_length)
+
+
+def bound(charter: Charter, site: CharterSite, gflop: int, last: UsageNote | None) -> Price | Refusal:
+    """What is held for `gflop` at `site`: the dearest precision, and time by what it took the last time in this run.
+
+    That is a quarter more than the `last` usage per gflop, and never more than the lease on all devices, which is
+    also what is held for without one. Refuses as `price` does.
+    """
+    device_ms = charter.rounds.lease_s * 1000 * site.devices
+    if last is not None and last.gflop:
+        device_ms = min(device_ms, -(-5 * last.device_ms * gflop // (4 * last.gflop)))
+    return price(charter.rate_card, site.device, None, gflop=gflop, device_ms=device_ms)
+
+
+def top_up_request(
+    ledger: Ledger, charter: Charter, expert_map: ExpertMap, opened: RoundState, asked: TopUp, now_ms: int
+) -> HoldRequest | Refusal:
+    """The hold that `asked` would be, in the open round of its run.
+
+    Refuses: not_assigned, lease_expired, exceeds_hold (more top-ups than the charter allows, or more than the whole
+    lease can cost).
+    """
+    site = asked.site
+    if site not in opened.waiting:
+        return Refusal(Code.NOT_ASSIGNED, f"site {site} has no work to do in round {opened.number}")
+    if asked.lease != opened.lease(asked.run, site) or now_ms > opened.lease_until_ms:
+        message = f"the lease {asked.lease[:100]} of site {site} is over: ask for work again"
+        return Refusal(Code.LEASE_EXPIRED, message)
+    hold, entry = ledger.hold(opened.hold_id(asked.run, site)), charter.site(site)
+    assert hold is not None and entry is not None, "an assigned site has a hold and is in its charter"
+    if not 1 <= asked.n <= charter.accounting.topups:
+        message = (
+            f"site {site} asks for top-up {asked.n}, the charter allows {charter.accounting.topups} a round; it "
+            "hands in what is trained when the hold is used up"
+        )
+        return Refusal(Code.EXCEEDS_HOLD, message)
+    base = hold.request
+    name = f"{base.id}/top{asked.n}"
+    most = bound(charter, entry, ordered_gflop(charter, expert_map), None)
+    if isinstance(most, Refusal):
+        return most
+    held_micro = sum(h.request.amount_micro for h in _family(ledger, hold) if h.request.id != name)
+    if held_micro + asked.amount_micro > most.amount_micro:
+        message = (
+            f"{name}: {held_micro} micro are held and {asked.amount_micro} more asked for; round {opened.number} "
+            f"can cost site {site} at most {most.amount_micro} within its lease"
+        )
+        return Refusal(Code.EXCEEDS_HOLD, message)
+    return HoldRequest(
+        id=name,
+        payer=base.payer,
+        site=base.site,
+        run=base.run,
+        round=base.round,
+        amount_micro=asked.amount_micro,
+        expires_ms=base.expires_ms,
+        rate_card=base.rate_card,
+        tops=base.id,
+    )
+
+
+def end_holds(ledger: Ledger, charter: Charter, run: RunId, opened: RoundState, now_ms: int) -> list[Record]:
+    """Settle what was delivered, release the rest: every hold of the round ends. Call it inside a commit."""
+    return [
+        record
+        for site in sorted(opened.holds)
+        for record in end_hold(ledger, charter, run, opened, site, "no update was admitted", now_ms)
+    ]
+
+
+def end_hold(
+    ledger: Ledger, charter: Charter, run: RunId, opened: RoundState, site: SiteId, why: str, now_ms: int
+) -> list[Record]:
+    """Settle or release (`why`) the site's hold and its top-ups. One that has ended stays as it is.
+
+    `charter` is the round's. A rejected update costs the share of its price that the charter says.
+    """
+    hold = ledger.hold(opened.hold_id(run, site))
+    assert hold is not None, "an assigned site has a hold"
+    usage, accepted = opened.usage(site), site in opened.admitted
+    ended: list[Record] | Refusal = []
+    if usage is not None and hold.state != "settled":
+        percent = 100 if accepted else charter.accounting.charge_rejected_percent
+        charge = _charge(ledger, hold, usage, percent=percent, accepted=accepted)
+        ended = decide_settle(ledger, hold.request.id, charge, now_ms)
+    elif usage is None and hold.state == "held":
+        ended = decide_release(ledger, hold.request.id, why, now_ms)
+    if isinstance(ended, Refusal):
+        log.error("run %s round %d: %s", run, opened.number, ended)
+        return []
+    return ended
+
+
+def _charge(ledger: Ledger, hold: Hold, usage: UsageNote, *, percent: int, accepted: bool) -> Charge:
+    """The price of `usage` by the hold's card, at most what is held with top-ups: nobody owes what was not held."""
+    held_micro = sum(h.request.amount_micro for h in _family(ledger, hold))
+    card = ledger.cards[hold.request.rate_card]
+    due = price(card, usage.device, usage.precision, gflop=usage.gflop, device_ms=usage.device_ms)
+    if isinstance(due, Refusal):
+        log.error("%s: %s; all that is held is charged", hold.request.id, due)
+        due = Price(held_micro, 0)
+    amount_micro = due.amount_micro * percent // 100
+    if amount_micro > held_micro:
+        what = "%s: the usage costs %d micro, %d are held and charged"
+        log.warning(what, hold.request.id, amount_micro, held_micro)
+        amount_micro = held_micro
+    exact_pico = due.amount_micro * PICO_PER_MICRO - due.rounded_pico
+    return Charge(
+        amount_micro=amount_micro,
+        usage=usage.digest,
+        rounded_pico=max(0, amount_micro * PICO_PER_MICRO - exact_pico),
+        device=usage.device,
+        precision=usage.precision,
+        gflop=usage.gflop,
+        device_ms=usage.device_ms,
+        tokens=usage.tokens,
+        energy_j=usage.energy_j,
+        percent=percent,
+        accepted=accepted,
+    )
+
+
+def _family(ledger: Ledger, base: Hold) -> list[Hold]:
+    """The hold and its top-ups, without those that have ended."""
+    return [hold for hold in (base, *ledger.topups(base.request.id)) if hold.state == "held"]
