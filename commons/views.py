@@ -78,13 +78,40 @@ class RunView(View):
     journal_size: int = 0
 
 
+class LotView(View):
+    """A grant, conversion or refund that has something in it."""
+
+    id: str
+    amount_micro: int
+    free_micro: int
+    """Neither held, spent nor lost."""
+    priority: int
+    not_before_ms: int
+    expires_ms: int
+    """0: never."""
+
+
 class BudgetView(View):
+    """granted + refunded = available + later + held + spent + expired."""
+
     partner: str
     granted_micro: int
+    """Grants and conversions."""
     held_micro: int
     spent_micro: int
     available_micro: int
     contributed_micro: int
+    later_micro: int = 0
+    """Granted, but not to be spent yet."""
+    expired_micro: int = 0
+    refunded_micro: int = 0
+    disputed_micro: int = 0
+    """Charged and resting in suspense; part of what is spent."""
+    closed: bool = False
+    """The partner has left the consortium."""
+    lots: tuple[LotView, ...] = ()
+    """In the order they are spent; the first 1,000."""
+    lots_total: int = 0
 
 
 class ChargeView(View):
@@ -97,12 +124,47 @@ class ChargeView(View):
     charged_micro: int
     state: str
     """held | settled | released | expired"""
+    partner: str = ""
+    """Owner of the site, who contributes."""
+    reversed_micro: int = 0
+    disputed_micro: int = 0
+    """Resting in suspense now."""
+    accepted: bool = True
+    """False: a rejected update was charged."""
+    tops: str = ""
+    """The hold that this one tops up."""
+    at_ms: int = 0
+    """When it was made."""
+    ended_ms: int = 0
+    """When it was settled, released or expired; 0: it is held."""
+
+
+class RateView(View):
+    device: str
+    precision: str
+    micro_per_gflop: int
+    micro_per_pflop: int
+    micro_per_device_second: int
+    peak_gflops: int
+
+
+class RateCardView(View):
+    digest: str
+    """Holds and charges name the card they are priced by."""
+    since_ms: int
+    """In force from then on, until the next one's."""
+    currency: str
+    rates: tuple[RateView, ...]
 
 
 class BudgetsView(View):
     currency: str
     budgets: tuple[BudgetView, ...]
     charges: tuple[ChargeView, ...] = ()
+    """The latest 1,000, oldest first."""
+    charges_total: int = 0
+    cards: tuple[RateCardView, ...] = ()
+    """The latest 100 changes, oldest first; the last card is in force."""
 
 
 class DisputeView(View):

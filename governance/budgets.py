@@ -4,16 +4,46 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from commons.views import BudgetsView, BudgetView, ChargeView
-from governance.ledger import Hold, Ledger
+from commons.names import Digest
+from commons.views import BudgetsView, BudgetView, ChargeView, LotView, RateCardView, RateView
+from governance.ledger import Budget, Hold, Ledger
+from governance.ledger.accounts import Lot, budget_account
+
+CHARGES_SHOWN = 1_000
+LOTS_SHOWN = 1_000
+"""Of each partner."""
+CARDS_SHOWN = 100
 
 
 def budgets_view(ledger: Ledger, currency: str) -> BudgetsView:
-    """All partners in charter order and all holds in the order they were made."""
+    """All partners in charter order, the latest holds in the order they were made, the latest rate cards."""
     return BudgetsView(
         currency=currency,
-        budgets=tuple(BudgetView(**asdict(budget)) for budget in ledger.budgets()),
-        charges=tuple(_charge(hold) for hold in ledger.charges()),
+        budgets=tuple(_budget(ledger, budget) for budget in ledger.budgets()),
+        charges=tuple(_charge(hold) for hold in ledger.latest_charges(CHARGES_SHOWN)),
+        charges_total=ledger.charges_total,
+        cards=tuple(_card(ledger, digest, since) for since, digest in ledger.cards_since[-CARDS_SHOWN:]),
+    )
+
+
+def _budget(ledger: Ledger, budget: Budget) -> BudgetView:
+    lots = ledger.purses[budget.partner].lots
+    return BudgetView(
+        **asdict(budget),
+        closed=ledger.accounts[budget_account(budget.partner)].closed,
+        lots=tuple(_lot(lot) for lot in lots[:LOTS_SHOWN]),
+        lots_total=len(lots),
+    )
+
+
+def _lot(lot: Lot) -> LotView:
+    return LotView(
+        id=lot.id,
+        amount_micro=lot.amount,
+        free_micro=lot.free,
+        priority=lot.priority,
+        not_before_ms=lot.not_before_ms,
+        expires_ms=lot.expires_ms,
     )
 
 
@@ -28,4 +58,17 @@ def _charge(hold: Hold) -> ChargeView:
         held_micro=request.amount_micro,
         charged_micro=hold.charged_micro,
         state=hold.state,
+        partner=hold.partner,
+        reversed_micro=hold.reversed_micro,
+        disputed_micro=hold.suspended_micro,
+        accepted=hold.accepted,
+        tops=request.tops,
+        at_ms=hold.at_ms,
+        ended_ms=hold.ended_ms,
     )
+
+
+def _card(ledger: Ledger, digest: Digest, since_ms: int) -> RateCardView:
+    card = ledger.cards[digest]
+    rates = tuple(RateView.model_validate(vars(rate)) for rate in card.rates)
+    return RateCardView(digest=digest, since_ms=since_ms, currency=card.currency, rates=rates)

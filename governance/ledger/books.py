@@ -58,10 +58,8 @@ class Ledger(Transfers):
     rules: Accounting = field(default_factory=Accounting)
     cards: dict[Digest, RateCard] = field(default_factory=dict)
     """Every rate card that was ever in force."""
-    card: Digest = field(default_factory=lambda: Digest(""))
-    """The one in force."""
-    since_ms: dict[Digest, int] = field(default_factory=dict)
-    """Rate card -> when it last came into force."""
+    cards_since: list[tuple[int, Digest]] = field(default_factory=list)
+    """When which card came into force (Unix ms), oldest first; the last one is in force."""
     owners: dict[str, str] = field(default_factory=dict)
     """site -> partner, by the charter in force"""
     closed: dict[str, int] = field(default_factory=dict)
@@ -88,8 +86,8 @@ class Ledger(Transfers):
         return list(self._holds.values())
 
     @property
-    def holds(self) -> int:
-        """How many were ever made."""
+    def charges_total(self) -> int:
+        """How many holds were ever made."""
         return len(self._holds)
 
     def latest_charges(self, count: int) -> list[Hold]:
@@ -162,8 +160,12 @@ class Ledger(Transfers):
         charter = charter_file.from_canonical(record.body)
         self.rules = charter.accounting
         card = rate_card_digest(charter.rate_card)
-        if card != self.card:
-            self.card, self.since_ms[card] = card, record.at_ms
+        if not self.cards_since:
+            self._period = Period.of(
+                record.at_ms, self.rules.period
+            )  # a founding charter rules its own period too
+        if not self.cards_since or self.cards_since[-1][1] != card:
+            self.cards_since.append((record.at_ms, card))
         self.cards[card] = charter.rate_card
         self.owners = {site.name: site.partner for site in charter.sites}
         for name in ("issuance", "contribution"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from commons import charter_file
@@ -11,7 +12,7 @@ from commons.claims import ConvertNote, DisputeNote, RulingNote
 from commons.errors import Refusal
 from commons.names import Digest
 from commons.notes import Note, parse
-from commons.records import Kind, Record
+from commons.records import Kind, Record, fact
 from commons.work import UsageNote
 from governance.ledger import (
     Budget,
@@ -49,9 +50,10 @@ def request(round_number: int = 1, site: str = "berlin", payer: str = "acme", **
 
 
 def topup(number: int = 1, base: HoldRequest | None = None, **changes: Any) -> HoldRequest:
+    """100,000 micro more for `base`."""
     base = base or request()
-    fields = vars(base) | {"id": f"{base.id}/top{number}", "tops": base.id, "amount_micro": 100_000}
-    return HoldRequest(**{**fields, **changes})
+    fields = {"id": f"{base.id}/top{number}", "tops": base.id, "amount_micro": 100_000}
+    return replace(base, **{**fields, **changes})
 
 
 def charge(amount_micro: int, **changes: Any) -> Charge:
@@ -91,6 +93,17 @@ def ruling(about: Digest | str, outcome: Any, partner: str = "acme") -> RulingNo
 
 def conversion(amount_ms: int, partner: str = "acme", device: str = "cpu", nonce: str = "1") -> ConvertNote:
     return ConvertNote(consortium="demo", partner=partner, device=device, amount_ms=amount_ms, nonce=nonce)
+
+
+def closings(ledger: Ledger, now_ms: int) -> list[Record]:
+    """What closes the periods that are over, with some root: the tree over the balances is the statements'."""
+    return [
+        fact(
+            Kind.PERIOD, now_ms, period=p.name, begin_ms=p.begin_ms, end_ms=p.end_ms, records=size,
+            balances="00" * 32, accounts=len(lines),
+        )
+        for p, size, lines in ledger.due_periods(now_ms)
+    ]  # fmt: skip
 
 
 class Books:
