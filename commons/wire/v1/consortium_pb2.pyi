@@ -539,6 +539,8 @@ Global___Receipt: _TypeAlias = Receipt  # noqa: Y015
 
 @_typing.final
 class ReadRequest(_message.Message):
+    """view: run | budgets | disputes | proposals | proposal | journal | charter"""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     VIEW_FIELD_NUMBER: _builtins.int
