@@ -168,6 +168,7 @@ class Transfers:
         hold = self.open[facts["hold"]]
         request = hold.request
         held = request.amount_micro
+        _named(facts, f"{facts['type']}/{hold.tail}")
         require(charged <= held, f"{request.id} is for {held}")
         debit, credit = budget_account(request.payer), consumed_account(request.run)
         require(
@@ -193,10 +194,12 @@ class Transfers:
         require(hold.state == "held" and not hold.request.tops, f"{hold.request.id} brings no contribution")
         if partner == hold.partner:
             require(hold.owner_credit is None, f"{hold.request.id} credits {partner} twice")
+            _named(facts, f"contribution/{hold.tail}")
             hold.owner_credit = amount
         else:
             require(partner == hold.request.payer, f"{partner} has no part in {hold.request.id}")
             require(hold.payer_credit is None, f"{hold.request.id} credits {partner} twice")
+            _named(facts, f"contribution/{hold.tail}/payer")
             hold.payer_credit = amount
         self._post(facts, "contribution", contributed_account(partner), amount)
 
@@ -204,9 +207,9 @@ class Transfers:
         require(facts["unit"] == PICO and 0 < amount < PICO_PER_MICRO, f"{amount} were not lost by rounding")
         if "hold" in facts:
             hold = self._holds[facts["hold"]]
-            require(
-                hold.state == "settled" and not hold.rounded_pico, f"{hold.request.id} was rounded before"
-            )
+            _named(facts, f"rounding/{hold.tail}")
+            charged = hold.state == "settled" and not hold.rounded_pico
+            require(charged, f"{hold.request.id} is not settled, or was rounded before")
             self._post(facts, rounding_account(hold.request.payer), "rounding", amount)
             hold.rounded_pico = amount
         else:
@@ -219,7 +222,7 @@ class Transfers:
         lot = next((lot for lot in purse.lots if lot.id == facts["grant"]), None)
         require(lot is not None and lot.expires_ms > 0, f"{facts['partner']} has no {facts['grant']} to lose")
         assert lot is not None
-        require(facts["id"] == breakage_id(lot), f"{facts['id']} is not {breakage_id(lot)}")
+        _named(facts, breakage_id(lot))
         require(amount <= lot.free, f"{lot.id} has {lot.free} left")
         self._post(facts, budget_account(facts["partner"]), "breakage", amount)
         purse.lose(lot, amount)
@@ -317,6 +320,11 @@ class Transfers:
     def _not_overdrawn(self, name: str) -> None:
         account = self.accounts[name]
         require(account.debits_posted <= account.credits_posted, f"{name} is overdrawn")
+
+
+def _named(facts: Facts, name: str) -> None:
+    if facts["id"] != name:
+        raise ValueError(f"{facts['id']} is not {name}")
 
 
 def breakage_id(lot: Lot) -> str:

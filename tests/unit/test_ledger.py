@@ -8,8 +8,11 @@ import pytest
 
 from commons.errors import Code, Refusal, StoreError
 from commons.records import Kind, Record, fact
-from governance.ledger import decide_expire, decide_hold, decide_release, decide_settle
-from tests.support.books import HOLD, NOW, Books, charge, request, usage_note
+from governance.budgets import budgets_view
+from governance.ledger import decide_expire, decide_failed, decide_hold, decide_release, decide_settle
+from governance.ratecard import rate_card_digest
+from tests.support.books import CARD, HOLD, NOW, Books, charge, request, topup, usage_note
+from tests.support.chamber import charter
 
 
 @pytest.fixture
@@ -78,6 +81,89 @@ def test_holds_are_linked_one_that_lacks_refuses_all_and_all_who_lack_are_named(
     assert books.state("beta") == (0, 0, 1_000_000, 0)
 
 
+def test_a_charge_takes_the_hold_first_then_its_top_ups_and_gives_back_what_is_not_needed(
+    books: Books,
+) -> None:
+    books.hold()
+    for number in (1, 2, 3):
+        books.hold(topup(number))
+    assert books.state("acme") == (900_000, 0, 100_000, 0)
+    ended = [r.facts for r in books.settle(HOLD, 650_000) if r.facts["type"] != "contribution"]
+    assert [(f["id"], f["amount_micro"], f.get("returned_micro")) for f in ended] == [
+        ("settle/r/1/berlin", 600_000, 0),
+        ("settle/r/1/berlin/top1", 50_000, 50_000),
+        ("release/r/1/berlin/top2", 100_000, None),
+        ("release/r/1/berlin/top3", 100_000, None),
+    ]
+    assert books.state("acme") == (0, 650_000, 350_000, 650_000)
+    assert decide_settle(books.ledger, HOLD, charge(650_000), 9_999) == []
+    assert not books.ledger.open
+
+
+def test_the_measure_of_the_work_stands_once_beside_the_first_part_of_its_charge(books: Books) -> None:
+    books.hold()
+    books.hold(topup())
+    measure = {
+        "device": "cpu", "precision": "bf16", "gflop": 7, "device_ms": 8, "tokens": 9, "energy_j": None,
+        "percent": 100,
+    }  # fmt: skip
+    base, top = (r.facts for r in books.settle(HOLD, 700_000, **measure) if r.facts["type"] == "settle")
+    assert measure.items() <= base.items()
+    assert not measure.keys() & top.keys()
+    assert base["usage"] == top["usage"] == charge(1).usage
+
+
+def test_a_hold_and_its_top_up_may_come_together(books: Books) -> None:
+    assert len(books.hold(request(), topup())) == 2
+    books.take(decide_release(books.ledger, HOLD, "left the round", NOW))
+    assert books.state("acme") == (0, 0, 1_000_000, 0)
+
+
+def test_a_released_top_up_leaves_its_hold_as_it_is(books: Books) -> None:
+    books.hold(request(), topup())
+    books.take(decide_release(books.ledger, f"{HOLD}/top1", "not needed", NOW))
+    books.settle(HOLD, 600_000)
+    assert books.state("acme") == (0, 600_000, 400_000, 600_000)
+
+
+def test_what_rounding_added_is_booked_once_in_its_own_unit(books: Books) -> None:
+    books.hold()
+    rounding = books.settle(HOLD, 3, rounded_pico=999_999)[-1].facts
+    assert (rounding["id"], rounding["unit"], rounding["amount"]) == ("rounding/r/1/berlin", "pico", 999_999)
+    assert (rounding["debit"], rounding["credit"]) == ("partner/acme/rounding", "rounding")
+    assert books.ledger.accounts["rounding"].credits_posted == 999_999
+
+
+@pytest.mark.parametrize(
+    ("percent", "charged", "beta", "coop"),
+    [(100, 101, 101, 0), (0, 101, 0, 101), (70, 101, 71, 30), (33, 1, 1, 0), (99, 100, 99, 1)],
+)
+def test_owner_and_payer_share_the_contribution_by_the_charters_rule(
+    percent: int, charged: int, beta: int, coop: int
+) -> None:
+    books = Books(charter(accounting={"contribution_owner_percent": percent}))
+    books.hold(request(site="turin", payer="coop"))
+    books.settle("hold/r/1/turin", charged)
+    assert (books.budget("beta").contributed_micro, books.budget("coop").contributed_micro) == (beta, coop)
+
+
+def test_a_rejected_update_is_charged_its_share_and_contributes_nothing(books: Books) -> None:
+    books.hold()
+    (settle,) = books.settle(HOLD, 250, accepted=False, percent=50)
+    assert (settle.facts["accepted"], settle.facts["percent"]) == (False, 50)
+    assert books.state("acme") == (0, 250, 999_750, 0)
+
+
+def test_every_rate_card_is_known_with_the_times_since_when_it_is_in_force(books: Books) -> None:
+    dearer = {"currency": "EUR", "rates": ({"device": "cpu", "micro_per_gflop": 4},)}
+    books.enact(charter(version=2, rate_card=dearer), 2_000)
+    books.enact(charter(version=3, rate_card=dearer, features={}), 3_000)
+    books.enact(charter(version=4), 4_000)
+    new = rate_card_digest(charter(rate_card=dearer).rate_card)
+    assert books.ledger.cards_since == [(0, CARD), (2_000, new), (4_000, CARD)]
+    books.hold(request(rate_card=new), now_ms=4_000)
+
+
 def test_the_same_records_give_the_same_books(books: Books) -> None:
     books.hold()
     books.settle()
@@ -93,6 +179,12 @@ def test_the_same_records_give_the_same_books(books: Books) -> None:
         {"debit": "partner/nobody/budget"},
         {"type": "gift"},
         {"id": None},
+        {"id": "top/r/1/berlin"},
+        {"credit": "run/other/consumed"},
+        {"payer": "coop"},
+        {"tops": HOLD},
+        {"payer": 5},
+        {"amount_micro": 2**63},
     ],
 )
 def test_a_journal_with_an_unlawful_transfer_is_not_folded(books: Books, changes: dict[str, Any]) -> None:
@@ -105,11 +197,97 @@ def test_a_journal_with_an_unlawful_transfer_is_not_folded(books: Books, changes
         books.ledger.apply(7, fact(Kind.TRANSFER, NOW, **forged))
 
 
-def test_a_settle_is_not_folded_from_another_account(books: Books) -> None:
+def after_a_charge() -> Books:
+    """Of coop's for beta's site, with a contribution of both and a rounding."""
+    books = Books(charter(accounting={"contribution_owner_percent": 70}))
+    books.hold(request(site="turin", payer="coop"), request(2, "turin", "coop", amount_micro=10))
+    books.settle("hold/r/1/turin", 500, rounded_pico=5)
+    return books
+
+
+def of_open(kind: str, **changes: Any) -> dict[str, Any]:
+    """About the hold that has not ended."""
+    return {"id": f"{kind}/r/2/turin", "hold": "hold/r/2/turin", "amount_micro": 10, **changes}
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "says"),
+    [
+        ("hold", {}, "made before"),
+        ("settle", {}, "hold/r/1/turin"),
+        ("settle", {"hold": "hold/r/2/turin"}, "is not settle/r/2/turin"),
+        ("settle", of_open("settle", amount_micro=11), "is for 10"),
+        ("settle", of_open("settle", debit="partner/beta/budget"), "other accounts"),
+        ("settle", of_open("settle", credit="breakage"), "other accounts"),
+        ("contribution", {}, "brings no contribution"),
+        ("contribution", {"hold": "hold/r/2/turin"}, "is not contribution/r/2/turin"),
+        ("contribution", of_open("contribution", partner="coop"), "is not contribution/r/2/turin/payer"),
+        ("contribution", of_open("contribution", partner="acme"), "no part in"),
+        ("contribution", of_open("contribution", credit="partner/acme/contributed"), "other accounts"),
+        ("contribution", of_open("contribution", credit="partner/beta/budget"), "other accounts"),
+        ("rounding", {}, "rounded before"),
+        ("rounding", of_open("rounding"), "rounded before"),
+        ("rounding", {"hold": "hold/r/2/turin"}, "is not rounding/r/2/turin"),
+        ("rounding", {"unit": "micro", "amount_micro": 5}, "rounding"),
+        ("rounding", {"amount": 10**6}, "rounding"),
+    ],
+)
+def test_a_journal_that_charges_twice_or_elsewhere_is_not_folded(
+    kind: str, changes: dict[str, Any], says: str
+) -> None:
+    books = after_a_charge()
+    facts = [r.facts for r in books.records if r.kind is Kind.TRANSFER]
+    forged = next(f for f in facts if f["type"] == kind) | changes
+    with pytest.raises(StoreError, match=says):
+        books.ledger.apply(99, fact(Kind.TRANSFER, NOW, **forged))
+
+
+def test_a_contribution_is_not_credited_twice_before_its_settle(books: Books) -> None:
     books.hold()
     decided = decide_settle(books.ledger, HOLD, charge(5), NOW)
     assert isinstance(decided, list)
-    with pytest.raises(StoreError, match="other accounts"):
-        books.ledger.apply(
-            8, fact(Kind.TRANSFER, NOW, **{**decided[-1].facts, "debit": "partner/beta/budget"})
-        )
+    books.take(decided[:1])
+    with pytest.raises(StoreError, match="twice"):
+        books.ledger.apply(99, decided[0])
+
+
+def test_an_id_that_failed_is_not_folded_as_a_hold(books: Books) -> None:
+    decided = decide_hold(books.ledger, [request()], NOW)
+    assert isinstance(decided, list)
+    refusal = Refusal(Code.EXCEEDS_BUDGET, "not enough")
+    books.take(decide_failed(books.ledger, [HOLD], refusal, NOW))
+    with pytest.raises(StoreError, match="failed before"):
+        books.ledger.apply(99, decided[0])
+
+
+def test_the_view_shows_budgets_with_their_lots_charges_and_rate_cards() -> None:
+    books = Books(charter(grants=({"name": "gift", "member": "acme", "amount": 5, "expires_ms": 9_000},)))
+    books.hold(request(), topup())
+    books.settle(HOLD, 7)
+    view = budgets_view(books.ledger, "EUR")
+    acme = view.budgets[0]
+    assert (acme.partner, acme.spent_micro, acme.available_micro, acme.closed) == ("acme", 7, 999_998, False)
+    assert [(lot.id, lot.amount_micro, lot.free_micro, lot.expires_ms) for lot in acme.lots] == [
+        ("grant/1/acme", 1_000_000, 999_998, 0)
+    ], "the gift is spent, and first"
+    assert acme.lots_total == 1
+    base, top = view.charges
+    assert (base.id, base.state, base.held_micro, base.charged_micro) == (HOLD, "settled", 600_000, 7)
+    assert (top.tops, top.state, top.at_ms, top.ended_ms) == (HOLD, "released", NOW, NOW)
+    (card,) = view.cards
+    assert (card.digest, card.since_ms, card.rates[0].micro_per_gflop) == (CARD, 0, 3)
+
+
+def test_the_view_is_bounded_and_counts_what_it_leaves_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("CHARGES_SHOWN", "LOTS_SHOWN", "CARDS_SHOWN"):
+        monkeypatch.setattr(f"governance.budgets.{name}", 2)
+    books = Books()
+    for number in range(1, 6):
+        books.hold(request(number, amount_micro=number))
+        rates = ({"device": "cpu", "micro_per_gflop": number},)
+        grants = tuple({"name": f"g{n}", "member": "acme", "amount": 1} for n in range(number))
+        books.enact(charter(version=number + 1, rate_card={"currency": "EUR", "rates": rates}, grants=grants))
+    view = budgets_view(books.ledger, "EUR")
+    assert ([c.held_micro for c in view.charges], view.charges_total) == ([4, 5], 5)
+    assert (len(view.budgets[0].lots), view.budgets[0].lots_total) == (2, 6)
+    assert [c.rates[0].micro_per_gflop for c in view.cards] == [4, 5]
