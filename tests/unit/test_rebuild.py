@@ -1,0 +1,79 @@
+"""Everything the coordinator shows follows from the journal: built anew from the records, it is the same to the byte."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from commons.wire.v1 import consortium_pb2 as wire
+from governance.bell import Bell
+from orchestrator.board import run_view
+from orchestrator.desk import Desk
+from orchestrator.live import Live
+from tests.simulation.cast import random_charter
+from tests.simulation.world import RUN, Faults, World
+
+VIEWS = ("budgets", "disputes", "proposals", "proposal", "journal", "charter")
+
+
+class Shown(World):
+    """Keeps what its coordinator showed at the end of a life that began with an empty journal."""
+
+    shown: dict[str, bytes]
+
+    def _compare(self, desk: Desk) -> None:
+        self.shown = self.show(desk)
+
+    def show(self, desk: Desk) -> dict[str, bytes]:
+        asked = [(name, "") for name in VIEWS]
+        asked += [("charter", str(version)) for version in desk.consortium.members.charters]
+        asked += [("proposal", str(view.number)) for view in desk.consortium.proposals.views()]
+        run = run_view(
+            desk.runs.by_id[RUN],
+            charters=desk.consortium.members.charters,
+            ledger=desk.consortium.ledger,
+            live=Live(self, Bell(), Bell()),
+            journal_size=desk.consortium.size,
+        )
+        return {f"{name} {key}": self.read(name, key) for name, key in asked} | {
+            "run": run.model_dump_json().encode()
+        }
+
+    def read(self, view: str, key: str) -> bytes:
+        """As it goes over the wire; a refusal (there is no proposal) is an answer too."""
+        assert self.chamber is not None
+
+        class Refused(Exception):
+            pass
+
+        class Context:
+            def abort(self, *why: Any) -> None:
+                raise Refused(why)
+
+            abort_with_status = abort
+
+            def set_trailing_metadata(self, *_: Any) -> None:
+                pass
+
+        try:
+            return bytes(self.chamber.Read(wire.ReadRequest(view=view, key=key), Context()).json)  # type: ignore[arg-type]
+        except Refused as refused:
+            return repr(refused).encode()
+
+
+@pytest.mark.parametrize("seed", [2, 5, 11, 23])
+def test_every_view_rebuilt_from_the_records_alone_is_the_same_to_the_byte(seed: int, tmp_path: Path) -> None:
+    one_life = replace(Faults(), coordinator_crash=0.0, disk_full=0.0, store_closed=0.0, clock_jump=0.0)
+    world = Shown(tmp_path, random_charter(seed), seed, one_life)
+    records = world.run()
+    assert len(records) > 50 and len(world.shown) > 6
+    try:
+        again = world.show(world.boot())
+    finally:
+        world.close()
+    for name, shown in world.shown.items():
+        assert again[name] == shown, name
+    assert again.keys() == world.shown.keys()
