@@ -19,7 +19,7 @@ from commons.work import UsageNote
 from governance.amounts import PICO_PER_MICRO
 from governance.ledger import Charge, Hold, HoldRequest, Ledger, decide_release, decide_settle
 from governance.ratecard import Price, price
-from orchestrator.progress import RoundState
+from orchestrator.progress import RoundState, RunState
 
 log = logging.getLogger("hansa.coordinator")
 
@@ -56,41 +56,30 @@ def bound(charter: Charter, site: CharterSite, gflop: int, last: UsageNote | Non
 
 
 def top_up_request(
-    ledger: Ledger, charter: Charter, expert_map: ExpertMap, opened: RoundState, asked: TopUp, now_ms: int
+    ledger: Ledger,
+    charter: Charter,
+    expert_map: ExpertMap,
+    run: RunState,
+    found: RoundState,
+    asked: TopUp,
+    now_ms: int,
 ) -> HoldRequest | Refusal:
-    """The hold that `asked` would be, in the open round of its run.
+    """The hold that `asked` is, in round `found` of `run` under its charter. One that stands already is not judged.
 
-    Refuses: not_assigned, lease_expired, exceeds_hold (more top-ups than the charter allows, or more than the whole
-    lease can cost).
+    Refuses: not_assigned, lease_expired, round_closed, exceeds_hold (more top-ups than the charter allows, or more
+    than the whole lease can cost).
     """
     site = asked.site
-    if site not in opened.waiting:
-        return Refusal(Code.NOT_ASSIGNED, f"site {site} has no work to do in round {opened.number}")
-    if asked.lease != opened.lease(asked.run, site) or now_ms > opened.lease_until_ms:
+    if site not in found.attempts:
+        return Refusal(Code.NOT_ASSIGNED, f"site {site} was not assigned in round {found.number}")
+    if asked.lease != found.lease(run.run, site):
         message = f"the lease {asked.lease[:100]} of site {site} is over: ask for work again"
         return Refusal(Code.LEASE_EXPIRED, message)
-    hold, entry = ledger.hold(opened.hold_id(asked.run, site)), charter.site(site)
-    assert hold is not None and entry is not None, "an assigned site has a hold and is in its charter"
-    if not 1 <= asked.n <= charter.accounting.topups:
-        message = (
-            f"site {site} asks for top-up {asked.n}, the charter allows {charter.accounting.topups} a round; it "
-            "hands in what is trained when the hold is used up"
-        )
-        return Refusal(Code.EXCEEDS_HOLD, message)
+    hold = ledger.hold(found.hold_id(run.run, site))
+    assert hold is not None, "an assigned site has a hold"
     base = hold.request
-    name = f"{base.id}/top{asked.n}"
-    most = bound(charter, entry, ordered_gflop(charter, expert_map), None)
-    if isinstance(most, Refusal):
-        return most
-    held_micro = sum(h.request.amount_micro for h in _family(ledger, hold) if h.request.id != name)
-    if held_micro + asked.amount_micro > most.amount_micro:
-        message = (
-            f"{name}: {held_micro} micro are held and {asked.amount_micro} more asked for; round {opened.number} "
-            f"can cost site {site} at most {most.amount_micro} within its lease"
-        )
-        return Refusal(Code.EXCEEDS_HOLD, message)
-    return HoldRequest(
-        id=name,
+    request = HoldRequest(
+        id=f"{base.id}/top{asked.n}",
         payer=base.payer,
         site=base.site,
         run=base.run,
@@ -100,6 +89,36 @@ def top_up_request(
         rate_card=base.rate_card,
         tops=base.id,
     )
+    if ledger.hold(request.id) is not None:
+        return request
+    if found.closed_ms is not None or run.finished or now_ms > found.lease_until_ms:
+        message = f"round {found.number} of run {run.run} is closed, or its lease is over: ask for work again"
+        return Refusal(Code.ROUND_CLOSED, message)
+    if site not in found.waiting:
+        return Refusal(Code.NOT_ASSIGNED, f"site {site} has no work to do in round {found.number}")
+    held_micro = sum(h.request.amount_micro for h in _family(ledger, hold))
+    return _exceeds(charter, expert_map, held_micro, asked) or request
+
+
+def _exceeds(charter: Charter, expert_map: ExpertMap, held_micro: int, asked: TopUp) -> Refusal | None:
+    site, entry = asked.site, charter.site(asked.site)
+    assert entry is not None, "an assigned site is in its charter"
+    if not 1 <= asked.n <= charter.accounting.topups:
+        message = (
+            f"site {site} asks for top-up {asked.n}, the charter allows {charter.accounting.topups} a round; it "
+            "hands in what is trained when the hold is used up"
+        )
+        return Refusal(Code.EXCEEDS_HOLD, message)
+    most = bound(charter, entry, ordered_gflop(charter, expert_map), None)
+    if isinstance(most, Refusal):
+        return most
+    if held_micro + asked.amount_micro > most.amount_micro:
+        message = (
+            f"site {site} asks for {asked.amount_micro} micro on top of {held_micro}; round {asked.round} can cost "
+            f"at most {most.amount_micro} within its lease"
+        )
+        return Refusal(Code.EXCEEDS_HOLD, message)
+    return None
 
 
 def end_holds(ledger: Ledger, charter: Charter, run: RunId, opened: RoundState, now_ms: int) -> list[Record]:

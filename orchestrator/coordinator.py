@@ -29,6 +29,7 @@ from commons.wire.v1.consortium_pb2_grpc import (
 from governance.bell import Bell
 from governance.consortium import Consortium
 from governance.journal import Journal
+from governance.ledger import decide_expire, next_expiry_ms
 from governance.service import WATCHERS_MAX, Chamber
 from orchestrator.board import run_view
 from orchestrator.desk import Desk
@@ -121,7 +122,7 @@ class Coordinator:
         self._serve(home, desk, pulse, witnesses)
         home.write_operator_seat(self.address)
         self._run_thread("runs", lambda: _drive(desk))
-        self._run_thread("clerk", lambda: _close_votes(desk))
+        self._run_thread("clerk", lambda: _keep_books(desk))
         self._run_thread("witnesses", witnesses.watch)
         self._run_thread("outsiders", lambda: follow_outsiders(witnesses))
         self._mirror(consortium)
@@ -230,21 +231,25 @@ def _drive(desk: Desk) -> None:
             desk.stopping.wait(RETRY_S)
 
 
-def _close_votes(desk: Desk) -> None:
-    """Close votes whose window ends while no round begins, and carry them out while no run goes on."""
-    proposals = desk.consortium.proposals
+def _keep_books(desk: Desk) -> None:
+    """What comes due by the clock alone: votes whose window ends, carried out while no run goes on; holds and grants
+    that expire."""
+    consortium, proposals = desk.consortium, desk.consortium.proposals
     while not desk.stopping.is_set():
         strokes = desk.bell.strokes
         try:
-            desk.consortium.commit(proposals.decide_close)
-            with desk.consortium.lock:
-                idle, now_ms = desk.runs.active is None, desk.consortium.now_ms()
+            consortium.commit(proposals.decide_close)
+            consortium.commit(lambda now_ms: decide_expire(consortium.ledger, now_ms))
+            with consortium.lock:
+                idle, now_ms = desk.runs.active is None, consortium.now_ms()
                 ends = [view.closes_ms for view in proposals.views() if view.state == "open"]
+                expiry_ms = next_expiry_ms(consortium.ledger)
             if idle:
                 carry_out_votes(desk, None)
+            ends += [] if expiry_ms is None else [expiry_ms]
             wait_s = max(0.1, (min(ends) - now_ms) / 1000) if ends else None
         except HansaError as error:
-            log.error("votes cannot be closed: %s", error)
+            log.error("the books cannot be kept: %s", error)
             wait_s = RETRY_S
         desk.bell.wait_beyond(strokes, wait_s)
 

@@ -25,6 +25,7 @@ from governance.reversing import decide_operator_reversal, reversal_id
 from orchestrator import release
 from orchestrator.admit import admit
 from orchestrator.board import STATES, WORKING
+from orchestrator.charges import TopUp
 from orchestrator.desk import Desk
 from orchestrator.enrolment import Enrolments
 from orchestrator.evaluation import decide_evaluation
@@ -35,6 +36,7 @@ from orchestrator.progress import run_fact
 from orchestrator.round import finishing_records
 from orchestrator.seed import load_seed
 from orchestrator.spool import FRAME_BYTES_MAX
+from orchestrator.topups import top_up
 from orchestrator.witnesses import Witnesses
 
 NOTE_BYTES_MAX = 8192
@@ -153,6 +155,19 @@ class SiteLink(SiteLinkServicer):
                 refuse(context, done)
             receipt = consortium.receipt((*done, *known)[0])
         return wire.Receipt(**vars(receipt))
+
+    def TopUp(self, request: wire.TopUpRequest, context: grpc.ServicerContext) -> wire.TopUpReply:
+        asked = TopUp(
+            site=self._site(context),
+            run=RunId(request.run),
+            round=request.round,
+            lease=request.lease,
+            n=request.number,
+            amount_micro=request.amount_micro,
+        )
+        if refusal := top_up(self._desk, asked):
+            refuse(context, refusal)
+        return wire.TopUpReply()
 
     def Witness(
         self, request: wire.WitnessRequest, context: grpc.ServicerContext

@@ -16,22 +16,21 @@ log = logging.getLogger("hansa.coordinator")
 def top_up(desk: Desk, asked: TopUp) -> Refusal | None:
     """Hold more for a round under way; None once it is held. Asked twice with the same `n`: nothing more.
 
-    Refuses: run_unknown, round_closed, what `top_up_request` and what `decide_hold` refuse. A top-up that exceeds
+    Refuses: run_unknown, round_closed, and what `top_up_request` and `decide_hold` refuse. A top-up that exceeds
     the budget has failed for ever: for a new attempt the site makes another `n`.
     """
     refused: list[Refusal] = []
 
     def decide(now_ms: int) -> list[Record] | Refusal:
-        consortium = desk.consortium
-        if asked.run not in desk.runs.by_id:
+        consortium, run = desk.consortium, desk.runs.by_id.get(asked.run)
+        if run is None:
             return Refusal(Code.RUN_UNKNOWN, f"there is no run {asked.run[:64]!r} here")
-        found = desk.open_round(asked.run)
-        if found is None or found[1].number != asked.round:
-            return Refusal(Code.ROUND_CLOSED, f"round {asked.round} of run {asked.run} is not open")
-        opened = found[1]
-        charter = consortium.members.charters[opened.charter_version]
-        expert_map = desk.expert_map(opened.charter_version)
-        request = top_up_request(consortium.ledger, charter, expert_map, opened, asked, now_ms)
+        if not 1 <= asked.round <= len(run.history):
+            return Refusal(Code.ROUND_CLOSED, f"run {run.run} has no round {asked.round} yet")
+        found = run.history[asked.round - 1]
+        charter = consortium.members.charters[found.charter_version]
+        expert_map = desk.expert_map(found.charter_version)
+        request = top_up_request(consortium.ledger, charter, expert_map, run, found, asked, now_ms)
         if isinstance(request, Refusal):
             return request
         held = decide_hold(consortium.ledger, [request], now_ms)

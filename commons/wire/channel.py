@@ -52,7 +52,17 @@ ROLES: Mapping[str, frozenset[str]] = {
         ("Enrolment", ("Enrol",), (ANYONE,)),
         (
             "SiteLink",
-            ("Work", "Heartbeat", "UploadOffset", "Upload", "Fetch", "Evaluate", "Witness", "Cosign"),
+            (
+                "Work",
+                "Heartbeat",
+                "UploadOffset",
+                "Upload",
+                "Fetch",
+                "Evaluate",
+                "Witness",
+                "TopUp",
+                "Cosign",
+            ),
             ("site",),
         ),
         ("Chamber", ("Submit", "Read", "Watch", "Chain"), ("member", "site", "operator")),

@@ -42,6 +42,7 @@ CHANGES = {
     "SiteLink/Heartbeat": Change(wire.BeatReply),
     "SiteLink/Upload": Change(wire.UploadReply, ("index",)),
     "SiteLink/Evaluate": Change(wire.Receipt, RECEIPT),
+    "SiteLink/TopUp": Change(wire.TopUpReply),
     "SiteLink/Cosign": Change(wire.CosignReply),
     "Chamber/Submit": Change(wire.Receipt, RECEIPT),
     "Operator/StartRun": Change(wire.StartRunReply, ("run",), frozenset({Code.RUN_EXISTS})),
@@ -58,8 +59,14 @@ READS = {
     "Chamber/Watch",
     "Chamber/Chain",
 }
-REFUSED = {Code.USAGE_IMPLAUSIBLE, Code.REQUEST_INVALID, Code.REVERSAL_EXCEEDS_ORIGINAL}
-"""The story's own refusals: a site that lies, another loss than before, more than was charged."""
+REFUSED = {
+    Code.USAGE_IMPLAUSIBLE,
+    Code.REQUEST_INVALID,
+    Code.REVERSAL_EXCEEDS_ORIGINAL,
+    Code.EXCEEDS_HOLD,
+}
+"""The story's own refusals: a site that lies, another loss than before, more than was charged, more than a round can
+cost."""
 OF = charter(
     learning__rounds=3,
     witnesses={"quorum": 2},
@@ -186,6 +193,8 @@ class Story:
 
     def _train(self, number: int, *, but: tuple[str, ...] = (), wrong: tuple[str, ...] = ()) -> None:
         orders = [self._order(site, lambda order: order.round == number) for site in self.sites]
+        if number > 1:
+            self._top_up(self.sites[0], orders[0])
         self.rest(self)
         steps = 4 if number == 1 else 5
         tokens = steps * self.of.learning.batch_size * self.of.learning.sequence_length
@@ -199,6 +208,12 @@ class Story:
             elif site.name not in but:
                 assert site.send(epoch, *site.pack(order, **work)) > 0
         _eventually(lambda: self.kinds.count(Kind.CLOSE) == number, f"the close of round {number}")
+
+    def _top_up(self, site: FakeSite, order: AssignmentNote) -> None:
+        ask = {"run": order.run, "round": order.round, "lease": order.lease}
+        site.link.TopUp(wire.TopUpRequest(**ask, number=1, amount_micro=100), timeout=10)
+        with pytest.raises(grpc.RpcError):
+            site.link.TopUp(wire.TopUpRequest(**ask, number=2, amount_micro=10**9), timeout=10)
 
     def _refuse(self, number: int) -> None:
         cedar = self.sites[SITES.index("cedar")]

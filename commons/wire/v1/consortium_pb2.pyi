@@ -335,7 +335,7 @@ class UploadHeader(_message.Message):
     update: _builtins.bytes
     """hansa-update/v1 note, <= 8 KiB"""
     usage: _builtins.bytes
-    """hansa-usage/v1 note, <= 8 KiB"""
+    """hansa-usage/v2 note, <= 8 KiB"""
     manifest: _builtins.bytes
     """JSON of commons.updates.UpdateManifest, <= 8 MiB"""
     offset: _builtins.int
@@ -398,6 +398,55 @@ class FetchRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___FetchRequest: _TypeAlias = FetchRequest  # noqa: Y015
+
+@_typing.final
+class TopUpRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_FIELD_NUMBER: _builtins.int
+    ROUND_FIELD_NUMBER: _builtins.int
+    LEASE_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
+    AMOUNT_MICRO_FIELD_NUMBER: _builtins.int
+    run: _builtins.str
+    round: _builtins.int
+    lease: _builtins.str
+    """of the order"""
+    number: _builtins.int
+    """made by the site, from 1; the charter says how many a round may have"""
+    amount_micro: _builtins.int
+    """more than is held"""
+    def __init__(
+        self,
+        *,
+        run: _builtins.str = ...,
+        round: _builtins.int = ...,
+        lease: _builtins.str = ...,
+        number: _builtins.int = ...,
+        amount_micro: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount_micro", b"amount_micro", "lease", b"lease", "number", b"number", "round", b"round", "run", b"run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TopUpRequest: _TypeAlias = TopUpRequest  # noqa: Y015
+
+@_typing.final
+class TopUpReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TopUpReply: _TypeAlias = TopUpReply  # noqa: Y015
 
 @_typing.final
 class WitnessRequest(_message.Message):

@@ -140,6 +140,11 @@ class SiteLinkStub:
                 request_serializer=commons_dot_wire_dot_v1_dot_consortium__pb2.NoteRequest.SerializeToString,
                 response_deserializer=commons_dot_wire_dot_v1_dot_consortium__pb2.Receipt.FromString,
                 _registered_method=True)
+        self.TopUp = channel.unary_unary(
+                '/commons.wire.v1.SiteLink/TopUp',
+                request_serializer=commons_dot_wire_dot_v1_dot_consortium__pb2.TopUpRequest.SerializeToString,
+                response_deserializer=commons_dot_wire_dot_v1_dot_consortium__pb2.TopUpReply.FromString,
+                _registered_method=True)
         self.Witness = channel.unary_stream(
                 '/commons.wire.v1.SiteLink/Witness',
                 request_serializer=commons_dot_wire_dot_v1_dot_consortium__pb2.WitnessRequest.SerializeToString,
@@ -203,6 +208,14 @@ class SiteLinkServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def TopUp(self, request, context):
+        """More money to be held for a round under way, so that the site may work on. Asked twice with the
+        same number: nothing more. Refused, the site hands in what it has trained when the hold is used up.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Witness(self, request, context):
         """Level-triggered: the newest checkpoint that wants witnesses and this site has not cosigned, at
         most ten a second; nothing while the charter asks for no witnesses. A newer stream of the same
@@ -252,6 +265,11 @@ def add_SiteLinkServicer_to_server(servicer, server):
                     servicer.Evaluate,
                     request_deserializer=commons_dot_wire_dot_v1_dot_consortium__pb2.NoteRequest.FromString,
                     response_serializer=commons_dot_wire_dot_v1_dot_consortium__pb2.Receipt.SerializeToString,
+            ),
+            'TopUp': grpc.unary_unary_rpc_method_handler(
+                    servicer.TopUp,
+                    request_deserializer=commons_dot_wire_dot_v1_dot_consortium__pb2.TopUpRequest.FromString,
+                    response_serializer=commons_dot_wire_dot_v1_dot_consortium__pb2.TopUpReply.SerializeToString,
             ),
             'Witness': grpc.unary_stream_rpc_method_handler(
                     servicer.Witness,
@@ -427,6 +445,33 @@ class SiteLink:
             '/commons.wire.v1.SiteLink/Evaluate',
             commons_dot_wire_dot_v1_dot_consortium__pb2.NoteRequest.SerializeToString,
             commons_dot_wire_dot_v1_dot_consortium__pb2.Receipt.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TopUp(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/commons.wire.v1.SiteLink/TopUp',
+            commons_dot_wire_dot_v1_dot_consortium__pb2.TopUpRequest.SerializeToString,
+            commons_dot_wire_dot_v1_dot_consortium__pb2.TopUpReply.FromString,
             options,
             channel_credentials,
             insecure,

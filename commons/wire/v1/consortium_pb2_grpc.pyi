@@ -86,6 +86,10 @@ class SiteLinkStub:
     """
     Evaluate: _grpc.UnaryUnaryMultiCallable[_consortium_pb2.NoteRequest, _consortium_pb2.Receipt]
     """A site's signed evaluation of a state."""
+    TopUp: _grpc.UnaryUnaryMultiCallable[_consortium_pb2.TopUpRequest, _consortium_pb2.TopUpReply]
+    """More money to be held for a round under way, so that the site may work on. Asked twice with the
+    same number: nothing more. Refused, the site hands in what it has trained when the hold is used up.
+    """
     Witness: _grpc.UnaryStreamMultiCallable[_consortium_pb2.WitnessRequest, _consortium_pb2.WitnessOffer]
     """Level-triggered: the newest checkpoint that wants witnesses and this site has not cosigned, at
     most ten a second; nothing while the charter asks for no witnesses. A newer stream of the same
@@ -121,6 +125,10 @@ class SiteLinkAsyncStub(SiteLinkStub):
     """
     Evaluate: _aio.UnaryUnaryMultiCallable[_consortium_pb2.NoteRequest, _consortium_pb2.Receipt]  # type: ignore[assignment]
     """A site's signed evaluation of a state."""
+    TopUp: _aio.UnaryUnaryMultiCallable[_consortium_pb2.TopUpRequest, _consortium_pb2.TopUpReply]  # type: ignore[assignment]
+    """More money to be held for a round under way, so that the site may work on. Asked twice with the
+    same number: nothing more. Refused, the site hands in what it has trained when the hold is used up.
+    """
     Witness: _aio.UnaryStreamMultiCallable[_consortium_pb2.WitnessRequest, _consortium_pb2.WitnessOffer]  # type: ignore[assignment]
     """Level-triggered: the newest checkpoint that wants witnesses and this site has not cosigned, at
     most ten a second; nothing while the charter asks for no witnesses. A newer stream of the same
@@ -189,6 +197,16 @@ class SiteLinkServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_consortium_pb2.Receipt, _abc.Awaitable[_consortium_pb2.Receipt]]:
         """A site's signed evaluation of a state."""
+
+    @_abc_1.abstractmethod
+    def TopUp(
+        self,
+        request: _consortium_pb2.TopUpRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_consortium_pb2.TopUpReply, _abc.Awaitable[_consortium_pb2.TopUpReply]]:
+        """More money to be held for a round under way, so that the site may work on. Asked twice with the
+        same number: nothing more. Refused, the site hands in what it has trained when the hold is used up.
+        """
 
     @_abc_1.abstractmethod
     def Witness(
