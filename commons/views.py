@@ -110,7 +110,7 @@ class BudgetView(View):
     closed: bool = False
     """The partner has left the consortium."""
     lots: tuple[LotView, ...] = ()
-    """In the order they are spent; the first 1,000."""
+    """In the order they are spent; the first 50."""
     lots_total: int = 0
 
 
@@ -164,7 +164,7 @@ class BudgetsView(View):
     """The latest 1,000, oldest first."""
     charges_total: int = 0
     cards: tuple[RateCardView, ...] = ()
-    """The latest 100 changes, oldest first; the last card is in force."""
+    """The latest 10 changes, oldest first; the last card is in force."""
 
 
 class DisputeView(View):

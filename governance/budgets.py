@@ -10,9 +10,9 @@ from governance.ledger import Budget, Hold, Ledger
 from governance.ledger.accounts import Lot, budget_account
 
 CHARGES_SHOWN = 1_000
-LOTS_SHOWN = 1_000
+LOTS_SHOWN = 50
 """Of each partner."""
-CARDS_SHOWN = 100
+CARDS_SHOWN = 10
 
 
 def budgets_view(ledger: Ledger, currency: str) -> BudgetsView:

@@ -110,7 +110,7 @@ class Ledger(Transfers):
         """The one that a record of this time was counted in, by the rule of that time; None: there is no such record."""
         known = [period for period, _, _ in self.boundaries.values()]
         known += [self._period] if self._period else []
-        return next((p for p in reversed(known) if p.begin_ms <= at_ms < p.end_ms), None)
+        return next((p for p in known if p.begin_ms <= at_ms < p.end_ms), None)
 
     def apply(self, index: int, record: Record) -> None:
         """Fold one record. Raises StoreError when a transfer would break the ledger: the journal is not ours."""
@@ -160,10 +160,8 @@ class Ledger(Transfers):
         charter = charter_file.from_canonical(record.body)
         self.rules = charter.accounting
         card = rate_card_digest(charter.rate_card)
-        if not self.cards_since:
-            self._period = Period.of(
-                record.at_ms, self.rules.period
-            )  # a founding charter rules its own period too
+        if not self.cards_since:  # a founding charter rules the period it is signed in too
+            self._period = Period.of(record.at_ms, self.rules.period)
         if not self.cards_since or self.cards_since[-1][1] != card:
             self.cards_since.append((record.at_ms, card))
         self.cards[card] = charter.rate_card

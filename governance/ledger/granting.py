@@ -45,8 +45,8 @@ def decide_convert(
 ) -> list[Record] | Refusal:
     """Pledged device time becomes budget at the card in force, rounded down to whole micro, the remainder booked.
 
-    Refuses: amount_invalid, account_closed, account_not_found (nothing pledged), rate_unknown (no price of time),
-    exceeds_budget (less pledged than that).
+    `note` is a member's. Refuses: amount_invalid, account_not_found (nothing pledged), rate_unknown (no price of
+    time), exceeds_budget (less pledged than that).
     """
     partner, device, tail = note.partner, note.device, digest.partition(":")[2][:32]
     if f"convert/{tail}/time" in ledger.booked:
@@ -55,10 +55,7 @@ def decide_convert(
         return invalid_amount(f"conversion by {partner}", note.amount_ms, 1)
     pledge = ledger.accounts.get(pledge_account(partner, device))
     if pledge is None:
-        return Refusal(Code.ACCOUNT_NOT_FOUND, f"{partner} has no pledged time of {device} to convert")
-    if ledger.accounts[budget_account(partner)].closed:
-        message = f"{partner} has left the consortium, its accounts are closed"
-        return Refusal(Code.ACCOUNT_CLOSED, message)
+        return Refusal(Code.ACCOUNT_NOT_FOUND, f"{partner} has no pledged time of {device[:80]} to convert")
     rates = rates_of(charter.rate_card, device, "any") or rates_of(charter.rate_card, device, None)
     if not rates or not rates[0].micro_per_device_second:
         message = f"the rate card in force has no price for a second of {device}; the members vote for one"

@@ -12,7 +12,7 @@ from governance.budgets import budgets_view
 from governance.ledger import decide_expire, decide_failed, decide_hold, decide_release, decide_settle
 from governance.ratecard import rate_card_digest
 from tests.support.books import CARD, HOLD, NOW, Books, charge, request, topup, usage_note
-from tests.support.chamber import charter
+from tests.support.chamber import charter, signer
 
 
 @pytest.fixture
@@ -242,6 +242,24 @@ def test_a_journal_that_charges_twice_or_elsewhere_is_not_folded(
         books.ledger.apply(99, fact(Kind.TRANSFER, NOW, **forged))
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"tops": "hold/r/1/turin"},
+        {"tops": "hold/r/2/turin/top1"},
+        {"round": 3},
+        {"payer": "beta", "debit": "partner/beta/budget"},
+    ],
+)
+def test_a_journal_that_tops_up_something_else_is_not_folded(changes: dict[str, Any]) -> None:
+    books = after_a_charge()
+    base = request(2, "turin", "coop", amount_micro=10)
+    (top,) = books.hold(topup(1, base))
+    forged = top.facts | {"id": f"{base.id}/top2"} | changes
+    with pytest.raises(StoreError, match="tops up nothing"):
+        books.ledger.apply(99, fact(Kind.TRANSFER, NOW, **forged))
+
+
 def test_a_contribution_is_not_credited_twice_before_its_settle(books: Books) -> None:
     books.hold()
     decided = decide_settle(books.ledger, HOLD, charge(5), NOW)
@@ -276,6 +294,51 @@ def test_the_view_shows_budgets_with_their_lots_charges_and_rate_cards() -> None
     assert (top.tops, top.state, top.at_ms, top.ended_ms) == (HOLD, "released", NOW, NOW)
     (card,) = view.cards
     assert (card.digest, card.since_ms, card.rates[0].micro_per_gflop) == (CARD, 0, 3)
+
+
+def test_the_largest_view_fits_in_one_message() -> None:
+    """Of as many members, grants and rates as a charter may have, with the longest names and amounts."""
+    names = [f"m{n}".ljust(32, "x") for n in range(256)]
+    rates = tuple({"device": n, "micro_per_gflop": 2**62, "micro_per_pflop": 2**62} for n in names)
+    books = Books()
+    for version in range(2, 14):
+        later = {"rates": ({**rates[0], "peak_gflops": version}, *rates[1:])}
+        books.enact(
+            charter(
+                version=version,
+                members=tuple(
+                    {"name": n, "key": signer(n).vkey, "budget_micro": version * 2**58} for n in names
+                ),
+                sites=tuple(
+                    vars(s) | {"partner": names[0], "payer": names[0], "device": names[0]}
+                    for s in charter().sites
+                ),
+                rate_card={"currency": "EUR", **later},
+                grants=tuple(
+                    {
+                        "name": f"g{version}-{i}",
+                        "member": names[i % 256],
+                        "amount": 2**50,
+                        "expires_ms": 2**42,
+                    }
+                    for i in range(1024)
+                ),
+            )
+        )
+    card = books.ledger.cards_since[-1][1]
+    for number in range(1_001):
+        books.hold(
+            request(
+                number,
+                payer=names[0],
+                id=f"hold/{'r' * 64}/{number}/berlin",
+                amount_micro=2**40 + 1,
+                rate_card=card,
+            )
+        )
+    view = budgets_view(books.ledger, "EUR")
+    assert (len(view.charges), view.charges_total) == (1_000, 1_001)
+    assert len(view.model_dump_json()) < 4 * 2**20
 
 
 def test_the_view_is_bounded_and_counts_what_it_leaves_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -102,6 +102,7 @@ def test_a_charge_takes_the_first_grants_of_its_hold_and_the_rest_returns_to_its
 def test_what_is_not_there_yet_cannot_be_held_and_later_can() -> None:
     books = Books(of({"name": "next-year", "amount": 100, "not_before_ms": 4_000}))
     assert (books.budget().later_micro, books.budget().available_micro) == (100, 0)
+    assert decide_expire(books.ledger, 2_000) == []
     assert books.ledger.available_micro("acme", 3_999) == 0
     assert books.ledger.available_micro("acme", 4_000) == 100
     books.hold(request(amount_micro=100), now_ms=4_000)
@@ -240,6 +241,18 @@ def test_a_conversion_is_at_the_card_in_force_when_it_is_taken() -> None:
     assert books.try_claim(conversion(1_000, device="h100")) == []
     books.claim(conversion(1_000, device="h100", nonce="2"))
     assert books.budget().available_micro == 3_000
+
+
+def test_a_journal_that_converts_more_than_was_pledged_is_not_folded() -> None:
+    rate = {"device": "h100", "micro_per_gflop": 1, "micro_per_device_second": 1_000}
+    books = pledged((rate,), 100)
+    _, time, money = books.claim(conversion(60, device="h100"))
+    with pytest.raises(StoreError, match="overdrawn"):
+        books.ledger.apply(9, fact(Kind.TRANSFER, NOW, **time.facts | {"id": "convert/y/time"}))
+    with pytest.raises(StoreError, match="there is no convert/z"):
+        books.ledger.apply(
+            9, fact(Kind.TRANSFER, NOW, **money.facts | {"id": "convert/z/money", "linked": "convert/z"})
+        )
 
 
 @pytest.mark.parametrize(
