@@ -62,11 +62,11 @@ def random_charter(seed: int) -> Charter:
         rate_card={"currency": "EUR", "rates": _rates(dice)},
         voting={"window_s": dice.randrange(1, 15)},
         accounting={
-            "charge_rejected_percent": dice.choice((0, 0, 30, 100)),
+            "charge_rejected_percent": dice.choice((0, 30, 100)),
             "contribution_owner_percent": dice.choice((100, 70, 0)),
             "period": dice.choice(("month", "quarter")),
             "dispute_days": dice.choice((1, 30)),
-            "topups": dice.choice((0, 1, 4)),
+            "topups": dice.choice((0, 1, 4, 4)),
         },
         grants=tuple(random_grant(dice, f"g{i}", members, begins_ms(seed)) for i in range(dice.randrange(4))),
     )
@@ -107,7 +107,7 @@ def _rates(dice: random.Random) -> tuple[dict[str, Any], ...]:
         "device": "cpu",
         "micro_per_gflop": 3,
         "micro_per_pflop": dice.choice((0, 7)),
-        "micro_per_device_second": dice.choice((0, 0, 3, 500)),
+        "micro_per_device_second": dice.choice((0, 3, 500, 500)),
     }
     other = rate | {"precision": "bf16", "micro_per_gflop": 2, "micro_per_pflop": dice.randrange(10**6)}
     return (rate, other)[: dice.randrange(1, 3)]

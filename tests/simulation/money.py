@@ -54,14 +54,14 @@ class Money:
             if self._period is not None:
                 name, start, end = self._period
                 self.ended_periods[name] = (start, end, index, self.lines())
-            rule = (
-                self.charters[-1].get("accounting", {}).get("period", "month") if self.charters else "month"
-            )
+            rule = _rule(self.charters[-1]) if self.charters else "month"
             self._period = period_of(at_ms, rule, self._period[2] if self._period else 0)
         self.last_ms, self.size = at_ms, index + 1
 
     def charter(self, facts: Facts) -> None:
         self.charters.append(facts)
+        if len(self.charters) == 1:  # the founders' rule holds from the beginning
+            self._period = period_of(self.last_ms, _rule(facts), 0)
         text = json.dumps(facts["rate_card"], sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         self.cards[sha(text)] = facts["rate_card"]
         accounts = ["issuance", "contribution"]
@@ -217,9 +217,7 @@ class Money:
     def _expire(self, facts: Facts, amount: int, at_ms: int) -> None:
         hold = self._end(facts, at_ms)
         assert amount == hold.facts["amount_micro"] and at_ms >= hold.facts["expires_ms"], f"{facts['id']}"
-        assert not self.usages.get(where(hold.facts)), (
-            f"{facts['id']}: the site has delivered, it is to be paid"
-        )
+        assert not hold.claimed, f"{facts['id']}: the site has delivered, it is to be paid"
 
     def _end(self, facts: Facts, at_ms: int) -> Hold:
         hold = self.holds[facts["hold"]]
@@ -369,3 +367,8 @@ class Money:
         got = sum(leg.get("amount_micro", 0) * PICO for leg in legs)
         got += sum(leg["amount"] for leg in legs if leg.get("unit") == "pico")
         assert got == exact, f"conversion {tail} of {time['amount']} ms gives {got} pico, not {exact}"
+
+
+def _rule(charter: Facts) -> str:
+    rule: str = charter.get("accounting", {}).get("period", "month")
+    return rule

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
@@ -29,11 +29,13 @@ from commons.records import Record
 from commons.updates import lay_out
 from commons.work import AssignmentNote, EvaluationNote, UpdateNote, UsageNote
 from orchestrator.admit import admit
+from orchestrator.charges import TopUp
 from orchestrator.desk import Desk
 from orchestrator.evaluation import decide_evaluation
 from orchestrator.intake import Upload, read_claim
 from orchestrator.live import Beat
 from orchestrator.orders import order_for
+from orchestrator.topups import top_up
 from tests.simulation.cast import signer
 
 if TYPE_CHECKING:
@@ -54,6 +56,8 @@ class SimSite:
     clock_off_ms: int = 0
     ended_ms: int = 0
     """End of its last usage record: its meter never begins another before it."""
+    topups: dict[str, int] = field(default_factory=dict)
+    """Lease -> number of the last top-up it asked for."""
     outbox: dict[str, tuple[Upload, bytes]] = field(default_factory=dict)
     """Lease -> sealed upload and payload: durable, as at a real site."""
 
@@ -175,11 +179,31 @@ class Sites:
             beat = Beat(run=order.run, round=order.round, state="refused", why="its policy forbids it")
             world.message(lambda: self._report(site, beat))
             return
+        if world.chance(world.faults.topup):
+            known = site.topups.get(order.lease, 0)
+            site.topups[order.lease] = n = known + world.random.choice((0, 1, 1))
+            wanted = world.random.choice((0, 1, 30, 100, 500, 5_000, 10**12))
+            world.message(partial(self._top_up, site, order, n, wanted))
         if order.lease not in site.outbox:
             site.outbox[order.lease] = self._train(site, order, desk)
         upload, payload = site.outbox[order.lease]
         sent = replace(upload, epoch=desk.consortium.journal.epoch)
         world.message(lambda: self.deliver(site, sent, payload))
+
+    def _top_up(self, site: SimSite, order: AssignmentNote, n: int, amount_micro: int) -> None:
+        world = self._world
+        if world.desk is None:
+            return
+        asked = TopUp(
+            site=site.name,
+            run=RunId(order.run),
+            round=order.round,
+            lease=order.lease,
+            n=n,
+            amount_micro=amount_micro,
+        )
+        if top_up(world.desk, asked) is None and not world.chance(world.faults.reply_lost):
+            world.topped.add(f"{order.hold}/top{n}")
 
     def _frames(self, payload: bytes) -> Iterator[bytes]:
         """Between two frames the line may break, and other things happen."""
@@ -196,7 +220,7 @@ class Sites:
         world, dice = self._world, self._world.random
         charter = desk.consortium.members.charters[order.charter_version]
         wrong = (
-            dice.choice(("base", "gflop", "device", "value", "lease"))
+            dice.choice(("base", "gflop", "device", "lease", "value", "value", "value"))
             if world.chance(world.faults.wrong)
             else ""
         )

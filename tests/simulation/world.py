@@ -43,7 +43,7 @@ from orchestrator.enrolment import Enrolments
 from orchestrator.evaluation import finish_run
 from orchestrator.live import Live
 from orchestrator.progress import Runs, run_fact
-from orchestrator.round import run_round
+from orchestrator.round import carry_out_votes, run_round
 from orchestrator.service import Operator
 from orchestrator.spool import Spool
 from orchestrator.witnesses import Witnesses
@@ -79,8 +79,10 @@ class Faults:
     """Something else happens between two frames of an upload."""
     clock_jump: float = 0.02
     refusal: float = 0.01
-    wrong: float = 0.05
+    wrong: float = 0.1
     """A site seals a round that cannot be taken."""
+    topup: float = 0.3
+    """A site at work asks for more to be held."""
 
     @classmethod
     def none(cls) -> Self:
@@ -98,6 +100,8 @@ class World:
         self.acknowledged: dict[tuple[str, int, str], int] = {}
         self.receipts: dict[bytes, int | None] = {}
         """What somebody handed in and was told is in the journal -> its index, where one was told."""
+        self.topped: set[str] = set()
+        """Top-ups that sites were told are held."""
         self.budgets: dict[str, dict[str, Any]] = {}
         """After `run`: partner -> its totals as the coordinator has them."""
         self.crashes, self.troubles = 0, 0
@@ -316,6 +320,8 @@ class World:
             consortium = self.desk.consortium
             consortium.commit(consortium.proposals.decide_close)
             consortium.commit(lambda now_ms: decide_expire(consortium.ledger, now_ms))
+            if self.desk.runs.active is None:
+                carry_out_votes(self.desk, None)
 
 
 class SimBell(Bell):
