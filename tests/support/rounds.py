@@ -1,0 +1,229 @@
+"""The real round code on a real journal, with a clock set by hand and a script of what happens while it waits."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from commons.charter import Charter
+from commons.codec import encode
+from commons.errors import Refusal
+from commons.experts.map import ExpertMap
+from commons.founding import Delegation
+from commons.names import RunId, SiteId
+from commons.notes import digest
+from commons.records import Kind, Record
+from commons.states import StateStore
+from commons.updates import lay_out
+from commons.work import AssignmentNote, UpdateNote, UsageNote
+from governance.bell import Bell
+from governance.consortium import Consortium
+from governance.journal import Journal
+from governance.ledger import Budget, Hold, Ledger
+from orchestrator.admit import admit
+from orchestrator.charges import TopUp
+from orchestrator.desk import Desk
+from orchestrator.home import Home
+from orchestrator.intake import Upload, read_claim
+from orchestrator.live import Live
+from orchestrator.orders import order_for
+from orchestrator.progress import Runs, run_fact
+from orchestrator.round import run_round
+from orchestrator.spool import Spool
+from orchestrator.topups import top_up
+from tests.support.consortium import NAME, found, seed_state, signer
+
+RUN = RunId("run-1")
+START_MS = 1_700_000_000_000
+Step = Callable[[], object]
+
+
+class Died(BaseException):
+    """The coordinator's process ends here."""
+
+
+class Stage:
+    """A coordinator without a wire. Its sites are all here, and do what the test says."""
+
+    def __init__(self, folder: Path, of: Charter) -> None:
+        self.of, self.home, self.at_ms = of, found(folder, of), START_MS
+        self.map = ExpertMap.from_charter(of)
+        self._script: deque[Step] = deque()
+        self._closing = ExitStack()
+        self.desk = self._open()
+        consortium = self.desk.consortium
+        Home.open(self.home).found(consortium)
+        state = self.desk.store.save(seed_state(of))
+        for site in of.sites:
+            key = signer(f"{site.partner}/{site.name}").vkey
+            words = Delegation(NAME, site.partner, site.name, key, "sha256:" + "0" * 64)
+            note = signer(site.partner).sign(words.compose())
+            consortium.commit(lambda now_ms, note=note: consortium.members.decide_enrol_site(note, now_ms))
+        consortium.commit(
+            lambda now_ms: [
+                run_fact(
+                    now_ms, run=RUN, rounds=9, state=state, charter_version=1, expert_map=self.map.digest
+                )
+            ]
+        )
+
+    def now_ms(self) -> int:
+        return self.at_ms
+
+    def passes(self, ms: int) -> None:
+        self.at_ms += ms
+
+    def play(self, *script: Step) -> bool:
+        """`run_round`, the script's steps happening one by one while it waits. Raises Died after the last of them."""
+        self._script = deque(script)
+        return run_round(self.desk, RUN, first=True)
+
+    def restart(self) -> None:
+        """What is on disk is all that is left."""
+        self.close()
+        self.desk = self._open()
+
+    def close(self) -> None:
+        self._closing.close()
+        self.desk.consortium.journal.close()
+
+    @contextmanager
+    def dying(self, appends: int, *, after: bool) -> Iterator[None]:
+        """The process ends at that append (from 1), before or after it is durable."""
+        journal, done = self.desk.consortium.journal, 0
+        real = journal.append
+
+        def append(records: Any) -> list[int]:
+            nonlocal done
+            done += bool(records)
+            if done == appends and records and not after:
+                raise Died
+            indices = real(records)
+            if done == appends and records:
+                raise Died
+            return indices
+
+        journal.append = append  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            journal.append = real  # type: ignore[method-assign]
+
+    def order(self, site: str) -> AssignmentNote:
+        order = order_for(self.desk, SiteId(site), over_before=()).assignment
+        assert order is not None, f"{site} has no order"
+        return order
+
+    def hands_in(
+        self,
+        site: str,
+        *,
+        ms: int = 1000,
+        value: float = 0.01,
+        meanwhile: Step = lambda: None,
+        **changes: Any,
+    ) -> int | Refusal:
+        """The site worked for the last `ms` and hands in; `changes` of its notes' fields.
+
+        `meanwhile` happens while the payload is under way.
+        """
+        order, learning = self.order(site), self.of.learning
+        steps = changes.get("steps", learning.inner_steps)
+        tokens = steps * learning.batch_size * learning.sequence_length
+        parts = [
+            (s.name, s.shape, np.full(s.shape, value, np.float32)) for s in self.map.uplink(SiteId(site))
+        ]
+        manifest, payload = lay_out(
+            (name, "fp32", shape, encode("fp32", array)) for name, shape, array in parts
+        )
+        common = {"consortium": NAME, "run": order.run, "round": order.round, "site": site}
+        update: dict[str, Any] = {
+            "base": order.base, "manifest": digest(manifest.to_bytes()), "payload": digest(payload),
+            "payload_bytes": len(payload), "steps": steps, "tokens": tokens, "loss": 2.0, "held_out_loss": None,
+        }  # fmt: skip
+        entry = self.of.site(site)
+        assert entry is not None
+        usage: dict[str, Any] = {
+            "lease": order.lease, "device": "cpu", "device_ids": f"cpu/{entry.partner}/{site}", "precision": "fp32",
+            "started_ms": self.at_ms - ms, "ended_ms": self.at_ms, "device_ms": ms, "steps": steps,
+            "tokens": tokens, "gflop": self.map.training_gflop(tokens), "energy_j": None,
+            "update": digest(payload),
+        }  # fmt: skip
+        key = signer(f"{entry.partner}/{site}")
+        notes = [
+            key.sign(kind(**common, **fields | {k: v for k, v in changes.items() if k in fields}).text)
+            for kind, fields in ((UpdateNote, update), (UsageNote, usage))
+        ]
+        upload = Upload(self.desk.consortium.journal.epoch, *notes, manifest.to_bytes())
+        claim = read_claim(upload, SiteId(site), key.verifier)
+        assert not isinstance(claim, Refusal), claim
+
+        def frames() -> Iterator[bytes]:
+            yield payload[:1000]
+            meanwhile()
+            yield payload[1000:]
+
+        return admit(self.desk, claim, 0, frames())
+
+    def asks(self, site: str, n: int, amount_micro: int, **changes: Any) -> Refusal | None:
+        """The site asks for a top-up of its open round."""
+        order = None if {"lease", "round"} <= changes.keys() else self.order(site)
+        fields = {"run": RUN, "round": order.round, "lease": order.lease} if order else {"run": RUN}
+        return top_up(
+            self.desk, TopUp(site=SiteId(site), n=n, amount_micro=amount_micro, **{**fields, **changes})
+        )
+
+    @property
+    def ledger(self) -> Ledger:
+        return self.desk.consortium.ledger
+
+    def budget(self, partner: str) -> Budget:
+        return next(b for b in self.ledger.budgets() if b.partner == partner)
+
+    def hold(self, name: str) -> Hold:
+        hold = self.ledger.hold(name)
+        assert hold is not None, f"there is no {name}"
+        return hold
+
+    def records(self, *kinds: Kind) -> list[Record]:
+        return [r for r in self.desk.consortium.journal.records() if not kinds or r.kind in kinds]
+
+    def transfers(self, kind: str, **facts: Any) -> list[dict[str, Any]]:
+        found = (dict(r.facts) for r in self.records(Kind.TRANSFER))
+        return [f for f in found if f["type"] == kind and facts.items() <= f.items()]
+
+    def _open(self) -> Desk:
+        bell, runs = ScriptBell(self), Runs()
+        journal = Journal.open(self.home / "journal.db", signer=signer(NAME), clock=self)
+        consortium = Consortium(journal, self)
+        for view in (runs, bell):
+            consortium.follow(view)
+        live = Live(self, bell, Bell())
+        self._closing = ExitStack()
+        for site in self.of.sites:
+            self._closing.enter_context(live.stream(SiteId(site.name)))
+        store, spool = StateStore(self.home / "states"), Spool(self.home / "spool")
+        return Desk(consortium, runs, live, store, spool, signer(NAME), bell)
+
+    def _step(self) -> None:
+        if not self._script:
+            raise Died
+        self._script.popleft()()
+
+
+class ScriptBell(Bell):
+    """Waiting is what lets the script go on."""
+
+    def __init__(self, stage: Stage) -> None:
+        super().__init__()
+        self._stage = stage
+
+    def wait_beyond(self, strokes: int, timeout_s: float | None = None) -> int:
+        if self.strokes <= strokes:
+            self._stage._step()
+        return self.strokes
