@@ -91,7 +91,7 @@ def top_up_request(
     )
     if ledger.hold(request.id) is not None:
         return request
-    if found.closed_ms is not None or run.finished or now_ms > found.lease_until_ms:
+    if found.closed_ms is not None or run.finished or now_ms >= found.lease_until_ms:
         message = f"round {found.number} of run {run.run} is closed, or its lease is over: ask for work again"
         return Refusal(Code.ROUND_CLOSED, message)
     if site not in found.waiting:

@@ -129,7 +129,7 @@ def check_open(run: RunState, found: RoundState, claim: Claim, *, epoch: int, no
         )
     # 7  the lease holds, and it is this one: it names run, round, site and attempt, so that a usage is of use once
     lease = found.lease(run.run, site)
-    if now_ms > found.lease_until_ms or claim.usage.lease != lease:
+    if now_ms >= found.lease_until_ms or claim.usage.lease != lease:
         what = "is over" if claim.usage.lease == lease else f"is {lease}, not {claim.usage.lease[:100]}"
         return Refusal(
             Code.LEASE_EXPIRED,

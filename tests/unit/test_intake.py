@@ -319,7 +319,7 @@ def test_what_is_wrong_with_a_usage_is_recorded_and_what_a_repeat_mends_is_not()
     [
         ({"closed_ms": 5}, Code.ROUND_CLOSED),
         ({"holds": {}}, Code.NOT_ASSIGNED),
-        ({"lease_until_ms": 2999}, Code.LEASE_EXPIRED),
+        ({"lease_until_ms": 3000}, Code.LEASE_EXPIRED),
     ],
 )
 def test_a_round_takes_updates_only_while_it_waits_for_the_site(changes: dict[str, Any], code: Code) -> None:
