@@ -1,4 +1,4 @@
-"""A seed that failed is said once more at the end, with the command that replays it alone."""
+"""A seed that failed is the last thing said, with the command that replays it alone."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import pytest
 _SEED = re.compile(r"\[seed-(\d+)\]$")
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    failed = {
-        report.nodeid for kind in ("failed", "error") for report in terminalreporter.stats.get(kind, ())
-    }
+def pytest_unconfigure(config: pytest.Config) -> None:
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    if not isinstance(reporter, pytest.TerminalReporter):  # a process of pytest-xdist says nothing
+        return
+    failed = {report.nodeid for kind in ("failed", "error") for report in reporter.stats.get(kind, ())}
     for seed in sorted(int(found[1]) for nodeid in failed if (found := _SEED.search(nodeid))):
-        terminalreporter.write_line(f"seed {seed} failed; replay it: make simulate SEED={seed}", red=True)
+        reporter.write_line(f"seed {seed} failed; replay it: make simulate SEED={seed}", red=True)
