@@ -139,6 +139,13 @@ class ChargeView(View):
     """When it was settled, released or expired; 0: it is held."""
 
 
+class PledgeView(View):
+    partner: str
+    device: str
+    amount_ms: int
+    """Not yet converted into budget."""
+
+
 class RateView(View):
     device: str
     precision: str
@@ -163,6 +170,7 @@ class BudgetsView(View):
     charges: tuple[ChargeView, ...] = ()
     """The latest 1,000, oldest first."""
     charges_total: int = 0
+    pledges: tuple[PledgeView, ...] = ()
     cards: tuple[RateCardView, ...] = ()
     """The latest 10 changes, oldest first; the last card is in force."""
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict
 
 from commons.names import Digest
-from commons.views import BudgetsView, BudgetView, ChargeView, LotView, RateCardView, RateView
+from commons.views import BudgetsView, BudgetView, ChargeView, LotView, PledgeView, RateCardView, RateView
 from governance.ledger import Budget, Hold, Ledger
 from governance.ledger.accounts import Lot, budget_account
 
@@ -22,6 +23,7 @@ def budgets_view(ledger: Ledger, currency: str) -> BudgetsView:
         budgets=tuple(_budget(ledger, budget) for budget in ledger.budgets()),
         charges=tuple(_charge(hold) for hold in ledger.latest_charges(CHARGES_SHOWN)),
         charges_total=ledger.charges_total,
+        pledges=tuple(_pledges(ledger)),
         cards=tuple(_card(ledger, digest, since) for since, digest in ledger.cards_since[-CARDS_SHOWN:]),
     )
 
@@ -34,6 +36,15 @@ def _budget(ledger: Ledger, budget: Budget) -> BudgetView:
         lots=tuple(_lot(lot) for lot in lots[:LOTS_SHOWN]),
         lots_total=len(lots),
     )
+
+
+def _pledges(ledger: Ledger) -> Iterator[PledgeView]:
+    """In the order they were made."""
+    for name, account in ledger.accounts.items():
+        match name.split("/"):
+            case ["partner", partner, "pledge", device]:
+                left = account.credits_posted - account.debits_posted
+                yield PledgeView(partner=partner, device=device, amount_ms=left)
 
 
 def _lot(lot: Lot) -> LotView:

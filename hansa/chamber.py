@@ -27,6 +27,7 @@ from commons.wire.v1.consortium_pb2_grpc import ChamberStub, OperatorStub
 VIEWS: dict[str, type[views.View]] = {
     "run": views.RunView,
     "budgets": views.BudgetsView,
+    "disputes": views.DisputesView,
     "proposals": views.ProposalsView,
     "proposal": views.ProposalView,
     "journal": views.JournalView,
@@ -81,26 +82,22 @@ class Chamber:
             raise channel.translate(error) from error
 
     def submit(self, note: bytes) -> int:
-        """Hand in a signed proposal or ballot; its journal index. Asked twice: the first index.
+        """Hand in a note of a member; its journal index. Asked twice: the first index.
 
         The receipt is checked: the index is only believed with a proof that the log signed for these very bytes.
         Raises HansaError when it proves nothing.
         """
         receipt = self._ask(self._chamber.Submit, wire.NoteRequest(note=note))
         try:
-            proof = open_proof(
-                proof_text(receipt.index, receipt.path, receipt.checkpoint),
-                receipt.leaf,
-                self.seat.log_verifier,
-            )
-            if Record.parse(receipt.leaf).body != note:
+            index, record = self._proven(receipt)
+            if record.body != note:
                 raise ValueError("it is for another note")
         except ValueError as wrong:
             raise HansaError(
                 f"the coordinator at {self.seat.address} says it took the note, but its receipt proves nothing ({wrong}); "
                 "keep the note and tell the other members"
             ) from wrong
-        return proof.index
+        return index
 
     def start_run(self, seed: Path, run: str = "") -> RunId:
         """Open a run from a seed folder on the coordinator's machine; `run` empty: the coordinator names it."""
@@ -115,6 +112,35 @@ class Chamber:
         request = wire.ReleaseRequest(run=run, folder=str(folder.resolve()))
         reply = self._ask(self._operator.MakeRelease, request, timeout_s=RELEASE_S)
         return Path(reply.path), Digest(reply.digest)
+
+    def reverse_charge(
+        self, token: str, settle: str, amount_micro: int | None, reason: str
+    ) -> tuple[int, dict[str, Any]]:
+        """Give back some or all (`amount_micro` None) of a charge: journal index and facts of the reversal.
+
+        Asked twice with the same token: the first ones. The receipt is checked as `submit` does.
+        """
+        request = wire.ReverseChargeRequest(
+            token=token, settle=settle, amount_micro=amount_micro, reason=reason
+        )
+        receipt = self._ask(self._operator.ReverseCharge, request)
+        try:
+            index, record = self._proven(receipt)
+            facts = record.facts
+            if (facts.get("id"), facts.get("reverses")) != (f"reversal/{token}", settle):
+                raise ValueError("it is for another transfer")
+        except ValueError as wrong:
+            raise HansaError(
+                f"the coordinator at {self.seat.address} says it reversed {settle}, but its receipt proves nothing "
+                f"({wrong}); look for reversal/{token} in the journal"
+            ) from wrong
+        return index, facts
+
+    def _proven(self, receipt: wire.Receipt) -> tuple[int, Record]:
+        """Raises ValueError when the receipt proves nothing."""
+        text = proof_text(receipt.index, receipt.path, receipt.checkpoint)
+        proof = open_proof(text, receipt.leaf, self.seat.log_verifier)
+        return proof.index, Record.parse(receipt.leaf)
 
     def _ask(self, method: Any, request: Any, timeout_s: float = ANSWER_S) -> Any:
         try:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,11 @@ from commons.identity import load_signer
 from commons.names import Digest, ProposalId
 from commons.notes import NoteError, Signer
 from commons.views import CharterView, ProposalsView, ProposalView
+from governance.quotes import Quote
 from hansa.chamber import Chamber
 from hansa.joining import MEMBER_KEY
+from hansa.quoting import currency_of, quote_change
+from hansa.settings import read_settings, split_settings
 
 
 def propose(
@@ -69,15 +71,29 @@ def cast(chamber: Chamber, signer: Signer, view: ProposalView, choice: Choice) -
 
 
 def open_proposal(
-    seat: Path, key: Path | None, *, feature: str, settings: Sequence[str], title: str, effective_round: int
+    seat: Path,
+    key: Path | None,
+    *,
+    feature: str,
+    settings: Sequence[str],
+    title: str,
+    effective_round: int,
+    before_signing: Callable[[Quote], None],
 ) -> ProposalView:
-    """`hansa proposal open`."""
-    parameters = dict(_setting(text) for text in settings)
+    """`hansa proposal open`. `before_signing` is given what the change costs."""
+    pairs = split_settings(settings)
     with Chamber.at(seat) as chamber:
+        signer = member_key(seat, key)
+        parameters = read_settings(feature, pairs, currency_of(chamber))
+        before_signing(quote_change(chamber, feature, parameters, effective_round=effective_round))
         return propose(
-            chamber, member_key(seat, key), feature=feature, parameters=parameters, title=title,
+            chamber,
+            signer,
+            feature=feature,
+            parameters=parameters,
+            title=title,
             effective_round=effective_round,
-        )  # fmt: skip
+        )
 
 
 def cast_ballot(seat: Path, key: Path | None, *, which: str, choice: Choice) -> ProposalView:
@@ -106,17 +122,6 @@ def member_key(seat: Path, key: Path | None) -> Signer:
             f"{seat} holds no {MEMBER_KEY}: only members sign proposals and ballots; name yours with --key"
         )
     return load_signer(key or seat / MEMBER_KEY)
-
-
-def _setting(text: str) -> tuple[str, Any]:
-    """`steps=30` -> ("steps", 30); what is no JSON is a word."""
-    name, equals, value = text.partition("=")
-    if not equals or not name:
-        raise ConfigError([f"--set {text}: expected NAME=VALUE, e.g. --set trunk=int8"])
-    try:
-        return name, json.loads(value)
-    except ValueError:
-        return name, value
 
 
 def _title(feature: str, parameters: Mapping[str, Any]) -> str:

@@ -33,7 +33,7 @@ def proposals() -> None:
 @app.command("open")
 def open_(
     feature: Annotated[
-        str, typer.Argument(help="What to change, e.g. uplink-codec, inner-steps, learning-rate.")
+        str, typer.Argument(help="What to change, e.g. uplink-codec, inner-steps, grant, rates, sponsor.")
     ],
     parameter: Annotated[
         list[str] | None, typer.Option("--set", "-s", help="A parameter of the feature, NAME=VALUE; repeat.")
@@ -48,17 +48,34 @@ def open_(
 ) -> None:
     """Propose a change, signed with your key. It takes effect once enough members voted for it.
 
+    What it costs is shown before it is signed (`hansa budget quote` shows it without proposing anything).
+    Dates, hours and money are written as people do: expires=2027-01-31, amount=40h, amount=12.50EUR.
+
     \b
     Example:
       hansa proposal open uplink-codec -s trunk=int8 -s expert=int8 --seat alder/seat
+      hansa proposal open grant -s name=spring -s member=birch -s amount=5EUR -s expires=2027-07-01
     """
+    from dataclasses import asdict
+
+    from governance.quotes import Quote
+    from hansa.output import plain
+    from hansa.statements import quote_text
     from hansa.voting import open_proposal
 
+    quotes: list[Quote] = []
+
+    def tell(quote: Quote) -> None:
+        quotes.append(quote)
+        if not as_json:
+            typer.echo(f"{quote_text(quote)}\n")
+
     view = open_proposal(
-        seat, key, feature=feature, settings=parameter or [], title=title, effective_round=effective_round
-    )
+        seat, key, feature=feature, settings=parameter or [], title=title, effective_round=effective_round,
+        before_signing=tell,
+    )  # fmt: skip
     text = f"P-{view.number:04d} is open. Members vote with: hansa proposal vote {view.number} for --seat THEIR/seat"
-    answer(view, text, as_json=as_json)
+    answer({**plain(view), "quote": asdict(quotes[0])}, text, as_json=as_json)
 
 
 @app.command("list")
@@ -105,16 +122,28 @@ def vote(
 
 @app.command("show")
 def show(proposal: Which, seat: Seat = SEAT, as_json: Json = False) -> None:
-    """Show one proposal: who voted how, the outcome, what it changes.
+    """Show one proposal: who voted how, the outcome, what it changes, what it costs.
 
     \b
     Example:
       hansa proposal show 1 --seat alder/seat
     """
+    from dataclasses import asdict
+
+    from commons.errors import Refused
     from hansa.chamber import Chamber
-    from hansa.statements import proposal_text
+    from hansa.output import plain
+    from hansa.quoting import quote_proposal
+    from hansa.statements import proposal_text, quote_text
     from hansa.voting import find_proposal
 
     with Chamber.at(seat) as chamber:
         view = find_proposal(chamber, proposal)
-    answer(view, proposal_text(view), as_json=as_json)
+        try:
+            quote, shown = quote_proposal(chamber, view), ""
+        except Refused as refused:
+            quote, shown = None, f"no quote: {refused.refusal.message}"
+    if quote:
+        shown = quote_text(quote, is_law=view.state == "executed")
+    facts = {**plain(view), "quote": asdict(quote) if quote else None}
+    answer(facts, [proposal_text(view), "", shown], as_json=as_json)
