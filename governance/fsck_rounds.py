@@ -1,0 +1,402 @@
+"""The auditor's reading of the work: runs, rounds in order, updates and usage by those who were asked.
+
+Knows what the journal says was done, so that the money can be compared with it (`governance.fsck_money`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from commons import charter_file, notes
+from commons.charter import Charter
+from commons.records import Kind, Record
+from commons.signed import text_digest
+from commons.work import EvaluationNote, UpdateNote, UsageNote
+from governance.fsck_findings import Findings, Rule
+from governance.fsck_votes import Votes
+
+Key = tuple[str, int, str]
+"""(run, round, site)"""
+CLOCK_SLACK_MS = 300_000
+"""How far a site's clock may be off before its usage record is refused."""
+_MONTH_MS = 30 * 86_400_000
+_RELEASE = ("hansa-release/v1", ("consortium", "run", "round", "state", "manifest", "licence"))
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one site did in one round, as it signed it."""
+
+    usage: UsageNote
+    digest: str
+    """Of the usage note's text: what a charge must name."""
+    index: int
+    accepted: bool
+    charter: Charter
+    """Of the round."""
+
+
+@dataclass
+class _Round:
+    number: int
+    attempt: int
+    charter: Charter
+    base: str
+    quorum: int
+    opened_ms: int
+    lease_until_ms: int
+    holds: dict[str, int]
+    attempts: dict[str, int]
+    admitted: set[str] = field(default_factory=set)
+    rejected: set[str] = field(default_factory=set)
+    left_out: set[str] = field(default_factory=set)
+
+    def hold_id(self, run: str, site: str) -> str:
+        attempt = self.attempts[site]
+        return f"hold/{run}/{self.number}/{site}" + (f"/{attempt}" if attempt > 1 else "")
+
+
+@dataclass
+class _Run:
+    name: str
+    rounds: int
+    state: str
+    closed: int = 0
+    round: _Round | None = None
+    evaluated: set[str] = field(default_factory=set)
+    licences: dict[tuple[str, int], str] = field(default_factory=dict)
+    """(state, round) -> licence of the charter it was made under."""
+    finished: bool = False
+
+
+class Rounds:
+    """Reads RUN, ROUND, UPDATE, USAGE, REJECTION, CLOSE, EVALUATION, FINISH and RELEASE records."""
+
+    def __init__(self, findings: Findings, votes: Votes, held: Mapping[str, int]) -> None:
+        """`held`: hold id -> amount of every hold that is open now, as the money has it."""
+        self._findings, self._votes, self._held = findings, votes, held
+        self._runs: dict[str, _Run] = {}
+        self._last: _Run | None = None
+        self._update: tuple[int, Key, UpdateNote] | None = None
+        self._usage: tuple[int, Key] | None = None
+        self._claimed: dict[str, list[tuple[int, int, int]]] = {}
+        """Device -> (started_ms, ended_ms, index) of its usage."""
+        self.work: dict[Key, Work] = {}
+        """What is to be paid and was not yet paid."""
+
+    def take(self, index: int, record: Record) -> None:
+        self._follows(index, record)
+        match record.kind:
+            case Kind.RUN:
+                self._run(index, record.facts)
+            case Kind.ROUND:
+                self._open(index, record.at_ms, record.facts)
+            case Kind.UPDATE:
+                self._admit(index, record)
+            case Kind.USAGE:
+                self._measure(index, record)
+            case Kind.REJECTION:
+                self._reject(index, record.facts)
+            case Kind.CLOSE:
+                self._close(index, record.facts)
+            case Kind.EVALUATION:
+                self._evaluate(index, record)
+            case Kind.FINISH:
+                self._finish(index, record.facts)
+            case Kind.RELEASE:
+                self._release(index, record.body)
+            case Kind.EXECUTION:
+                running = self._last is not None and self._last.round is not None and not self._last.finished
+                need = self._findings.require
+                need(not running, Rule.ROUND, index, "carries a vote out in the middle of a round")
+
+    def finish(self, size: int) -> None:
+        """After the last record."""
+        if self._update is not None:
+            self._findings.add(Rule.USAGE, self._update[0], "admits an update without what it took")
+        if self._usage is not None:
+            self._findings.add(Rule.USAGE, self._usage[0], "is a usage record of no update and no rejection")
+
+    def charter(self, run: str, number: int) -> Charter | None:
+        """Of that round, if it is open."""
+        found = self._runs.get(run)
+        opened = found.round if found else None
+        return opened.charter if opened and opened.number == number else None
+
+    def _follows(self, index: int, record: Record) -> None:
+        if self._update is not None and record.kind is not Kind.USAGE:
+            self._findings.add(Rule.USAGE, self._update[0], "admits an update without what it took")
+            self._update = None
+        if self._usage is not None and record.kind is not Kind.REJECTION:
+            self._findings.add(Rule.USAGE, self._usage[0], "is a usage record of no update and no rejection")
+            self._usage = None
+
+    def _run(self, index: int, facts: Mapping[str, Any]) -> None:
+        need, charter = self._findings.require, self._votes.charter
+        need(facts["run"] not in self._runs, Rule.RUN, index, f"starts run {facts['run']} a second time")
+        alone = self._last is None or self._last.finished
+        need(alone, Rule.RUN, index, f"starts run {facts['run']} while another goes on")
+        ours = (facts["charter_version"], facts["rounds"]) == (charter.version, charter.learning.rounds)
+        need(ours, Rule.RUN, index, "starts a run by another charter than the one in force")
+        self._last = self._runs[facts["run"]] = _Run(facts["run"], facts["rounds"], facts["state"])
+
+    def _active(self, index: int, name: str) -> _Run:
+        """Raises ValueError for a run that was never started."""
+        run = self._runs.get(name)
+        if run is None:
+            raise ValueError(f"there is no run {name!r}")
+        self._findings.require(not run.finished, Rule.RUN, index, f"belongs to run {name}, which is over")
+        return run
+
+    def _open(self, index: int, at_ms: int, facts: Mapping[str, Any]) -> None:
+        run = self._active(index, facts["run"])
+        need, before, number = self._findings.require, run.round, facts["round"]
+        wanted = (before.number, before.attempt + 1) if before else (run.closed + 1, 1)
+        what = f"opens round {number} (attempt {facts['attempt']}), due was round {wanted[0]} (attempt {wanted[1]})"
+        need((number, facts["attempt"]) == wanted, Rule.ROUND, index, what)
+        need(run.closed < run.rounds, Rule.ROUND, index, f"opens round {number} of {run.rounds}")
+        charter = before.charter if before else self._votes.charter
+        ours = (facts["charter_version"], facts["charter"]) == (charter.version, charter_file.digest(charter))
+        need(
+            ours,
+            Rule.ROUND,
+            index,
+            f"opens round {number} under another charter than version {charter.version}",
+        )
+        need(
+            facts["base"] == run.state,
+            Rule.ROUND,
+            index,
+            f"does not start round {number} from the last state",
+        )
+        need(
+            facts["quorum"] == charter.rounds.quorum, Rule.ROUND, index, "has another quorum than the charter"
+        )
+        longest = at_ms + 1000 * charter.rounds.lease_s
+        need(facts["lease_until_ms"] <= longest, Rule.ROUND, index, "gives longer leases than the charter")
+        strangers = [s for s in facts["holds"] if charter.site(s) is None]
+        need(
+            not strangers,
+            Rule.ROUND,
+            index,
+            f"assigns {', '.join(strangers)}, which the charter does not name",
+        )
+        opened = _Round(
+            number=number,
+            attempt=facts["attempt"],
+            charter=charter,
+            base=facts["base"],
+            quorum=facts["quorum"],
+            opened_ms=before.opened_ms if before else at_ms,
+            lease_until_ms=facts["lease_until_ms"],
+            holds=dict(facts["holds"]),
+            attempts=dict.fromkeys(facts["holds"], facts["attempt"]),
+        )
+        if before:
+            opened.admitted = before.admitted
+            opened.holds |= {s: before.holds[s] for s in before.admitted}
+            opened.attempts |= {s: before.attempts[s] for s in before.admitted}
+            for site in before.rejected:  # what it took was paid with the attempt it was for
+                self.work.pop((run.name, number, site), None)
+        run.round = opened
+        self._check_holds(index, run, opened)
+
+    def _check_holds(self, index: int, run: _Run, opened: _Round) -> None:
+        """Exactly the round's own holds are open: each site's, and none of an earlier round or attempt."""
+        need = self._findings.require
+        own = {opened.hold_id(run.name, site): amount for site, amount in opened.holds.items()}
+        for name, amount in own.items():
+            what = f"assigns work for {amount} micro, but {name} holds {self._held.get(name, 'nothing')}"
+            need(self._held.get(name) == amount, Rule.HOLD, index, what)
+        odd = [n for n in self._held if n.split("/")[1] == run.name and n.partition("/top")[0] not in own]
+        need(
+            not odd,
+            Rule.ENDING,
+            index,
+            f"opens round {opened.number} while {', '.join(odd[:3])} is still held",
+        )
+
+    def _round(self, index: int, key: Key, rule: Rule, what: str) -> _Round | None:
+        """The open round that `key` is about, if its site has a part in it."""
+        run = self._active(index, key[0])
+        opened = run.round
+        if opened is None or opened.number != key[1]:
+            self._findings.add(rule, index, f"{what} in round {key[1]} of run {key[0]}, which is not open")
+            return None
+        if key[2] not in opened.holds:
+            self._findings.add(rule, index, f"{what} by site {key[2]}, which has no part in round {key[1]}")
+            return None
+        return opened
+
+    def _admit(self, index: int, record: Record) -> None:
+        note = notes.parse(record.body)
+        update = UpdateNote.from_note(note)
+        key = (update.run, update.round, update.site)
+        self._update = (index, key, update)
+        if not self._votes.signed(index, note, self._votes.key(update.site), update.site):
+            return
+        opened = self._round(index, key, Rule.UPDATE, "admits an update")
+        if opened is None:
+            return
+        need, name = self._findings.require, f"an update of site {update.site}"
+        again = update.site in opened.admitted
+        need(
+            not again,
+            Rule.UPDATE,
+            index,
+            f"admits a second update of site {update.site} in round {update.round}",
+        )
+        need(
+            update.site not in opened.rejected, Rule.UPDATE, index, f"admits {name} that was rejected before"
+        )
+        need(update.base == opened.base, Rule.UPDATE, index, f"admits {name} that starts from another state")
+        ours = update.consortium == opened.charter.consortium.name
+        need(ours, Rule.UPDATE, index, f"admits {name} of another consortium")
+        need(record.at_ms <= opened.lease_until_ms, Rule.UPDATE, index, f"admits {name} after its lease")
+        opened.admitted.add(update.site)
+
+    def _measure(self, index: int, record: Record) -> None:
+        note = notes.parse(record.body)
+        usage = UsageNote.from_note(note)
+        key = (usage.run, usage.round, usage.site)
+        update, self._update = self._update, None
+        if update is not None and update[1] != key:
+            self._findings.add(Rule.USAGE, index, "measures other work than the update it stands behind")
+            update = None
+        if update is None:
+            self._usage = (index, key)
+        if not self._votes.signed(index, note, self._votes.key(usage.site), usage.site):
+            return
+        opened = self._round(index, key, Rule.USAGE, "takes usage")
+        if opened is None:
+            return
+        need, name = self._findings.require, f"usage of site {usage.site}"
+        if update is not None:
+            same = (usage.update, usage.steps, usage.tokens) == (
+                update[2].payload,
+                update[2].steps,
+                update[2].tokens,
+            )
+            need(same, Rule.USAGE, index, f"is {name} for another update than the one it stands behind")
+        lease = f"lease/{usage.run}/{usage.round}/{usage.site}/{opened.attempts[usage.site]}"
+        need(
+            usage.lease == lease,
+            Rule.USAGE,
+            index,
+            f"is {name} under {usage.lease[:60]}, its lease was {lease}",
+        )
+        earliest, latest = opened.opened_ms - CLOCK_SLACK_MS, opened.lease_until_ms + CLOCK_SLACK_MS
+        inside = earliest <= usage.started_ms <= usage.ended_ms <= latest
+        need(inside, Rule.USAGE, index, f"is {name} for time outside its lease")
+        site = opened.charter.site(usage.site)
+        own = site is not None and site.device == usage.device
+        need(
+            own,
+            Rule.USAGE,
+            index,
+            f"is {name} on {usage.device[:40]}, which is not its device in the charter",
+        )
+        self._overlaps(index, usage)
+        self.work[key] = Work(usage, text_digest(note), index, update is not None, opened.charter)
+
+    def _overlaps(self, index: int, usage: UsageNote) -> None:
+        """No time of one device is stated twice. Older journals name no devices."""
+        if usage.device_ids == "-" or usage.started_ms == usage.ended_ms:
+            return
+        start, end = usage.started_ms, usage.ended_ms
+        for device in usage.device_ids.split(","):
+            claimed = self._claimed.get(device, [])
+            twice = [at for begun, ended, at in claimed if start < ended and begun < end]
+            what = f"states time of device {device[:64]} that record {twice[:1]} states too"
+            self._findings.require(not twice, Rule.USAGE, index, what)
+            recent = [claim for claim in claimed if claim[1] > start - _MONTH_MS]
+            self._claimed[device] = [*recent, (start, end, index)]
+
+    def _reject(self, index: int, facts: Mapping[str, Any]) -> None:
+        key = (facts["run"], facts["round"], facts["site"])
+        usage, self._usage = self._usage, None
+        if usage is not None and usage[1] != key:
+            self._findings.add(Rule.USAGE, usage[0], "is a usage record of no update and no rejection")
+        run = self._active(index, key[0])
+        opened = run.round
+        if opened is None or opened.number != key[1]:
+            self._findings.add(
+                Rule.ROUND, index, f"rejects in round {key[1]} of run {key[0]}, which is not open"
+            )
+        elif key[2] in opened.holds:
+            late = key[2] in opened.admitted | opened.rejected
+            what = f"rejects site {key[2]}, whose update of round {key[1]} is admitted or rejected"
+            self._findings.require(not late, Rule.UPDATE, index, what)
+            opened.rejected.add(key[2])
+        else:
+            again = key[2] in opened.left_out
+            what = f"leaves site {key[2]} out of round {key[1]} a second time"
+            self._findings.require(not again, Rule.ROUND, index, what)
+            opened.left_out.add(key[2])
+
+    def _close(self, index: int, facts: Mapping[str, Any]) -> None:
+        run = self._active(index, facts["run"])
+        need, opened = self._findings.require, run.round
+        if opened is None or opened.number != facts["round"]:
+            self._findings.add(Rule.ROUND, index, f"closes round {facts['round']}, which is not open")
+            return
+        number = opened.number
+        all_in = facts["contributors"] == sorted(opened.admitted)
+        what = f"combines {', '.join(facts['contributors']) or 'nothing'} in round {number}, admitted were"
+        need(all_in, Rule.ROUND, index, f"{what} {', '.join(sorted(opened.admitted)) or 'none'}")
+        enough = len(facts["contributors"]) >= opened.quorum
+        need(enough, Rule.ROUND, index, f"closes round {number} below its quorum of {opened.quorum}")
+        waiting = sorted(set(opened.holds) - opened.admitted - opened.rejected)
+        need(
+            facts["missing"] == waiting,
+            Rule.ROUND,
+            index,
+            f"names others as missing from round {number} than were",
+        )
+        need(facts["base"] == opened.base, Rule.ROUND, index, f"closes round {number} on another base")
+        run.round, run.closed, run.state = None, number, facts["state"]
+        run.licences[facts["state"], number] = opened.charter.release.licence
+
+    def _evaluate(self, index: int, record: Record) -> None:
+        note = notes.parse(record.body)
+        said = EvaluationNote.from_note(note)
+        if not self._votes.signed(index, note, self._votes.key(said.site), said.site):
+            return
+        run, need = self._active(index, said.run), self._findings.require
+        need(
+            run.closed == run.rounds,
+            Rule.ROUND,
+            index,
+            f"evaluates run {said.run} before its last round is closed",
+        )
+        need(said.state == run.state, Rule.ROUND, index, "evaluates another state than the run's last one")
+        need(said.site not in run.evaluated, Rule.ROUND, index, f"is a second evaluation by site {said.site}")
+        run.evaluated.add(said.site)
+
+    def _finish(self, index: int, facts: Mapping[str, Any]) -> None:
+        run, need = self._active(index, facts["run"]), self._findings.require
+        whole = facts["phase"] != "finished" or run.closed == run.rounds
+        need(
+            whole,
+            Rule.ROUND,
+            index,
+            f"calls run {run.name} finished after {run.closed} of {run.rounds} rounds",
+        )
+        same = (facts["round"], facts["state"]) == (run.closed, run.state)
+        need(same, Rule.ROUND, index, f"ends run {run.name} with another round or state than its last")
+        left = [name for name in self._held if name.split("/")[1] == run.name]
+        need(not left, Rule.ENDING, index, f"ends run {run.name} while {', '.join(left[:3])} is still held")
+        run.finished = True
+
+    def _release(self, index: int, body: bytes) -> None:
+        note = notes.parse(body)
+        said = notes.read(note, *_RELEASE)
+        if not self._votes.signed(index, note, self._votes.log, "the coordinator's log key"):
+            return
+        self._votes.once(index, note, Rule.ROUND, "is a release that stood before")
+        run = self._runs.get(said["run"])
+        licence = run.licences.get((said["state"], int(said["round"]))) if run else None
+        what = f"releases state {said['state'][:23]} of run {said['run']}, which is no round's state under that licence"
+        self._findings.require(licence == said["licence"], Rule.ROUND, index, what)
