@@ -39,7 +39,8 @@ def commands(command: object = None, path: tuple[str, ...] = ()) -> Iterator[tup
 COMMANDS = dict(commands())
 CONTRACT = """demo; key new; charter new; charter show; charter sign; charter check; coordinator start; member join;
 site join; site start; site submit; site status; site logs; site stop; site verify; run start; run watch; run stop;
-budget show; proposal open; proposal list; proposal vote; proposal show; release make; release verify; journal verify;
+budget show; budget forecast; budget quote; budget disputes; budget dispute; budget rule; budget convert; budget reverse;
+proposal open; proposal list; proposal vote; proposal show; release make; release verify; journal verify;
 journal prove; journal tiles; journal witness;
 seed make"""
 
