@@ -50,11 +50,11 @@ def run_round(desk: Desk, run: RunId, *, first: bool) -> bool:
         if verdict is Verdict.CLOSE:
             break
         first, renew = False, True
-    combined = _combine_and_save(desk, run)
-    if combined is None or not _settle(desk, run, combined):
-        return False
-    _track(desk, run)
-    return True
+    while (combined := _combine_and_save(desk, run)) is not None:
+        if _settle(desk, run, combined):
+            _track(desk, run)
+            return True
+    return False
 
 
 def _plan_and_hold(desk: Desk, run: RunId, *, first: bool, renew: bool) -> bool:
@@ -130,12 +130,14 @@ def _combine_and_save(desk: Desk, run: RunId) -> Combined | None:
 
 
 def _settle(desk: Desk, run: RunId, combined: Combined) -> bool:
-    """The commit point: the round's CLOSE and the end of all its holds, in one transaction."""
-    bytes_down = desk.live.take_fetched()
+    """The commit point: the round's CLOSE and the end of all its holds, in one transaction.
+
+    False when another update was admitted while these were combined, or the round is gone: nothing was written.
+    """
 
     def decide(now_ms: int) -> list[Record]:
         found = desk.open_round(run)
-        if found is None:
+        if found is None or found[1].admitted.keys() != combined.sites:
             return []
         opened, consortium = found[1], desk.consortium
         charter = consortium.members.charters[opened.charter_version]
@@ -149,7 +151,7 @@ def _settle(desk: Desk, run: RunId, combined: Combined) -> bool:
             contributors=opened.admitted,
             missing=opened.waiting,
             bytes_up=sum(a.update.payload_bytes for a in opened.admitted.values()),
-            bytes_down=bytes_down,
+            bytes_down=desk.live.take_fetched(),
         )
         return [closed, *end_holds(consortium.ledger, charter, run, opened, now_ms)]
 

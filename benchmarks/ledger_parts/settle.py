@@ -163,7 +163,7 @@ def slowdown(folder: Path, small: int = 10_000, large: int = 1_000_000, *, turns
 
     The two journals stay in `folder` and are made only once (the large one takes about two minutes). SQLite.
     """
-    sizes = {records: fill(_journal(folder, records), records) for records in (small, large)}
+    sizes = {records: fill(kept(folder, records), records) for records in (small, large)}
     workers = {records: _Worker(_copy(folder, records)) for records in (small, large)}
     try:
         best = dict.fromkeys(workers, 0.0)
@@ -214,7 +214,8 @@ def _rate(till: Till, settles: int, per_commit: int) -> float:
     return settles // per_commit * per_commit / (time.perf_counter() - began)
 
 
-def _journal(folder: Path, records: int) -> Path:
+def kept(folder: Path, records: int) -> Path:
+    """Where `slowdown` keeps its journal of so many records."""
     return folder / f"{records}-records" / "journal.db"
 
 
@@ -223,7 +224,7 @@ def _copy(folder: Path, records: int) -> Path:
     copy = folder / f"{records}-measured" / "journal.db"
     shutil.rmtree(copy.parent, ignore_errors=True)
     copy.parent.mkdir(parents=True)
-    shutil.copyfile(_journal(folder, records), copy)
+    shutil.copyfile(kept(folder, records), copy)
     return copy
 
 

@@ -11,10 +11,11 @@ from hansa.options import Json
 
 
 def bench(
-    name: Annotated[str, typer.Argument(help="What to measure: demo.", show_default=False)],
+    name: Annotated[str, typer.Argument(help="What to measure: demo or ledger.", show_default=False)],
     work: Annotated[Path, typer.Option(help="Where parts that are done are kept, to go on from.")] = Path(
         "runs/bench"
     ),
+    long: Annotated[bool, typer.Option("--long", help="Also the parts that take an hour.")] = False,
     as_json: Json = False,
 ) -> None:
     """Measure the figures of one area, print them, and write them to benchmarks/results and docs/benchmarks.md.
@@ -25,6 +26,7 @@ def bench(
       hansa bench demo
     """
     import importlib.util
+    import inspect
     from dataclasses import asdict
 
     from commons.errors import HansaError
@@ -33,8 +35,11 @@ def bench(
     if not name.isidentifier() or importlib.util.find_spec("benchmarks") is None:
         raise HansaError(f"no benchmark {name!r} here; benchmarks run in a checkout of the project")
     if importlib.util.find_spec(f"benchmarks.{name}") is None:
-        raise HansaError(f"there is no benchmark {name!r}; there is: demo")
-    figures = importlib.import_module(f"benchmarks.{name}").main(work / name)
+        raise HansaError(f"there is no benchmark {name!r}; there are: demo, ledger")
+    measure = importlib.import_module(f"benchmarks.{name}").main
+    if long and "long" not in inspect.signature(measure).parameters:
+        raise HansaError(f"the benchmark {name} has no long parts; run it without --long")
+    figures = measure(work / name, long=True) if long else measure(work / name)
     rows = [
         (f.figure, f"{f.value} {f.unit}", f.target, {True: "yes", False: "NO", None: ""}[f.met])
         for f in figures

@@ -46,6 +46,8 @@ class Combined:
     state: Digest
     momentum: Digest | None
     """The outer optimiser's memory, kept like a state; None while there is none."""
+    sites: frozenset[SiteId]
+    """Whose updates are in it."""
 
 
 def combine(
@@ -76,7 +78,7 @@ def combine(
             if velocity is not None:
                 velocities.add(part.name, velocity)
         kept = velocities.finish() if outer.momentum else None
-        return Combined(state.finish(), kept)
+        return Combined(state.finish(), kept, frozenset(c.site for c in contributions))
 
 
 def _mean(part: Slice, ordered: Sequence[Contribution]) -> Tensor:

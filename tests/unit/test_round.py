@@ -14,6 +14,7 @@ from commons.errors import Code, Refusal
 from commons.experts.map import ExpertMap
 from commons.names import SiteId
 from commons.records import Kind
+from orchestrator import round as round_module
 from tests.support.consortium import SITES, budgets, charter
 from tests.support.rounds import RUN, START_MS, Died, Stage
 
@@ -372,3 +373,22 @@ def test_what_expired_is_booked_before_a_round_holds_anew(stage_of: Callable[...
     assert (lost["grant"], lost["amount_micro"]) == ("grant/spring", 10**6 - worked(10_000))
     opened = stage.desk.runs.by_id[RUN].open_round
     assert opened is not None and "alder has 0.001000 EUR left" in opened.left_out[SiteId("alder")].message
+
+
+def test_an_update_admitted_while_others_are_combined_is_combined_too(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, in_state = round_module.combine, []
+
+    def combine(*args: Any, **named: Any) -> Any:
+        in_state.append(sorted(c.site for c in named["contributions"]))
+        if len(in_state) == 1:
+            assert isinstance(stage.hands_in("cedar", ms=1000), int), "its lease still holds"
+        return real(*args, **named)
+
+    monkeypatch.setattr(round_module, "combine", combine)
+    late = [lambda: stage.passes(1000), lambda: stage.hands_in("alder"), lambda: stage.hands_in("birch")]
+    assert stage.play(*late, lambda: stage.passes(5_000))
+    assert in_state == [["alder", "birch"], ["alder", "birch", "cedar"]]
+    (closed,) = stage.records(Kind.CLOSE)
+    assert closed.facts["contributors"] == in_state[1], "who is charged is in the state"
