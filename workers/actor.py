@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +22,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from commons.charter import Charter
+from commons.clock import SystemClock
 from commons.errors import HansaError
 from commons.experts.map import ExpertMap
 from commons.names import SiteId
 from workers.backoff import pauses
 from workers.data import Corpus, CorpusError
+from workers.gauge import Gauge
 from workers.ray_start import ray
 from workers.seal import Trained
 
@@ -46,6 +49,7 @@ SLOW_START_S = 20.0
 class Bench:
     """What the actor trains with. Paths must exist on the machine Ray puts it on."""
 
+    partner: str
     site: str
     text: Path
     public: Path | None
@@ -61,8 +65,23 @@ class Progress:
     steps: int = 0
     tokens_per_s: float = 0.0
     loss: float | None = None
+    device_ms: int = 0
+    """What would be charged if the round ended with this step."""
     why: str = ""
     """Why there is none yet."""
+
+
+class Wish(Enum):
+    """What the site wants of the call under way."""
+
+    GO_ON = "go on"
+    FINISH = "finish"
+    """End the round after the step it is in, and hand in what is there. An evaluation goes on."""
+    ABANDON = "abandon"
+
+
+Watch = Callable[[Progress], Wish]
+"""Told the progress about twice a second."""
 
 
 @dataclass(frozen=True)
@@ -81,12 +100,12 @@ class Abandoned(Exception):
 
 
 class TrainingActor:
-    """One site's trainer. `train` and `evaluate` in turn; `progress` and `abandon` answer while they run."""
+    """One site's trainer. `train` and `evaluate` in turn; the other calls answer while they run."""
 
     def __init__(self, bench: Bench) -> None:
         self._bench = bench
         self._progress = Progress()
-        self._abandoned = 0
+        self._abandoned = self._finished = 0
         self._turn = threading.Lock()
         self._trainer: Trainer | None = None
         self._trains: tuple[object, ...] = ()
@@ -102,34 +121,53 @@ class TrainingActor:
         """End that call, and earlier ones, after the step they are in."""
         self._abandoned = call
 
+    def finish(self, call: int) -> None:
+        """End that call's round after the step it is in, with what it has trained."""
+        self._finished = call
+
     def train(
-        self, call: int, run: str, number: int, charter: Charter, base: Mapping[str, Array]
+        self,
+        call: int,
+        run: str,
+        number: int,
+        charter: Charter,
+        base: Mapping[str, Array],
+        not_before_ms: int,
     ) -> Trained | Failed:
         """One round. Calls are numbered from 1; one that comes while another trains waits for its end."""
         with self._turn:
-            return self._train(call, run, number, charter, base)
+            return self._train(call, run, number, charter, base, not_before_ms)
 
     def _train(
-        self, call: int, run: str, number: int, charter: Charter, base: Mapping[str, Array]
+        self,
+        call: int,
+        run: str,
+        number: int,
+        charter: Charter,
+        base: Mapping[str, Array],
+        not_before_ms: int,
     ) -> Trained | Failed:
         from workers.trainer import TrainingError
 
-        learning = charter.learning
+        learning, bench = charter.learning, self._bench
+        processor = f"cpu/{bench.partner}/{bench.site}"
+        gauge = Gauge(SystemClock(), processor, not_before_ms=not_before_ms)
         self._progress = Progress(steps=learning.inner_steps)
         began, total = time.monotonic(), 0.0
         tokens = learning.batch_size * learning.sequence_length
 
-        def on_step(step: int, loss: float) -> None:
+        def on_step(step: int, loss: float) -> bool:
             nonlocal total
             if self._abandoned >= call:
                 raise Abandoned
             total += loss
             speed = step * tokens / max(time.monotonic() - began, 1e-9)
-            self._progress = Progress(step, learning.inner_steps, speed, total / step)
+            self._progress = Progress(step, learning.inner_steps, speed, total / step, gauge.device_ms)
+            return self._finished >= call
 
         try:
             result = self._trainer_of(run, charter).train_round(
-                round_number=number, base=base, learning=learning, on_step=on_step
+                round_number=number, base=base, learning=learning, on_step=on_step, gauge=gauge
             )
         except (TrainingError, CorpusError, KeyError) as error:
             return Failed(str(error))
@@ -143,6 +181,7 @@ class TrainingActor:
             loss=result.loss,
             held_out_loss=result.held_out_loss,
             gflop=result.gflop,
+            usage=result.usage,
             model_bytes=result.peak_model_bytes,
         )
 
@@ -218,26 +257,30 @@ class RemoteTrainer:
         charter: Charter,
         base: Mapping[str, Array],
         *,
-        watch: Callable[[Progress], bool],
+        not_before_ms: int,
+        watch: Watch,
     ) -> Trained:
-        """One round; `watch` is told the progress about twice a second and says whether it is still wanted.
+        """One round, or what of it is trained when `watch` wants it finished.
 
-        Raises Abandoned when it is not, TrainingFailed with the trainer's reason. A dead actor is replaced.
+        `not_before_ms`: end of the site's last usage record. Raises Abandoned when the watch wants that,
+        TrainingFailed with the trainer's reason. A dead actor is replaced.
         """
         arrays = ray.put(dict(base))
-        result = self._run(lambda actor, call: actor.train.remote(call, run, number, charter, arrays), watch)
+        result = self._run(
+            lambda actor, call: actor.train.remote(call, run, number, charter, arrays, not_before_ms), watch
+        )
         assert isinstance(result, Trained)
         return result
 
     def evaluate(
-        self, run: str, charter: Charter, state: Mapping[str, Array], *, watch: Callable[[Progress], bool]
+        self, run: str, charter: Charter, state: Mapping[str, Array], *, watch: Watch
     ) -> tuple[float, int]:
         """(loss in nats per byte, bytes of held-out text); raises as `train` does."""
         arrays = ray.put(dict(state))
         loss, size = self._run(lambda actor, _: actor.evaluate.remote(run, charter, arrays), watch)
         return float(loss), int(size)
 
-    def _run(self, call: Callable[[Any, int], Any], watch: Callable[[Progress], bool]) -> Any:
+    def _run(self, call: Callable[[Any, int], Any], watch: Watch) -> Any:
         waits = pauses(first_s=1.0, longest_s=30.0)
         while True:
             try:
@@ -252,7 +295,7 @@ class RemoteTrainer:
                 raise TrainingFailed(result.message)
             return result
 
-    def _follow(self, task: Any, watch: Callable[[Progress], bool]) -> Any:
+    def _follow(self, task: Any, watch: Watch) -> Any:
         """The task's result, watching it on the way."""
         asked = self._actor.progress.remote()
         began, last = time.monotonic(), Progress(why="the training process is starting")
@@ -265,12 +308,16 @@ class RemoteTrainer:
                 began = time.monotonic()
             elif time.monotonic() - began > SLOW_START_S and not last.step:
                 last = Progress(why=f"waiting for Ray to give {self._wants}")
-            if not watch(last):
-                with contextlib.suppress(ray.exceptions.RayError):
+            wish = watch(last)
+            with contextlib.suppress(ray.exceptions.RayError):
+                if wish is Wish.FINISH:
+                    self._actor.finish.remote(self._calls)
+                elif wish is Wish.ABANDON:
                     self._actor.abandon.remote(self._calls)
+            if wish is Wish.ABANDON:
                 raise Abandoned
 
-    def _replace(self, why: str, pause_s: float, watch: Callable[[Progress], bool]) -> None:
+    def _replace(self, why: str, pause_s: float, watch: Watch) -> None:
         self.restarts += 1
         text = f"the training process died ({why}); starting it again in {pause_s:.0f} s"
         log.warning("%s; if memory ran out, its operator adds some or proposes lean routing", text)

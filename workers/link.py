@@ -26,6 +26,7 @@ from commons.states import MANIFEST_BYTES_MAX, StateStore
 from commons.wire import channel
 from commons.wire.v1 import consortium_pb2 as wire
 from commons.wire.v1.consortium_pb2_grpc import ChamberStub, SiteLinkStub
+from commons.work import AssignmentNote
 from workers.backoff import pauses
 from workers.outbox import Sealed
 from workers.status import Status
@@ -42,6 +43,8 @@ RECONNECT_S = 2.0
 """Longest pause before a lost coordinator is called again."""
 ANSWER_S = 30.0
 """How long a call that moves no payload waits; downloads and uploads take as long as bytes move."""
+
+TOP_UP_S = 3.0
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,16 @@ class Link:
     def evaluated(self, note: bytes) -> int:
         """Hand in an evaluation note; its journal index. A repeat has the same answer."""
         return int(self._ask(self._site.Evaluate, wire.NoteRequest(note=note)).index)
+
+    def top_up(self, order: AssignmentNote, n: int, amount_micro: int) -> None:
+        """Have that much more held for the order's round; `n` from 1 names the top-up, and asked twice it is one.
+
+        Raises Refused with the coordinator's reason, Unreachable after a few seconds: training waits meanwhile.
+        """
+        request = wire.TopUpRequest(
+            run=order.run, round=order.round, lease=order.lease, number=n, amount_micro=amount_micro
+        )
+        self._ask(self._site.TopUp, request, timeout_s=TOP_UP_S)
 
     def fetch(self, state: Digest, names: Iterable[str]) -> None:
         """Bring the manifest of `state` and its slices `names` into the store; what is there is not asked for.

@@ -1,7 +1,7 @@
-"""What a round took at this site: the facts that its usage record states.
+"""What a round took at this site: the facts that its usage record states, and the promise that no two overlap.
 
-Owns one small file, so that a site killed in the middle of a round still says when its work began. Knows nothing of
-prices; those are the charter's.
+Owns one small file, in which the end of this site's last usage record outlives its process. The measuring itself is
+`workers.gauge`, beside the device. Knows nothing of prices; those are the charter's.
 """
 
 from __future__ import annotations
@@ -9,43 +9,64 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from commons.clock import Clock
+from commons.errors import HansaError
 from commons.identity import write_file
 
 
 @dataclass(frozen=True)
 class Usage:
+    """What the devices did for one round, in the process that finished it: what a killed one had done is not charged."""
+
     started_ms: int
-    """When work under this lease began, in any process of this site (Unix ms)."""
+    """Unix ms, never before the end of the site's last record."""
     ended_ms: int
     device_ms: int
-    """Time the device worked in the process that finished: what a killed process had done is not charged."""
+    """Summed over the devices."""
+    device_ids: tuple[str, ...]
+    precision: str
+    energy_j: int | None = None
+    """Where the device tells."""
 
 
 class Meter:
-    """One clock per lease. `begin` and `end` of the same lease may be repeated by a restarted process."""
+    """The end of this site's last usage record, kept in `path`. A file of no use is as none."""
 
-    def __init__(self, path: Path, clock: Clock) -> None:
-        self._path, self._clock = path, clock
-        self._lease, self._started_ms, self._here_ms = "", 0, 0
+    def __init__(self, path: Path) -> None:
+        self._path = path
 
-    def begin(self, lease: str) -> None:
-        """Work under `lease` begins, or goes on. Raises HansaError when the disk refuses."""
-        now_ms = self._clock.now_ms()
-        self._lease, self._here_ms = lease, now_ms
-        self._started_ms = self._earlier_start(lease) or now_ms
-        write_file(self._path, json.dumps({"lease": lease, "started_ms": self._started_ms}).encode())
+    @property
+    def ended_ms(self) -> int:
+        """Before this, Unix ms, no new record may begin, whatever the clock says; 0 before the first."""
+        return int(self._kept().get("ended_ms", 0))
 
-    def end(self) -> Usage:
-        """Work under the lease of the last `begin` is done. Time that ran backwards counts as none."""
-        assert self._lease, "end() before begin()"
-        ended_ms = max(self._clock.now_ms(), self._started_ms)
-        return Usage(self._started_ms, ended_ms, max(0, ended_ms - self._here_ms))
+    def take(self, run: str, round_number: int, usage: Usage) -> None:
+        """`usage` is about to be stated for that round; durable on return. The same again changes nothing.
 
-    def _earlier_start(self, lease: str) -> int | None:
+        Raises HansaError when it begins before the last record ended (a result of an older round, brought back from
+        a backup), StoreError when the disk refuses.
+        """
+        stated = {
+            "run": run,
+            "round": round_number,
+            "started_ms": usage.started_ms,
+            "ended_ms": usage.ended_ms,
+        }
+        kept = self._kept()
+        if stated == kept:
+            return
+        if usage.started_ms < (ended_ms := int(kept.get("ended_ms", 0))):
+            raise HansaError(
+                f"round {round_number} of run {run} was trained from {usage.started_ms}, before this site's last usage "
+                f"record ended ({ended_ms}): its result came from a backup; the site's operator removes the run's "
+                "folder under rounds/ in its home, and the round is trained again"
+            )
+        write_file(self._path, json.dumps(stated).encode())
+
+    def _kept(self) -> dict[str, Any]:
         try:
             kept = json.loads(self._path.read_bytes())
-            return int(kept["started_ms"]) if kept["lease"] == lease else None
-        except (OSError, ValueError, KeyError, TypeError):
-            return None  # no round yet, or a file of no use: this lease begins now
+            return kept if isinstance(kept, dict) and isinstance(kept.get("ended_ms"), int) else {}
+        except (OSError, ValueError):
+            return {}

@@ -37,6 +37,7 @@ class Trained:
     loss: float
     held_out_loss: float | None
     gflop: int
+    usage: Usage
     model_bytes: int = 0
     """Weights, gradients and moments held while training."""
 
@@ -81,10 +82,10 @@ def pack(
 
 
 def sign(
-    order: AssignmentNote, trained: Trained, packed: Packed, usage: Usage, *, device: str, signer: Signer
+    order: AssignmentNote, trained: Trained, packed: Packed, *, device: str, signer: Signer
 ) -> tuple[bytes, bytes]:
-    """The update note and the usage note of a packed round."""
-    payload = digest(packed.payload)
+    """The update note and the usage note of a packed round. `device`: its kind, as the rate card names it."""
+    payload, usage = digest(packed.payload), trained.usage
     update = UpdateNote(
         consortium=order.consortium,
         run=order.run,
@@ -106,15 +107,15 @@ def sign(
         site=order.site,
         lease=order.lease,
         device=device,
-        device_ids=f"{order.site}/0",
-        precision="fp32",
+        device_ids=",".join(usage.device_ids),
+        precision=usage.precision,
         started_ms=usage.started_ms,
         ended_ms=usage.ended_ms,
         device_ms=usage.device_ms,
         steps=trained.steps,
         tokens=trained.tokens,
         gflop=trained.gflop,
-        energy_j=None,
+        energy_j=usage.energy_j,
         update=payload,
     )
     return signer.sign(update.text), signer.sign(used.text)

@@ -47,9 +47,9 @@ def build_shard(
             if isinstance(layer.mlp, Glm4MoeMoE):
                 layer.mlp.gate = Router(config, present)
                 layer.mlp.experts = Experts(config, present, owned)
-    shard.to_empty(device=_device())
+    shard.to_empty(device=compute_device())
     shard.tie_weights()
-    shard.model.rotary_emb = Glm4MoeRotaryEmbedding(config).to(_device())
+    shard.model.rotary_emb = Glm4MoeRotaryEmbedding(config).to(compute_device())
     for module in shard.modules():
         if isinstance(module, Router):
             module.forbid_absent()
@@ -217,5 +217,6 @@ def _tensors(shard: nn.Module) -> dict[str, Tensor]:
     return held | {name: tensor for name, tensor in shard.named_buffers() if not name.endswith(unreleased)}
 
 
-def _device() -> torch.device:
+def compute_device() -> torch.device:
+    """Where this process trains."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")

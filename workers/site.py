@@ -21,10 +21,11 @@ from commons.names import Digest, SiteId
 from commons.notes import NoteError, Signer, parse
 from commons.states import StateStore
 from commons.updates import UpdateManifest
-from commons.work import AssignmentNote, EvaluationNote
-from workers import seal
-from workers.actor import Abandoned, Bench, Progress, RemoteTrainer
+from commons.work import AssignmentNote
+from workers.actor import Abandoned, Bench, RemoteTrainer
+from workers.allowance import Allowance
 from workers.backoff import pauses
+from workers.computing import Computing
 from workers.data import Corpus, CorpusError
 from workers.home import alone_in
 from workers.link import Directive, Link
@@ -63,7 +64,8 @@ def run_site(file: SiteFile, stop: threading.Event) -> None:
         witness = SiteWitness(signer, seat.log_verifier, file.home, SystemClock())
         link.open(run=run, round_number=number)
         link.witness(witness)
-        bench = Bench(file.name, file.text, file.public, file.home / "rounds", max(1, int(file.ray.cpus)))
+        threads, rounds = max(1, int(file.ray.cpus)), file.home / "rounds"
+        bench = Bench(file.partner, file.name, file.text, file.public, rounds, threads)
         try:
             with connected(
                 file.ray.address,
@@ -75,10 +77,13 @@ def run_site(file: SiteFile, stop: threading.Event) -> None:
                 trainer = RemoteTrainer(bench, cpus=file.ray.cpus, gpus=file.ray.gpus, stop=stop)
                 trainer.start()
                 try:
-                    meter = Meter(file.home / "meter.json", SystemClock())
-                    site = _Site(
-                        link, status, store, outbox, verification, trainer, meter, signer, witness, stop
+                    limit_micro = file.policy.max_charge_micro_per_round
+                    allowance = Allowance(file.home / "topups.json", limit_micro, link.top_up)
+                    meter = Meter(file.home / "meter.json")
+                    computing = Computing(
+                        link, status, store, outbox, trainer, meter, allowance, signer, stop
                     )
+                    site = _Site(link, status, store, outbox, verification, computing, signer, witness, stop)
                     site.work()
                 finally:
                     trainer.close()
@@ -122,15 +127,14 @@ class _Site:
         store: StateStore,
         outbox: Outbox,
         verification: Verification,
-        trainer: RemoteTrainer,
-        meter: Meter,
+        computing: Computing,
         signer: Signer,
         witness: SiteWitness,
         stop: threading.Event,
     ) -> None:
         self._link, self._status, self._store, self._outbox = link, status, store, outbox
-        self._verification, self._trainer, self._meter = verification, trainer, meter
-        self._signer, self._witness, self._stop = signer, witness, stop
+        self._verification, self._computing = verification, computing
+        self._witness, self._stop = witness, stop
         self._name = SiteId(signer.name.partition("/")[2])
         self._evaluated: dict[str, bytes] = {}
         self._said = ""
@@ -156,7 +160,7 @@ class _Site:
         if order.note.work == "evaluate":
             self._evaluate(order)
             return
-        sealed = self._outbox.find(order.note) or self._train(order)
+        sealed = self._outbox.find(order.note) or self._computing.train(order)
         self._upload(order, sealed)
         self._anticipate(order, sealed)
 
@@ -204,72 +208,6 @@ class _Site:
             self._trouble("refused", str(error))
             return ASK_AGAIN_S
 
-    def _train(self, order: Order) -> Sealed:
-        note, charter = order.note, order.charter
-        base = self._fetch(order, whole=charter.learning.routing == "joint")
-        log.info(
-            "round %d: training %d steps from %s", note.round, charter.learning.inner_steps, note.base[:19]
-        )
-        self._status.set(state="training", why="", steps=charter.learning.inner_steps)
-        self._meter.begin(note.lease)
-        trained = self._trainer.train(
-            note.run, note.round, charter, base, watch=lambda progress: self._watch(order, progress)
-        )
-        usage = self._meter.end()
-        self._status.set(
-            state="sealing", step=trained.steps, loss=trained.loss, model_bytes=trained.model_bytes
-        )
-        packed = seal.pack(
-            trained,
-            base=base,
-            residual=self._outbox.residual(note),
-            expert_map=order.expert_map,
-            site=self._name,
-            codecs=charter.learning.codecs,
-        )
-        entry = charter.site(self._name)
-        assert entry is not None, "an order for this site is under a charter that has it"
-        update, used = seal.sign(note, trained, packed, usage, device=entry.device, signer=self._signer)
-        log.info(
-            "round %d: trained, loss %.4f, update of %d bytes", note.round, trained.loss, len(packed.payload)
-        )
-        return self._outbox.seal(
-            note,
-            update=update,
-            usage=used,
-            manifest=packed.manifest.to_bytes(),
-            payload=packed.payload,
-            residual=packed.residual,
-        )
-
-    def _fetch(self, order: Order, *, whole: bool) -> dict[str, seal.Array]:
-        """The order's base: every slice, or those this site trains."""
-        self._status.enter("fetching")
-        base = Digest(order.note.base)
-        parts = order.expert_map.slices if whole else order.expert_map.uplink(self._name)
-        self._link.fetch(base, [part.name for part in parts])
-        manifest = self._store.manifest(base)
-        for part in parts:
-            if manifest[part.name].shape != part.shape:
-                raise HansaError(
-                    f"{part.name} of state {base} has shape {manifest[part.name].shape}, the expert map says "
-                    f"{part.shape}; the coordinator's operator must check the run's seed model"
-                )
-        return {part.name: self._store.tensor(manifest[part.name]) for part in parts}
-
-    def _watch(self, order: Order, progress: Progress) -> bool:
-        """Show the progress; whether the order still stands."""
-        self._status.set(
-            why=progress.why, step=progress.step, tokens_per_s=progress.tokens_per_s, loss=progress.loss
-        )
-        latest = self._link.latest
-        if self._stop.is_set() or self._link.unwanted(order.note.run, order.note.round):
-            return False
-        if latest is None or latest.order in (None, order.data):
-            # A coordinator that starts again may say `wait` before it says the same order again.
-            return latest is None or not latest.finished
-        return False
-
     def _upload(self, order: Order, sealed: Sealed) -> None:
         self._status.enter("uploading")
         index = self._link.upload(sealed, run=order.note.run, round_number=order.note.round)
@@ -293,29 +231,11 @@ class _Site:
                 self._store.put((self._store.tensor(manifest[part.name]) + delta).astype("<f4").tobytes())
 
     def _evaluate(self, order: Order) -> None:
-        note = order.note
-        if note.base not in self._evaluated:
-            state = self._fetch(order, whole=True)
-            log.info("evaluating %s on the held-out text", note.base[:19])
-            self._status.enter("training", "evaluating")
-            loss, size = self._trainer.evaluate(
-                note.run, order.charter, state, watch=lambda progress: self._watch(order, progress)
-            )
-            entry = order.charter.site(self._name)
-            assert entry is not None, "an order for this site is under a charter that has it"
-            said = EvaluationNote(
-                consortium=note.consortium,
-                run=note.run,
-                site=note.site,
-                state=note.base,
-                domain=entry.domain,
-                bytes=size,
-                loss=loss,
-            )
-            self._evaluated = {note.base: self._signer.sign(said.text)}
-            log.info("held-out loss of the consortium's model: %.4f nats per byte", loss)
+        base = order.note.base
+        if base not in self._evaluated:
+            self._evaluated = {base: self._computing.evaluate(order)}
         self._status.enter("uploading")
-        self._link.evaluated(self._evaluated[note.base])
+        self._link.evaluated(self._evaluated[base])
         self._status.enter("idle", "evaluated")
 
     def _idle_if_alone(self) -> None:

@@ -2,7 +2,9 @@
 
 `Trainer.train_round` reads top to bottom. It knows nothing of wires, signatures, codecs or money. Everything the next
 step depends on is in the base state, the arguments, and one file per finished round in `home`; so a trainer that
-was killed and made anew gives the same bytes, and one asked again for a round it finished gives the same answer.
+was killed and made anew gives the same bytes, and one asked again for a round it finished gives the same answer,
+also when the round was cut short: what its file says is what the round gave. After a short round the next one begins
+at its own place in batches and learning rate, as if the round had been whole.
 
 Inner optimiser: AdamW (0.9, 0.95), its moments kept across rounds, gradients clipped at norm 1, warm-up and cosine
 over the run's inner steps (DiLoCo, arXiv 2311.08105). Own experts stay as the site left them; the trunk starts from
@@ -14,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,14 +25,27 @@ from numpy.typing import NDArray
 from torch import nn
 
 from commons.charter import Learning, Model
+from commons.clock import SystemClock
 from commons.experts.map import ExpertMap, Kind
 from commons.names import SiteId
 from workers.data import Corpus, Mixture, Source
 from workers.durable import read_arrays, read_facts, write_durably
+from workers.gauge import Gauge
+from workers.meter import Usage
 from workers.objectives import held_out_loss, next_byte_loss
-from workers.shard import build_shard, expert_tokens, load_state, read_state, resident_bytes
+from workers.shard import (
+    build_shard,
+    compute_device,
+    expert_tokens,
+    load_state,
+    read_state,
+    resident_bytes,
+)
 
 Array = NDArray[np.float32]
+OnStep = Callable[[int, float], bool | None]
+"""Told the step, from 1, and its loss; True ends the round with this step."""
+PRECISIONS = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 BETAS = (0.9, 0.95)
 CLIP_NORM = 1.0
 HELD_OUT_ROWS = 32
@@ -61,6 +76,7 @@ class RoundResult:
     """Useful model FLOPs in whole GFLOP, by arithmetic from map and tokens (`ExpertMap.training_gflop`)."""
     peak_model_bytes: int
     """Weights, gradients and moments held at once; activations are not counted."""
+    usage: Usage
 
 
 class Trainer:
@@ -94,17 +110,21 @@ class Trainer:
         round_number: int,
         base: Mapping[str, Array],
         learning: Learning,
-        on_step: Callable[[int, float], None],
+        on_step: OnStep,
+        gauge: Gauge | None = None,
     ) -> RoundResult:
-        """Train `learning.inner_steps` from `base`; `on_step(step from 1, loss)` after each.
+        """Train `learning.inner_steps` from `base`, or fewer if `on_step` says so after one of them.
 
         `base` holds trunk and router, with joint routing all guests, and in a site's first round its own experts.
         An exception from `on_step` abandons the round; asked again, it starts over and ends at the same bytes.
+        `gauge` measures the work of this call; a round finished before has the usage it had then.
         Raises TrainingError on a loss that is not finite.
         """
         request = self._request(round_number, base, learning)
         if finished := self._finished(round_number, request):
             return finished
+        gauge = gauge or Gauge(SystemClock(), "cpu")
+        gauge.begin(_gpu())
         self._learning = learning
         shard = self._shard_at(base)
         rows = self._corpus.held_out_rows(length=learning.sequence_length, limit=HELD_OUT_ROWS)
@@ -112,21 +132,22 @@ class Trainer:
         arrays, steps = self._restore(round_number, shard)
         optimizer = self._optimizer(shard, arrays, steps)
         expert_tokens(shard, self._map)
-        loss = self._inner_steps(round_number, shard, optimizer, on_step)
+        done, loss = self._inner_steps(round_number, shard, optimizer, on_step)
         self._check_only_own_moved(shard, base)
-        tokens = learning.inner_steps * learning.batch_size * learning.sequence_length
+        tokens = done * learning.batch_size * learning.sequence_length
         trained = sum(p.nbytes for p in shard.parameters())
         local = read_state(shard, self._shared_names)
         result = RoundResult(
             trunk_delta={n: local[n] - np.asarray(base[n], np.float32) for n in self._shared_names},
             experts=read_state(shard, self._own_names),
-            steps=learning.inner_steps,
+            steps=done,
             tokens=tokens,
             loss=loss,
             held_out_loss=before,
             expert_tokens={str(e): n for e, n in expert_tokens(shard, self._map).items()},
             gflop=self._map.training_gflop(tokens),
             peak_model_bytes=resident_bytes(shard) + 3 * trained,
+            usage=gauge.end(PRECISIONS[next(shard.parameters()).dtype]),
         )
         self._commit(round_number, request, result, shard, optimizer)
         return result
@@ -155,12 +176,13 @@ class Trainer:
         round_number: int,
         shard: nn.Module,
         optimizer: torch.optim.Optimizer,
-        on_step: Callable[[int, float], None],
-    ) -> float:
+        on_step: OnStep,
+    ) -> tuple[int, float]:
+        """Steps done, at least one, and their mean loss."""
         learning, source = self._learning, self._source()
         device = next(shard.parameters()).device
         parameters = list(shard.parameters())
-        total = 0.0
+        done, total = 0, 0.0
         for i in range(learning.inner_steps):
             step = (round_number - 1) * learning.inner_steps + i
             for group in optimizer.param_groups:
@@ -179,9 +201,10 @@ class Trainer:
             objective.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(parameters, CLIP_NORM)
             optimizer.step()
-            total += loss
-            on_step(i + 1, loss)
-        return total / learning.inner_steps
+            done, total = i + 1, total + loss
+            if on_step(done, loss):
+                break
+        return done, total / done
 
     def _source(self) -> Source:
         share = self._learning.public_share
@@ -270,7 +293,8 @@ class Trainer:
                 steps[name] = int(state["step"])
                 arrays[f"first/{name}"] = state["exp_avg"].cpu().numpy()
                 arrays[f"second/{name}"] = state["exp_avg_sq"].cpu().numpy()
-        facts = {k: v for k, v in vars(result).items() if k not in ("trunk_delta", "experts")}
+        facts = {k: v for k, v in vars(result).items() if k not in ("trunk_delta", "experts", "usage")}
+        facts["usage"] = asdict(result.usage)
         write_durably(
             self._file(round_number), arrays, {"request": request, "adam_steps": steps, "result": facts}
         )
@@ -282,11 +306,16 @@ class Trainer:
         if not path.exists():
             return None
         facts = read_facts(path)
-        if facts["request"] != request:
+        if facts["request"] != request or "usage" not in facts["result"]:
             return None
-        arrays = read_arrays(path)
+        arrays, found = read_arrays(path), facts["result"]
+        usage = found.pop("usage")
+        usage["device_ids"] = tuple(usage["device_ids"])
         return RoundResult(
-            trunk_delta=_under("delta/", arrays), experts=_under("expert/", arrays), **facts["result"]
+            trunk_delta=_under("delta/", arrays),
+            experts=_under("expert/", arrays),
+            usage=Usage(**usage),
+            **found,
         )
 
 
@@ -298,6 +327,12 @@ def inner_rate(step: int, learning: Learning) -> float:
     done = min(1.0, (step - learning.warmup_steps) / max(1, last - learning.warmup_steps))
     floor = learning.final_rate
     return learning.learning_rate * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * done)))
+
+
+def _gpu() -> str | None:
+    """Id of the GPU this process trains on."""
+    device = compute_device()
+    return f"GPU-{torch.cuda.get_device_properties(device).uuid}" if device.type == "cuda" else None
 
 
 def _under(prefix: str, arrays: Mapping[str, Array]) -> dict[str, Array]:

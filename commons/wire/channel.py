@@ -49,26 +49,12 @@ ANYONE = "anyone"
 ROLES: Mapping[str, frozenset[str]] = {
     f"/{PACKAGE}.{service}/{method}": frozenset(roles)
     for service, methods, roles in (
-        ("Enrolment", ("Enrol",), (ANYONE,)),
-        (
-            "SiteLink",
-            (
-                "Work",
-                "Heartbeat",
-                "UploadOffset",
-                "Upload",
-                "Fetch",
-                "Evaluate",
-                "Witness",
-                "TopUp",
-                "Cosign",
-            ),
-            ("site",),
-        ),
-        ("Chamber", ("Submit", "Read", "Watch", "Chain"), ("member", "site", "operator")),
-        ("Operator", ("StartRun", "StopRun", "MakeRelease", "ReverseCharge"), ("operator",)),
+        ("Enrolment", "Enrol", (ANYONE,)),
+        ("SiteLink", "Work Heartbeat UploadOffset Upload Fetch Evaluate TopUp Witness Cosign", ("site",)),
+        ("Chamber", "Submit Read Watch Chain", ("member", "site", "operator")),
+        ("Operator", "StartRun StopRun MakeRelease ReverseCharge", ("operator",)),
     )
-    for method in methods
+    for method in methods.split()
 }
 """Every method of the wire and who may call it. What is not here is refused."""
 

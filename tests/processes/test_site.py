@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from commons.identity import Seat
+from commons.names import RunId, SiteId
 from commons.views import RunView
 from orchestrator.coordinator import NO_MLFLOW, Coordinator
 from tests.support.consortium import Office, found, over, running
@@ -141,6 +142,55 @@ def test_a_site_whose_policy_forbids_the_charter_says_so_and_stays(tmp_path: Pat
             assert f"in use by process {site.process.pid}" in other.stderr
             assert site.stop() < STOP_S
         office.close()
+
+
+@pytest.mark.parametrize("topups", [0, 4])
+def test_a_round_that_takes_longer_than_is_held_is_topped_up_or_handed_in_as_far_as_it_is(
+    tmp_path: Path, head: Head, topups: int
+) -> None:
+    """The training process is stopped for as long as the round before took."""
+    rate = {"device": "cpu", "micro_per_gflop": 10, "micro_per_device_second": 1000, "peak_gflops": 10_000}
+    learning = one_site().learning.model_dump() | {"rounds": 2, "codecs": {"trunk": "fp32", "expert": "fp32"}}
+    of = one_site(
+        learning=learning,
+        rate_card={"currency": "EUR", "rates": (rate,)},
+        accounting={"topups": topups},
+    )
+    home = found(tmp_path, of)
+    with running(home) as coordinator:
+        file, log = write_site(tmp_path / "site", coordinator, ray=head.address), tmp_path / "site.log"
+        office = Office(Seat.load(home / "operator"))
+        with site_process(file, log, head.environment) as site:
+            office.start_run(tmp_path / "seed")
+            midway(log, 2)
+            run = coordinator.desk.runs.by_id[RunId("run-1")]
+            first = run.last_usage(SiteId("alder"))
+            assert first is not None and first.device_ids == "cpu/alder/alder"
+            [actor] = actors(head.process.pid)
+            os.kill(actor, signal.SIGSTOP)
+            time.sleep(first.device_ms / 1000)
+            os.kill(actor, signal.SIGCONT)
+            view = office.wait(over, 120)
+            assert view.phase == "finished", view.reason
+            assert site.stop() < STOP_S
+        office.close()
+        second = run.history[1].usage(SiteId("alder"))
+        ledger = coordinator.desk.consortium.ledger
+    assert second is not None and second.started_ms >= first.ended_ms
+    hold = ledger.hold("hold/run-1/2/alder")
+    assert hold is not None and not ledger.open
+    assert hold.request.amount_micro == 10 * first.gflop + -(-5 * first.device_ms // 4)
+    tops = ledger.topups("hold/run-1/2/alder")
+    charged = hold.charged_micro + sum(t.charged_micro for t in tops)
+    said = log.read_text()
+    if topups:
+        assert second.steps == 400 and charged == 10 * second.gflop + second.device_ms > hold.charged_micro
+        assert "top-up 1 of" in said and "is held" in said
+    else:
+        assert second.steps < 400 and not tops and charged <= hold.request.amount_micro
+        assert f"ended after {second.steps} of 400 steps: step" in said
+        assert "the charter allows 0 top-ups a round" in said
+    assert "Traceback" not in said
 
 
 @pytest.mark.parametrize("text", ["", "one document only", "caf\xe9".encode("latin-1") * 50, "a\n\nb"])

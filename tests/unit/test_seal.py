@@ -67,6 +67,7 @@ def trained(seed: int = 0) -> tuple[Trained, Arrays]:
         loss=1.25,
         held_out_loss=None,
         gflop=1,
+        usage=Usage(1_000, 2_000, 900, ("GPU-1", "GPU-2"), "bf16", 17),
     )
     return result, base
 
@@ -130,22 +131,23 @@ def test_the_same_round_seals_to_the_same_bytes() -> None:
     first, second = (packed(*trained(), {}, Codecs(trunk="int8", expert="bf16")) for _ in range(2))
     assert first.payload == second.payload
     assert first.manifest.to_bytes() == second.manifest.to_bytes()
-    usage = Usage(1_000, 2_000, 900)
-    assert sign(order(), trained()[0], first, usage, device="cpu", signer=SIGNER) == sign(
-        order(), trained()[0], second, usage, device="cpu", signer=SIGNER
+    assert sign(order(), trained()[0], first, device="cpu", signer=SIGNER) == sign(
+        order(), trained()[0], second, device="cpu", signer=SIGNER
     )
 
 
 def test_the_notes_name_what_was_packed_and_what_it_took() -> None:
     result, base = trained()
     update = packed(result, base, {}, Codecs())
-    note, used = sign(order(), result, update, Usage(1_000, 2_000, 900), device="cpu", signer=SIGNER)
+    note, used = sign(order(), result, update, device="cpu", signer=SIGNER)
     said = UpdateNote.from_note(open_note(note, [SIGNER.verifier]))
     assert (said.payload, said.payload_bytes) == (digest(update.payload), len(update.payload))
     assert said.manifest == digest(update.manifest.to_bytes())
     assert (said.steps, said.tokens, said.loss, said.held_out_loss) == (4, 128, 1.25, None)
     usage = UsageNote.from_note(open_note(used, [SIGNER.verifier]))
     assert (usage.update, usage.lease, usage.device_ms, usage.gflop) == (said.payload, "lease-1", 900, 1)
+    assert (usage.started_ms, usage.ended_ms, usage.energy_j) == (1_000, 2_000, 17)
+    assert (usage.device, usage.device_ids, usage.precision) == ("cpu", "GPU-1,GPU-2", "bf16")
 
 
 def keep(

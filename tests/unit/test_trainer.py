@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from commons.charter import Learning, Model
+from commons.clock import SystemClock
 from commons.experts.map import ExpertMap, Kind
 from commons.names import ExpertId, SiteId
 from hansa import baselines
 from workers.data import Corpus
+from workers.gauge import Gauge
 from workers.objectives import next_byte_loss
 from workers.shard import build_shard, initial_state, read_state
 from workers.trainer import BETAS, CLIP_NORM, RoundResult, Trainer, TrainingError, inner_rate
@@ -95,7 +97,8 @@ def same(a: RoundResult, b: RoundResult) -> bool:
     def flat(r: RoundResult) -> dict[str, object]:
         arrays = {f"delta {n}": x.tobytes() for n, x in r.trunk_delta.items()}
         arrays |= {f"expert {n}": x.tobytes() for n, x in r.experts.items()}
-        return {**arrays, **{k: v for k, v in vars(r).items() if k not in ("trunk_delta", "experts")}}
+        skipped = ("trunk_delta", "experts", "usage")  # time is no promise of the trainer
+        return {**arrays, **{k: v for k, v in vars(r).items() if k not in skipped}}
 
     return flat(a) == flat(b)
 
@@ -182,7 +185,61 @@ def test_asked_again_a_finished_round_is_answered_without_training(
         raise AssertionError("it trained again")
 
     again = trainer_at("a").train_round(round_number=1, base=base, learning=LEARNING, on_step=never)
-    assert same(first, again)
+    assert same(first, again) and again.usage == first.usage, "it has the usage of the time it was trained"
+
+
+def stop_after(last: int) -> Callable[[int, float], bool]:
+    return lambda step, loss: step == last
+
+
+def test_a_round_cut_short_is_the_beginning_of_the_whole_one(trainer_at: Callable[..., Trainer]) -> None:
+    base, one = start(), LEARNING.model_copy(update={"inner_steps": 1, "rounds": 12})
+    short = trainer_at("a").train_round(round_number=1, base=base, learning=LEARNING, on_step=stop_after(1))
+    alone = trainer_at("b").train_round(round_number=1, base=base, learning=one, on_step=ignore)
+    assert same(short, alone)
+    assert (short.steps, short.tokens, short.gflop) == (1, 4 * 16, MAP.training_gflop(4 * 16))
+
+
+def test_a_round_cut_short_is_final_once_it_is_on_disk(trainer_at: Callable[..., Trainer]) -> None:
+    """Killed before, it starts over; after, a successor that has more money gives the same bytes."""
+
+    class Killed(Exception):
+        pass
+
+    def die(step: int, loss: float) -> None:
+        raise Killed
+
+    base = start()
+    short = trainer_at("steady").train_round(
+        round_number=1, base=base, learning=LEARNING, on_step=stop_after(2)
+    )
+    with pytest.raises(Killed):
+        trainer_at("a").train_round(round_number=1, base=base, learning=LEARNING, on_step=die)
+    again = trainer_at("a").train_round(round_number=1, base=base, learning=LEARNING, on_step=stop_after(2))
+    assert same(again, short)
+    asked = trainer_at("a").train_round(round_number=1, base=base, learning=LEARNING, on_step=ignore)
+    assert same(asked, short) and asked.usage == again.usage
+
+
+def test_the_round_after_a_short_one_does_not_depend_on_restarts(trainer_at: Callable[..., Trainer]) -> None:
+    base, seen = start(), list[RoundResult]()
+    for home, fresh in (("steady", False), ("restarted", True)):
+        trainer = trainer_at(home)
+        first = trainer.train_round(round_number=1, base=base, learning=LEARNING, on_step=stop_after(2))
+        trainer = trainer_at(home) if fresh else trainer
+        after = merged(base, [first])
+        seen.append(trainer.train_round(round_number=2, base=after, learning=LEARNING, on_step=ignore))
+    assert same(*seen) and seen[0].steps == 3
+
+
+def test_a_round_is_measured_by_the_gauge_it_is_given(trainer_at: Callable[..., Trainer]) -> None:
+    gauge = Gauge(SystemClock(), "cpu/acme/berlin", not_before_ms=10**15)
+    result = trainer_at("a").train_round(
+        round_number=1, base=start(), learning=LEARNING, on_step=ignore, gauge=gauge
+    )
+    usage = result.usage
+    assert (usage.device_ids, usage.precision, usage.started_ms) == (("cpu/acme/berlin",), "fp32", 10**15)
+    assert usage.ended_ms - usage.started_ms == usage.device_ms > 0
 
 
 def test_a_finished_round_asked_from_another_base_is_trained_from_the_round_before(

@@ -1,0 +1,153 @@
+"""The work of one order: its base fetched, the actor's training or evaluation watched, the result sealed and signed.
+
+Owns what lies between an order that was verified and bytes that can be sent; a round sealed before is the outbox's.
+Knows nothing of when to try again: whatever is raised here, the same order may be carried out anew.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+from commons.errors import HansaError
+from commons.names import Digest, SiteId
+from commons.notes import Signer
+from commons.states import StateStore
+from commons.work import EvaluationNote
+from workers import seal
+from workers.actor import Progress, RemoteTrainer, Wish
+from workers.allowance import Allowance
+from workers.link import Link
+from workers.meter import Meter
+from workers.outbox import Outbox, Sealed
+from workers.status import Status
+from workers.verify import Order
+
+log = logging.getLogger("hansa.site")
+
+
+class Computing:
+    """One order at a time."""
+
+    def __init__(
+        self,
+        link: Link,
+        status: Status,
+        store: StateStore,
+        outbox: Outbox,
+        trainer: RemoteTrainer,
+        meter: Meter,
+        allowance: Allowance,
+        signer: Signer,
+        stop: threading.Event,
+    ) -> None:
+        self._link, self._status, self._store, self._outbox = link, status, store, outbox
+        self._trainer, self._meter, self._allowance = trainer, meter, allowance
+        self._signer, self._stop = signer, stop
+        self._name = SiteId(signer.name.partition("/")[2])
+
+    def train(self, order: Order) -> Sealed:
+        """One round, whole or as far as what is held for it goes; durable on return.
+
+        Raises Abandoned when the coordinator no longer wants it, HansaError with the reason it cannot be.
+        """
+        note, charter = order.note, order.charter
+        base = self._fetch(order, whole=charter.learning.routing == "joint")
+        steps = charter.learning.inner_steps
+        log.info("round %d: training %d steps from %s", note.round, steps, note.base[:19])
+        self._status.set(state="training", why="", steps=steps)
+        self._allowance.begin(order)
+        trained = self._trainer.train(
+            note.run,
+            note.round,
+            charter,
+            base,
+            not_before_ms=self._meter.ended_ms,
+            watch=lambda progress: self._watch(order, progress),
+        )
+        self._meter.take(note.run, note.round, trained.usage)
+        short = "" if trained.steps == steps else f"ended after {trained.steps} of {steps} steps"
+        why = f"{short}: {self._allowance.exhausted or 'the hold was used up'}" if short else ""
+        self._status.set(
+            state="sealing", why=why, step=trained.steps, loss=trained.loss, model_bytes=trained.model_bytes
+        )
+        packed = seal.pack(
+            trained,
+            base=base,
+            residual=self._outbox.residual(note),
+            expert_map=order.expert_map,
+            site=self._name,
+            codecs=charter.learning.codecs,
+        )
+        entry = charter.site(self._name)
+        assert entry is not None, "an order for this site is under a charter that has it"
+        update, used = seal.sign(note, trained, packed, device=entry.device, signer=self._signer)
+        what = f"trained, loss {trained.loss:.4f}, update of {len(packed.payload)} bytes"
+        log.info("round %d: %s%s", note.round, what, f" ({why})" if why else "")
+        return self._outbox.seal(
+            note,
+            update=update,
+            usage=used,
+            manifest=packed.manifest.to_bytes(),
+            payload=packed.payload,
+            residual=packed.residual,
+        )
+
+    def evaluate(self, order: Order) -> bytes:
+        """A signed hansa-evaluation/v1 note of the order's state on this site's held-out text. Raises as `train`."""
+        note = order.note
+        state = self._fetch(order, whole=True)
+        log.info("evaluating %s on the held-out text", note.base[:19])
+        self._status.enter("training", "evaluating")
+        loss, size = self._trainer.evaluate(
+            note.run, order.charter, state, watch=lambda progress: self._watch(order, progress)
+        )
+        entry = order.charter.site(self._name)
+        assert entry is not None, "an order for this site is under a charter that has it"
+        said = EvaluationNote(
+            consortium=note.consortium,
+            run=note.run,
+            site=note.site,
+            state=note.base,
+            domain=entry.domain,
+            bytes=size,
+            loss=loss,
+        )
+        log.info("held-out loss of the consortium's model: %.4f nats per byte", loss)
+        return self._signer.sign(said.text)
+
+    def _fetch(self, order: Order, *, whole: bool) -> dict[str, seal.Array]:
+        """The order's base: every slice, or those this site trains."""
+        self._status.enter("fetching")
+        base = Digest(order.note.base)
+        parts = order.expert_map.slices if whole else order.expert_map.uplink(self._name)
+        self._link.fetch(base, [part.name for part in parts])
+        manifest = self._store.manifest(base)
+        for part in parts:
+            if manifest[part.name].shape != part.shape:
+                raise HansaError(
+                    f"{part.name} of state {base} has shape {manifest[part.name].shape}, the expert map says "
+                    f"{part.shape}; the coordinator's operator must check the run's seed model"
+                )
+        return {part.name: self._store.tensor(manifest[part.name]) for part in parts}
+
+    def _watch(self, order: Order, progress: Progress) -> Wish:
+        """Show the progress; whether the order still stands, and what is held for it suffices."""
+        self._status.set(
+            why=progress.why, step=progress.step, tokens_per_s=progress.tokens_per_s, loss=progress.loss
+        )
+        if not self._stands(order):
+            return Wish.ABANDON
+        if order.note.work == "evaluate" or self._allowance.suffices(progress.step, progress.device_ms):
+            return Wish.GO_ON
+        self._status.set(why=self._allowance.exhausted)
+        return Wish.FINISH
+
+    def _stands(self, order: Order) -> bool:
+        latest = self._link.latest
+        if self._stop.is_set() or self._link.unwanted(order.note.run, order.note.round):
+            return False
+        if latest is None or latest.order in (None, order.data):
+            # A coordinator that starts again may say `wait` before it says the same order again.
+            return latest is None or not latest.finished
+        return False
