@@ -9,10 +9,8 @@ from __future__ import annotations
 import functools
 import json
 import logging
-import os
 import ssl
 from collections.abc import Callable, Iterator, Mapping
-from http.client import HTTPException, HTTPSConnection
 from typing import Any, NoReturn, Protocol, TypeAlias, cast
 
 import grpc
@@ -29,6 +27,7 @@ from commons.errors import GRPC_STATUS, Code, HansaError, Refusal, Refused, Unre
 from commons.identity import Seat
 from commons.names import Digest
 from commons.records import canonical_json
+from commons.wire.presented import presented_chain
 
 log = logging.getLogger("hansa.wire")
 
@@ -38,7 +37,6 @@ FETCH = f"/{PACKAGE}.SiteLink/Fetch"
 
 MESSAGE_BYTES_MAX = 16 * 2**20
 ENROLMENT_BYTES_MAX = 64 * 2**10
-CHAIN_TIMEOUT_S = 10.0
 _DETAILS_BYTES_MAX = 4096
 """gRPC limits all metadata of a reply to 8 KiB; longer details stay behind."""
 _MESSAGE_CHARS_MAX = 1000
@@ -127,58 +125,6 @@ def connect_for_enrolment(address: str, ca_fingerprint: Digest) -> grpc.Channel:
         )
     authority = ssl.DER_cert_to_PEM_cert(pinned).encode()
     return _open(address, grpc.ssl_channel_credentials(authority), consortium_of(authority))
-
-
-def presented_chain(address: str) -> list[bytes]:
-    """The certificates (DER, leaf first) the server at host:port shows. Believes and sends nothing.
-
-    Raises Unreachable when it cannot be reached or speaks no TLS.
-    """
-    host, _, port = address.rpartition(":")
-    context = ssl.create_default_context()
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    context.set_alpn_protocols(["h2"])
-    host = host.strip("[]")
-    try:
-        if proxy := _proxy(host):
-            connection = HTTPSConnection(proxy, timeout=CHAIN_TIMEOUT_S, context=context)
-            connection.set_tunnel(host, int(port))
-        else:
-            connection = HTTPSConnection(host, int(port), timeout=CHAIN_TIMEOUT_S, context=context)
-        try:
-            connection.connect()
-            return _chain_of(connection.sock)
-        finally:
-            connection.close()
-    except (OSError, HTTPException, ValueError) as failed:
-        raise Unreachable(
-            f"no TLS server answers at {address} ({failed}); check the address in the invite and the way out "
-            "of this network, then ask the coordinator's operator whether it runs"
-        ) from failed
-
-
-def _chain_of(connection: Any) -> list[bytes]:
-    if hasattr(connection, "get_unverified_chain"):  # Python 3.13
-        return list(connection.get_unverified_chain())
-    encoding_der = 2
-    return [
-        certificate.public_bytes(encoding_der) for certificate in connection._sslobj.get_unverified_chain()
-    ]
-
-
-_PROXY_VARIABLES = ("grpc_proxy", "https_proxy", "http_proxy")
-_EXCEPTION_VARIABLES = ("no_grpc_proxy", "no_proxy")
-
-
-def _proxy(host: str) -> str | None:
-    """host:port of the HTTP proxy gRPC would use for `host`, from the same variables in the same order."""
-    exceptions = next(filter(None, map(os.environ.get, _EXCEPTION_VARIABLES)), "")
-    for exception in (entry.strip().lstrip(".") for entry in exceptions.split(",")):
-        if exception == host or (exception and host.endswith(f".{exception}")):
-            return None
-    url = next(filter(None, map(os.environ.get, _PROXY_VARIABLES)), "")
-    return url.rpartition("//")[2].rstrip("/").rpartition("@")[2] or None
 
 
 def _open(address: str, credentials: grpc.ChannelCredentials, consortium: str) -> grpc.Channel:

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from commons.certificates import Subject, create_authority, csr, fingerprint, issue, tls_keypair
 from commons.errors import Code, HansaError, Refusal, Refused, Unreachable
 from commons.wire import channel
+from commons.wire.presented import presented_chain
 from commons.wire.v1 import consortium_pb2 as wire
 from commons.wire.v1 import consortium_pb2_grpc as services
 from tests.support.loopback import (
@@ -327,7 +328,7 @@ def test_enrolment_and_calls_go_through_an_http_proxy(ports: Ports, monkeypatch:
         services.EnrolmentStub(opened).Enrol(wire.EnrolRequest(), timeout=TIMEOUT_S)
     assert Proxy.tunnels == [behind, behind]
     monkeypatch.setenv("no_proxy", "other.example, .0.0.1")
-    channel.presented_chain(ports.enrolment)
+    presented_chain(ports.enrolment)
     assert len(Proxy.tunnels) == 2
     proxy.shutdown()
 
