@@ -13,11 +13,12 @@ import grpc
 
 from commons import charter_file, notes
 from commons.ballots import Ballot, Proposal, kind
+from commons.claims import CountersignNote
 from commons.errors import Code, Refusal
 from commons.notes import Note, NoteError
 from commons.records import Record
 from commons.views import CharterView, JournalView, ProposalsView, ProposalView, View
-from commons.wire.channel import refuse
+from commons.wire.channel import caller, refuse
 from commons.wire.v1 import consortium_pb2 as wire
 from commons.wire.v1.consortium_pb2_grpc import ChamberServicer
 from governance.bell import Bell
@@ -26,6 +27,7 @@ from governance.claims import disputes_view
 from governance.consortium import Consortium
 from governance.ledger import CLAIMS, decide_claim
 from governance.proof import Witnessed, chain_bundle, covering
+from governance.statements.issuing import Statements
 
 WATCHERS_MAX = 64
 """Each watcher holds a thread of the server."""
@@ -51,9 +53,11 @@ class Chamber(ChamberServicer):
         stopping: threading.Event,
         more: Mapping[str, Reader],
         witnessed: Witnessed,
+        statements: Statements,
     ) -> None:
         self._consortium, self._pulse, self._stopping = consortium, pulse, stopping
         self._witnessed = witnessed
+        self._personal = statements.readers
         self._seats = threading.BoundedSemaphore(WATCHERS_MAX)
         self._waiting = threading.BoundedSemaphore(_CHAINS_WAITING_MAX)
         self._readers: dict[str, Reader] = {
@@ -69,6 +73,7 @@ class Chamber(ChamberServicer):
             Proposal.KIND: self._vote,
             Ballot.KIND: self._vote,
             **dict.fromkeys(CLAIMS, self._claim),
+            CountersignNote.KIND: statements.decide_countersign,
         }
 
     def Submit(self, request: wire.NoteRequest, context: grpc.ServicerContext) -> wire.Receipt:
@@ -110,7 +115,11 @@ class Chamber(ChamberServicer):
         return decide_claim(self._consortium.ledger, note, self._consortium.charter, now_ms)
 
     def Read(self, request: wire.ReadRequest, context: grpc.ServicerContext) -> wire.ViewReply:
-        view = self._view(request)
+        if personal := self._personal.get(request.view):
+            found = personal(caller(context), request.key)
+            view = found if isinstance(found, Refusal) else _json(found)
+        else:
+            view = self._view(request)
         if isinstance(view, Refusal):
             refuse(context, view)
         return wire.ViewReply(json=view)
@@ -159,12 +168,14 @@ class Chamber(ChamberServicer):
 
     def _view(self, request: wire.ReadRequest) -> bytes | Refusal:
         reader = self._readers.get(request.view)
+        if request.view in self._personal:
+            return Refusal(Code.REQUEST_INVALID, f"the view {request.view!r} is read, not watched")
         if reader is None:
-            known = ", ".join(sorted(self._readers))
+            known = ", ".join(sorted([*self._readers, *self._personal]))
             return Refusal(Code.REQUEST_INVALID, f"there is no view {request.view[:40]!r}; there are {known}")
         with self._consortium.lock:
             view = reader(request.key)
-        return view if isinstance(view, Refusal) else view.model_dump_json().encode()
+        return view if isinstance(view, Refusal) else _json(view)
 
     def _budgets(self, key: str) -> View:
         return budgets_view(self._consortium.ledger, self._consortium.charter.rate_card.currency)
@@ -205,3 +216,7 @@ class Chamber(ChamberServicer):
         charter = charters[int(key)] if key else self._consortium.charter
         digest, text = charter_file.digest(charter), charter_file.canonical(charter).decode()
         return CharterView(version=charter.version, digest=digest, text=text)
+
+
+def _json(view: View) -> bytes:
+    return view.model_dump_json().encode()

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import grpc
 from typing_extensions import Self
 
-from commons import views
+from commons import statement_proof, views
 from commons.errors import HansaError
 from commons.identity import Seat
 from commons.log import open_proof, proof_text
@@ -32,6 +32,9 @@ VIEWS: dict[str, type[views.View]] = {
     "proposal": views.ProposalView,
     "journal": views.JournalView,
     "charter": views.CharterView,
+    "statement": statement_proof.StatementView,
+    "statement-lines": statement_proof.LinesView,
+    "statement-proof": statement_proof.ProofView,
 }
 ANSWER_S = 20.0
 """How long one question waits for its answer."""

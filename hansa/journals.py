@@ -96,7 +96,7 @@ def check(file: Path, *, key: str, seat: Path | None, policy: Path | None) -> Ch
     Raises Refused (proof_invalid) when the file proves nothing, HansaError when a file cannot be read.
     """
     rules = _policy(policy) if policy else None
-    verifier = _seat_key(seat) if seat else log_key(key) if key else None
+    verifier = seat_key(seat) if seat else log_key(key) if key else None
     if verifier is None and rules is None:
         raise HansaError(
             "whose journal? Give its log key (--key), a seat that knows it (--seat), or --policy FILE"
@@ -243,7 +243,7 @@ def _policy(path: Path) -> Policy:
         raise HansaError(f"{path} is no trust policy: {wrong}") from wrong
 
 
-def _seat_key(folder: Path) -> Verifier:
+def seat_key(folder: Path) -> Verifier:
     """The log key of a seat, also of one whose certificate has expired: the key has not."""
     data = read_file(folder / "seat.toml", "give the log's key with --key, or --policy FILE")
     try:

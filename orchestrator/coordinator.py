@@ -31,6 +31,8 @@ from governance.consortium import Consortium
 from governance.journal import Journal
 from governance.ledger import decide_expire, next_expiry_ms
 from governance.service import WATCHERS_MAX, Chamber
+from governance.statements.closing import decide_close
+from governance.statements.issuing import Statements
 from orchestrator.board import run_view
 from orchestrator.desk import Desk
 from orchestrator.enrolment import Enrolments
@@ -151,7 +153,8 @@ class Coordinator:
         add_SiteLinkServicer_to_server(link, server)
         channel.add_raw_handlers(server, upload=link.Upload, fetch=link.Fetch)
         more = {"run": lambda key: _run_view(desk, witnesses, key)}
-        chamber = Chamber(desk.consortium, pulse, desk.stopping, more, witnesses)
+        statements = Statements(desk.consortium, desk.signer)
+        chamber = Chamber(desk.consortium, pulse, desk.stopping, more, witnesses, statements)
         add_ChamberServicer_to_server(chamber, server)
         add_OperatorServicer_to_server(Operator(desk), server)
         door = _server(4, channel.ENROLMENT_OPTIONS, enrolment=True)
@@ -232,21 +235,23 @@ def _drive(desk: Desk) -> None:
 
 
 def _keep_books(desk: Desk) -> None:
-    """What comes due by the clock alone: votes whose window ends, carried out while no run goes on; holds and grants
-    that expire."""
+    """What comes due by the clock alone: periods of the books that are over; votes whose window ends, carried out while
+    no run goes on; holds and grants that expire."""
     consortium, proposals = desk.consortium, desk.consortium.proposals
     while not desk.stopping.is_set():
         strokes = desk.bell.strokes
         try:
+            consortium.commit(lambda now_ms: decide_close(consortium.ledger, now_ms))
             consortium.commit(proposals.decide_close)
             consortium.commit(lambda now_ms: decide_expire(consortium.ledger, now_ms))
             with consortium.lock:
                 idle, now_ms = desk.runs.active is None, consortium.now_ms()
                 ends = [view.closes_ms for view in proposals.views() if view.state == "open"]
-                expiry_ms = next_expiry_ms(consortium.ledger)
+                expiry_ms, period = next_expiry_ms(consortium.ledger), consortium.ledger.period()
             if idle:
                 carry_out_votes(desk, None)
             ends += [] if expiry_ms is None else [expiry_ms]
+            ends += [] if period is None else [period.end_ms]
             wait_s = max(0.1, (min(ends) - now_ms) / 1000) if ends else None
         except HansaError as error:
             log.error("the books cannot be kept: %s", error)

@@ -77,7 +77,8 @@ class Statements:
         if isinstance(parts, Refusal):
             return parts
         partner, period, size, (kind, start) = parts
-        if kind not in ("lines", "earlier") or not start.isdecimal():
+        first = _number(start)
+        if kind not in ("lines", "earlier") or first is None:
             return _unreadable("statement-lines", key)
         with self._consortium.lock:
             indices = (
@@ -85,7 +86,7 @@ class Statements:
                 if kind == "lines"
                 else self._earlier(partner, period, size)
             )
-        low = min(int(start), len(indices))
+        low = min(first, len(indices))
         lines: list[Line] = []
         room = PAGE_CHARS_MAX
         wanted = indices[low : low + PAGE_LINES_MAX]
@@ -254,15 +255,16 @@ class Statements:
     def _parts(self, caller: Subject, key: str, count: int) -> tuple[str, Period, int, list[str]] | Refusal:
         """Partner, period, size and the rest of a key that names a size."""
         parts = key.split("/")
-        if len(parts) != count or not parts[2].isdecimal() or len(parts[2]) > 18:
+        size = _number(parts[2]) if len(parts) == count else None
+        if size is None:
             return _unreadable("statement-lines" if count > 3 else "statement-proof", key)
         with self._consortium.lock:
             found = self._find(caller, "/".join(parts[:2]))
             if isinstance(found, Refusal):
                 return found
-            if not 0 < int(parts[2]) <= self._consortium.size:
+            if not 0 < size <= self._consortium.size:
                 return _unreadable("a statement", key)
-            return *found, int(parts[2]), parts[3:]
+            return *found, size, parts[3:]
 
     def _find(self, caller: Subject, key: str) -> tuple[str, Period] | Refusal:
         partner, _, name = key.partition("/")
@@ -284,6 +286,10 @@ class Statements:
 
 def _budget(partner: str, lines: list[AccountLine]) -> Counters:
     return next((line.counters for line in lines if line.account == budget_account(partner)), Counters())
+
+
+def _number(text: str) -> int | None:
+    return int(text) if text.isdecimal() and len(text) <= 18 else None
 
 
 def _unreadable(what: str, key: str) -> Refusal:

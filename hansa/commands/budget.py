@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from commons.words import Word
+from hansa.commands import budget_statement
 from hansa.options import HOME, SEAT, Home, Json, Seat
 from hansa.output import answer
 
@@ -288,3 +289,8 @@ def reverse(
         f"({done.id}, journal record {done.index})."
     )
     answer(asdict(done), text, as_json=as_json)
+
+
+app.command("statement")(budget_statement.statement)
+app.command("verify")(budget_statement.verify)
+app.command("countersign")(budget_statement.countersign)

@@ -44,9 +44,9 @@ from tests.support.consortium import (
 class Stage:
     """A running consortium of three that a test can kill parts of."""
 
-    def __init__(self, folder: Path, of: Charter) -> None:
-        self.folder, self.of, self.home = folder, of, found(folder, of)
-        self.coordinator = started(self.home)
+    def __init__(self, folder: Path, of: Charter, **options: Any) -> None:
+        self.folder, self.of, self.home, self.options = folder, of, found(folder, of), options
+        self.coordinator = started(self.home, **options)
         self.seats = {s: enrol(self.coordinator, "site", s, folder / s / "seat") for s in SITES}
         self.sites: list[FakeSite] = []
         self.office = Office(Seat.load(self.home / "operator"))
@@ -68,7 +68,7 @@ class Stage:
         self.office.close()
         address, door = self.coordinator.address, self.coordinator.enrolment_address
         self.coordinator.stop()
-        self.coordinator = Coordinator(self.home, address, mlflow=NO_MLFLOW, enrolment=door)
+        self.coordinator = Coordinator(self.home, address, mlflow=NO_MLFLOW, enrolment=door, **self.options)
         self.coordinator.start()
         self.office = Office(Seat.load(self.home / "operator"))
 

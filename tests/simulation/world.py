@@ -38,6 +38,7 @@ from governance.consortium import Consortium
 from governance.journal import Journal
 from governance.ledger import decide_expire, decide_grants
 from governance.service import Chamber
+from governance.statements.issuing import Statements
 from orchestrator.desk import Desk
 from orchestrator.enrolment import Enrolments
 from orchestrator.evaluation import finish_run
@@ -227,7 +228,8 @@ class World:
             store, spool = StateStore(self.folder / "states"), Spool(self.folder / "spool")
             desk = Desk(consortium, runs, Live(self, bell, pulse), store, spool, self.log_key, bell)
             witnesses = Witnesses(consortium, bell, desk.stopping)
-            self.chamber = Chamber(consortium, pulse, desk.stopping, {}, witnesses)
+            statements = Statements(consortium, self.log_key)
+            self.chamber = Chamber(consortium, pulse, desk.stopping, {}, witnesses, statements)
             self.operator = Operator(desk)
             if consortium.members.founded:
                 self.open_door(desk)
