@@ -159,9 +159,12 @@ def as_note(bundle: Bundle) -> str:
     """The signed note, and the statement for a person under it."""
     from governance.statements.note_page import statement_page
 
-    agreed = "yes" if bundle.countersign else "no"
     page = statement_page(read_statement(bundle)).strip("\n")
-    return f"{bundle.statement}\n{page}\n\nCountersigned by {bundle.note.partner}: {agreed}\n"
+    if bundle.note.closed == "no":
+        agreed = "Not to be countersigned yet: the period goes on."
+    else:
+        agreed = f"Countersigned by {bundle.note.partner}: {'yes' if bundle.countersign else 'no'}."
+    return f"{bundle.statement}\n{page}\n\n{agreed}\n"
 
 
 def as_focus(bundle: Bundle) -> str:

@@ -304,5 +304,11 @@ def test_a_statement_is_written_in_every_format(books: Books) -> None:
             text = invoke("budget", "statement", "alder", "--period", period, "--format", name,
                           "--seat", books.seat("alder"))  # fmt: skip
             assert "alder" in text, name
-    file = books.file("alder", "last")
-    assert not examine_file(file, key="", seat=Path(books.seat("birch"))).problem
+            if name == "note":
+                said = "Countersigned by alder: no." if period == "last" else "Not to be countersigned yet"
+                assert said in text
+    shown = books.folder / "shown.json"
+    shown.write_text(
+        invoke("budget", "statement", "alder", "--format", "json", "--seat", books.seat("alder"))
+    )
+    assert not examine_file(shown, key="", seat=Path(books.seat("birch"))).problem, "as printed, too"
