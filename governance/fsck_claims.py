@@ -31,6 +31,7 @@ class _Dispute:
     charge: Charge
     partner: str
     index: int
+    """Of the record that raised it, then of the last one that ends it."""
     amount: int
     left: int
     """In suspense."""
@@ -59,7 +60,8 @@ class Claims:
         self._owed: dict[str, tuple[int, str, str, str, int]] = {}
         """Transfer id -> (index of its cause, debit, credit, unit, amount) of what must follow now."""
         self._month_end_ms = 0
-        self._boundaries: dict[int, _Boundary] = {}
+        self._boundaries: list[tuple[int, int, _Boundary]] = []
+        """(first, end) of the month ends that lay between two records, and the books then. Unix ms."""
         self._closed: dict[str, int] = {}
         """Period -> when it ended (Unix ms)."""
         self._types = {
@@ -75,16 +77,12 @@ class Claims:
         """Before record `index` is read: look at the books if a month has ended."""
         if at_ms < self._month_end_ms:
             return
-        if index:
+        begun_ms = _ms(_next_month(datetime.fromtimestamp(at_ms // 1000, timezone.utc)))
+        if self._month_end_ms:
             root, accounts = self._money.books.balance_tree()
             boundary = _Boundary(index, root.hex(), accounts)
-            month = datetime.fromtimestamp(self._month_end_ms / 1000, timezone.utc)
-            while self._month_end_ms <= at_ms:
-                self._boundaries[self._month_end_ms] = boundary
-                month = _next_month(month)
-                self._month_end_ms = _ms(month)
-        else:
-            self._month_end_ms = _ms(_next_month(datetime.fromtimestamp(at_ms // 1000, timezone.utc)))
+            self._boundaries.append((self._month_end_ms, begun_ms, boundary))
+        self._month_end_ms = begun_ms
 
     def take(self, index: int, record: Record) -> None:
         facts = record.facts if record.kind is Kind.TRANSFER else {}
@@ -104,7 +102,7 @@ class Claims:
         self._follows(size, {})
         for dispute in self._disputes.values():
             over = dispute.upheld is None or not dispute.left
-            what = f"is a dispute that has ended, but {dispute.left} micro of it are still in suspense"
+            what = f"ends the dispute about {dispute.settle}, and {dispute.left} micro of it are still in suspense"
             self._findings.require(over, Rule.DISPUTE, dispute.index, what)
 
     def _follows(self, index: int, facts: Facts) -> None:
@@ -196,6 +194,7 @@ class Claims:
         dispute = self._disputes.get(tail)
         if dispute is None:
             raise ValueError(f"there is no dispute {tail!r}")
+        dispute.index = index
         voted = [r for r in self._votes.charter.rulings if _tail(r.dispute) == tail]
         if dispute.upheld is None and voted:
             dispute.upheld = min(voted[0].upheld_micro, dispute.amount)
@@ -319,7 +318,7 @@ class Claims:
         stated = (facts["begin_ms"], facts["end_ms"])
         what = f"closes {name} as {stated[0]} to {stated[1]}, by the calendar it is {begin_ms} to {end_ms}"
         need(begin_ms <= stated[0] < stated[1] == end_ms, Rule.PERIOD, index, what)
-        found = self._boundaries.get(end_ms)
+        found = next((b for first, end, b in self._boundaries if first <= end_ms < end), None)
         if (
             need(found is not None, Rule.PERIOD, index, f"closes {name}, in which nothing was written")
             and found

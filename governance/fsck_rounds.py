@@ -87,7 +87,7 @@ class Rounds:
         """What is to be paid and was not yet paid."""
 
     def take(self, index: int, record: Record) -> None:
-        self._follows(index, record)
+        self._follows(record.kind)
         match record.kind:
             case Kind.RUN:
                 self._run(index, record.facts)
@@ -114,10 +114,7 @@ class Rounds:
 
     def finish(self, size: int) -> None:
         """After the last record."""
-        if self._update is not None:
-            self._findings.add(Rule.USAGE, self._update[0], "admits an update without what it took")
-        if self._usage is not None:
-            self._findings.add(Rule.USAGE, self._usage[0], "is a usage record of no update and no rejection")
+        self._follows(None)
 
     def charter(self, run: str, number: int) -> Charter | None:
         """Of that round, if it is open."""
@@ -125,11 +122,12 @@ class Rounds:
         opened = found.round if found else None
         return opened.charter if opened and opened.number == number else None
 
-    def _follows(self, index: int, record: Record) -> None:
-        if self._update is not None and record.kind is not Kind.USAGE:
+    def _follows(self, kind: Kind | None) -> None:
+        """An update stands before its usage, the usage of a rejected one before the rejection."""
+        if self._update is not None and kind is not Kind.USAGE:
             self._findings.add(Rule.USAGE, self._update[0], "admits an update without what it took")
             self._update = None
-        if self._usage is not None and record.kind is not Kind.REJECTION:
+        if self._usage is not None and kind is not Kind.REJECTION:
             self._findings.add(Rule.USAGE, self._usage[0], "is a usage record of no update and no rejection")
             self._usage = None
 
