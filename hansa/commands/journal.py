@@ -12,6 +12,8 @@ from hansa.output import answer
 
 app = typer.Typer(no_args_is_help=True)
 
+FINDINGS = 5
+"""Exit code of an audit that found something, as of a store that cannot be used."""
 Store = Annotated[
     str, typer.Option("--store", envvar="HANSA_STORE", help="Journal store, when it is not in home.")
 ]
@@ -145,6 +147,33 @@ def witness(
     from hansa.witnessing import serve_witness
 
     serve_witness(key, log, listen=listen, memory=memory, as_json=as_json)
+
+
+@app.command("fsck")
+def fsck(
+    tiles: Annotated[
+        Path | None, typer.Option(help="Also compare with tiles published from this journal.")
+    ] = None,
+    home: Home = HOME,
+    store: Store = "",
+    as_json: Json = False,
+) -> None:
+    """Audit everything: every hash, every signature, every vote recounted, every amount computed again.
+
+    Trusts neither the disk nor the coordinator, changes nothing, and may run beside it. Ends with exit code 5 when
+    there are findings; each names the first record concerned and what to do.
+
+    \b
+    Example:
+      hansa journal fsck
+      hansa journal fsck --home backup --tiles /srv/www/quay
+    """
+    from hansa import auditing
+
+    report = auditing.audit(home, store, tiles)
+    answer(auditing.facts(report), auditing.text(report), as_json=as_json)
+    if not report.clean:
+        raise typer.Exit(FINDINGS)
 
 
 def _check_file(file: Path, key: str, seat: Path | None, policy: Path | None, *, as_json: bool) -> None:

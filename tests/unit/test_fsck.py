@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -9,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from commons import charter_file
 from commons.charter import Charter
+from commons.errors import StoreError
 from commons.names import Digest
 from commons.notes import Signer, compose, digest, parse
 from commons.records import Kind, Record, fact
@@ -22,6 +25,7 @@ from governance.fsck_findings import ACTS
 from governance.journal import Journal, open_readonly
 from governance.journal.tiles import publish
 from governance.statements.closing import decide_close
+from hansa.cli import app
 from tests.simulation.world import World
 from tests.support.chamber import signer
 
@@ -670,6 +674,29 @@ def test_the_audit_says_how_far_it_is(histories: Histories) -> None:
     told: list[tuple[str, int, int]] = []
     report = fsck(histories.path(0), progress=lambda *step: told.append(step))
     assert told == [("hashes", report.records, report.records), ("rules", report.records, report.records)]
+
+
+def test_the_command_says_all_is_well_or_what_is_wrong_and_what_to_do(
+    histories: Histories, tmp_path: Path
+) -> None:
+    honest, run = histories.path(0), CliRunner().invoke
+    clean = run(app, ["journal", "fsck", "--store", str(honest)])
+    assert (clean.exit_code, clean.output.count("\n")) == (0, 1), clean.output
+    assert f"is in order: {len(histories.of(0))} records" in clean.output
+    facts = json.loads(run(app, ["journal", "fsck", "--home", str(honest.parent), "--json"]).output)
+    assert facts["clean"] and facts["records"] == facts["judged"] == len(histories.of(0))
+
+    records, index = histories.with_evil(charges_more_than_was_held)
+    evil = ["journal", "fsck", "--store", str(rewritten(tmp_path, records, log_key(records)))]
+    found = run(app, evil)
+    assert found.exit_code == StoreError.exit_code
+    assert f"charge: record {index} charges" in found.output and "What to do: its payer" in found.output
+    told = run(app, [*evil, "--json"])
+    first = json.loads(told.output)["findings"][0]
+    assert (told.exit_code, first["rule"], first["index"]) == (5, "charge", index)
+
+    nothing = run(app, ["journal", "fsck", "--home", str(tmp_path / "empty")])
+    assert isinstance(nothing.exception, StoreError) or nothing.exit_code == StoreError.exit_code
 
 
 def test_every_rule_says_what_to_do() -> None:

@@ -1,0 +1,63 @@
+"""`hansa journal fsck`: the audit of a whole journal, shown while it goes on, and its report as a person reads it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from governance.fsck import FsckReport, Progress
+
+_STEPS = {"hashes": "Hashing every record again", "rules": "Replaying the rules"}
+
+
+def audit(home: Path, store: str, tiles: Path | None) -> FsckReport:
+    """Audit the journal in `home` or `store`; a terminal shows how far it is. Raises StoreError when there is none."""
+    from governance.fsck import fsck
+
+    with _progress() as progress:
+        return fsck(store or home, tiles=tiles, progress=progress)
+
+
+def facts(report: FsckReport) -> dict[str, Any]:
+    """The report as a program reads it."""
+    return {
+        "clean": report.clean,
+        "journal": report.location,
+        "records": report.records,
+        "judged": report.judged,
+        "tiles": report.tiles,
+        "findings": [vars(finding) for finding in report.findings],
+    }
+
+
+def text(report: FsckReport) -> list[str]:
+    """The report as a person reads it."""
+    size = f"{report.records} record{'' if report.records == 1 else 's'}"
+    tiles = f"; the tiles are the first {report.tiles} of them" if report.tiles is not None else ""
+    if report.clean:
+        return [f"The journal {report.location} is in order: {size}, every hash and every rule{tiles}."]
+    lines = [f"The journal {report.location} is not in order: {len(report.findings)} findings in {size}."]
+    for found in report.findings:
+        more = f" ({found.further} more like it follow)" if found.further else ""
+        lines += ["", f"{found.rule}: {found.what}{more}.", f"  What to do: {found.act}."]
+    if report.judged < report.records:
+        lines += ["", f"The rules could only be applied to the first {report.judged} records."]
+    return lines
+
+
+@contextmanager
+def _progress() -> Iterator[Progress | None]:
+    """A bar on stderr while a person looks on; nothing otherwise."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import Progress as Bars
+
+    with Bars(console=Console(stderr=True), transient=True) as bars:
+        tasks = {step: bars.add_task(title, total=None) for step, title in _STEPS.items()}
+        yield lambda step, done, size: bars.update(tasks[step], completed=done, total=size)
