@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from commons import charter_file
-from commons.charter import Charter
+from commons.charter import Charter, Rate
 from commons.cosignature import WITNESSES_MAX
 from commons.errors import ConfigError, HansaError, Refusal, Refused, StoreError
 from commons.founding import Founding, check_founding
@@ -19,6 +19,8 @@ from hansa.keys import read_public
 from hansa.output import money
 
 NOTE = ".note"
+CPU_PEAK_GFLOPS = 20_000
+"""Above what a server with two large processors reaches in fp32; usage that claims more is refused."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,17 @@ def template(
         }
         | learning,
         "rounds": {"quorum": quorum, "grace_s": 60, "lease_s": 600},
-        "rate_card": {"currency": "EUR", "rates": [{"device": "cpu", "micro_per_gflop": 1000}]},
+        "rate_card": {
+            "currency": "EUR",
+            "rates": [
+                {
+                    "device": "cpu",
+                    "micro_per_gflop": 1000,
+                    "micro_per_device_second": 0,
+                    "peak_gflops": CPU_PEAK_GFLOPS,
+                }
+            ],
+        },
         "voting": {"window_s": 3600, "quorum_percent": 50, "pass_percent": 50},
         "release": {"licence": "Apache-2.0"},
         "witnesses": {"quorum": min(len(sites) // 2 + 1, quorum, WITNESSES_MAX)},
@@ -198,9 +210,7 @@ def read_charter(file: Path | None, seat: Path) -> tuple[Charter, Digest]:
 def charter_text(charter: Charter, digest: Digest) -> list[str]:
     """For a person: who, what, how much, under which rules."""
     c, learning, codecs = charter, charter.learning, charter.learning.codecs
-    rates = ", ".join(
-        f"{money(r.micro_per_gflop, c.rate_card.currency)} per GFLOP on {r.device}" for r in c.rate_card.rates
-    )
+    rates = ", ".join(_rate(rate, c.rate_card.currency) for rate in c.rate_card.rates)
     lines = [f"{c.consortium.name}, charter version {c.version} ({digest})", "", "Members"]
     lines += [f"  {m.name}: budget {money(m.budget_micro, c.rate_card.currency)}" for m in c.members]
     lines.append("Sites")
@@ -220,6 +230,17 @@ def charter_text(charter: Charter, digest: Digest) -> list[str]:
         f"A vote needs {c.voting.quorum_percent} % turnout and more than {c.voting.pass_percent} % for it",
         f"Features voted in: {', '.join(k for k, on in c.features.items() if on) or 'none'}",
     ]
+
+
+def _rate(rate: Rate, currency: str) -> str:
+    prices = (
+        (rate.micro_per_gflop, "GFLOP"),
+        (rate.micro_per_pflop, "PFLOP"),
+        (rate.micro_per_device_second, "second"),
+    )
+    said = " and ".join(f"{money(micro, currency)} per {unit}" for micro, unit in prices if micro)
+    at = "" if rate.precision == "any" else f" at {rate.precision}"
+    return f"{said or 'nothing'} on {rate.device}{at}"
 
 
 def _load(file: Path) -> Charter:

@@ -89,7 +89,7 @@ class Allowance:
             return True
         currency = charter.rate_card.currency
         self.exhausted = (
-            f"step {step + 1} of {steps} would cost more than the {self.held_micro} micro-{currency} held"
+            f"the {self.held_micro} micro-{currency} held are used up after step {step} of {steps}"
             + (f"; {self._why}" if self._why else "")
         )
         log.warning("round %d ends early: %s", self._order.note.round, self.exhausted)

@@ -59,8 +59,8 @@ class Meter:
         if usage.started_ms < (ended_ms := int(kept.get("ended_ms", 0))):
             raise HansaError(
                 f"round {round_number} of run {run} was trained from {usage.started_ms}, before this site's last usage "
-                f"record ended ({ended_ms}): its result came from a backup; the site's operator removes the run's "
-                "folder under rounds/ in its home, and the round is trained again"
+                f"record ended ({ended_ms}): its result came from a backup; the site's operator removes "
+                f"rounds/{run}/round-{round_number:06d}.safetensors in its home, and the round is trained again"
             )
         write_file(self._path, json.dumps(stated).encode())
 

@@ -188,7 +188,7 @@ def test_a_round_that_takes_longer_than_is_held_is_topped_up_or_handed_in_as_far
         assert "top-up 1 of" in said and "is held" in said
     else:
         assert second.steps < 400 and not tops and charged <= hold.request.amount_micro
-        assert f"ended after {second.steps} of 400 steps: step" in said
+        assert f"ended after {second.steps} of 400 steps: the {hold.request.amount_micro} micro" in said
         assert "the charter allows 0 top-ups a round" in said
     assert "Traceback" not in said
 

@@ -28,6 +28,7 @@ class SitePort(services.SiteLinkServicer):
     beats: list[wire.Beat] = field(default_factory=list)
     asked: list[wire.FetchRequest] = field(default_factory=list)
     headers: list[wire.UploadHeader] = field(default_factory=list)
+    topups: list[wire.TopUpRequest] = field(default_factory=list)
     received: bytearray = field(default_factory=bytearray)
     break_after: int | None = None
     refusal: Refusal | None = None
@@ -74,6 +75,12 @@ class SitePort(services.SiteLinkServicer):
 
     def UploadOffset(self, request: wire.UploadKey, context: grpc.ServicerContext) -> wire.UploadPosition:
         return wire.UploadPosition(offset=len(self.received), admitted=self.admitted)
+
+    def TopUp(self, request: wire.TopUpRequest, context: grpc.ServicerContext) -> wire.TopUpReply:
+        self.topups.append(request)
+        if self.refusal is not None:
+            channel.refuse(context, self.refusal)
+        return wire.TopUpReply()
 
     def upload(self, frames: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
         header = wire.UploadHeader.FromString(next(frames))

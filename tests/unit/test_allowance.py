@@ -99,7 +99,7 @@ def test_work_without_a_price_of_time_never_asks_and_never_ends_early(tmp_path: 
 def test_a_round_at_the_expected_pace_asks_for_nothing(tmp_path: Path) -> None:
     to, charter = Coordinator(), of()
     round_ = allowance(tmp_path, to)
-    round_.begin(order(work_micro(charter) + 1250, charter))
+    round_.begin(order(work_micro(charter) + 1050, charter))
     assert all(round_.suffices(step, step * 100) for step in range(STEPS + 1))
     assert not to.asked
 
@@ -150,7 +150,7 @@ def test_without_more_money_the_round_ends_before_a_step_that_does_not_fit_and_s
     expert_map = ExpertMap.from_charter(charter)
     costs = [cost_micro(charter, expert_map, "alder", step, step * 200) for step in (last, last + 1)]
     assert costs[0] <= have < costs[1]
-    assert f"step {last + 1} of 10 would cost more than the" in round_.exhausted and says in round_.exhausted
+    assert f"held are used up after step {last} of 10" in round_.exhausted and says in round_.exhausted
 
 
 def test_an_unanswered_top_up_is_asked_again_after_a_while_as_the_same(tmp_path: Path) -> None:
@@ -177,6 +177,27 @@ def test_a_restarted_site_knows_what_was_held_and_asks_the_same_again(tmp_path: 
     assert again.held_micro == work_micro(charter) + 1000 + to.asked[0][1]
     assert again.suffices(0, 0) and again.suffices(6, 2000)
     assert to.asked[2] == to.asked[1], "whatever the pace is now"
+
+
+def test_a_site_killed_while_it_asks_asks_the_same_again(tmp_path: Path) -> None:
+    class Killed(BaseException):
+        pass
+
+    to, charter = Coordinator(), of()
+
+    def dying(order: AssignmentNote, n: int, amount_micro: int) -> None:
+        to(order, n, amount_micro)
+        raise Killed
+
+    first = Allowance(tmp_path / "topups.json", None, dying)
+    begun = order(work_micro(charter) + 1000, charter)
+    first.begin(begun)
+    with pytest.raises(Killed):
+        first.suffices(5, 1000)
+    again = allowance(tmp_path, to)
+    again.begin(begun)
+    assert again.suffices(5, 1100)
+    assert to.asked[1] == to.asked[0]
 
 
 def test_a_refused_top_up_stays_refused_over_a_restart_until_another_lease(tmp_path: Path) -> None:

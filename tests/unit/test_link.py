@@ -15,6 +15,7 @@ from commons.names import Digest
 from commons.notes import digest
 from commons.states import StateStore
 from commons.wire.v1 import consortium_pb2 as wire
+from commons.work import AssignmentNote
 from tests.support.chamber import signer
 from tests.support.site_port import SitePort
 from workers.link import FRAME_BYTES, Link
@@ -231,6 +232,28 @@ def test_a_refused_upload_brings_the_coordinators_reason(post: Post, tmp_path: P
     post.port.refusal = Refusal(Code.ROUND_CLOSED, "round 2 is closed")
     with pytest.raises(Refused, match="round 2 is closed"):
         post.link.upload(sealed(tmp_path)[0], run="r1", round_number=2)
+
+
+def order() -> AssignmentNote:
+    return AssignmentNote(
+        consortium="demo", run="r1", round=2, work="train", site="berlin", base="-", charter_version=1, charter="-",
+        expert_map="-", rounds=3, lease="lease/r1/2/berlin/1", lease_until=1, hold="hold/r1/2/berlin", hold_micro=7,
+    )  # fmt: skip
+
+
+def test_a_top_up_names_the_orders_lease_and_brings_a_refusal(post: Post) -> None:
+    post.link.top_up(order(), 1, 500)
+    post.port.refusal = Refusal(Code.EXCEEDS_BUDGET, "budget exceeded: elm needs 900")
+    with pytest.raises(Refused, match="elm needs 900"):
+        post.link.top_up(order(), 2, 900)
+    asked = [(t.run, t.round, t.lease, t.number, t.amount_micro) for t in post.port.topups]
+    assert asked == [("r1", 2, "lease/r1/2/berlin/1", 1, 500), ("r1", 2, "lease/r1/2/berlin/1", 2, 900)]
+
+
+def test_a_top_up_that_nobody_answers_is_unreachable(post: Post) -> None:
+    post.port.close()
+    with pytest.raises(Unreachable):
+        post.link.top_up(order(), 1, 500)
 
 
 def test_an_upload_is_named_by_the_digest_of_what_was_signed(tmp_path: Path) -> None:

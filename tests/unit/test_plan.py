@@ -10,7 +10,8 @@ from commons.charter import Charter
 from commons.errors import Code, Refusal
 from commons.experts.map import ExpertMap
 from commons.names import Digest, Micro, RoundNumber, RunId, SiteId
-from commons.work import UpdateNote
+from commons.work import UpdateNote, UsageNote
+from orchestrator.charges import bound
 from orchestrator.plan import (
     Verdict,
     closing,
@@ -82,6 +83,66 @@ def test_a_plan_holds_the_price_of_the_planned_work_for_every_site_that_is_here(
     assert plan.left_out[SiteId("cedar")].code == Code.NOT_ASSIGNED
     assert "its operator starts it" in plan.left_out[SiteId("cedar")].message
     assert plan.enough
+
+
+def timed(*rates: dict[str, object], devices: int = 1) -> Charter:
+    """A charter whose device time has a price, 2000 micro a second and 10 a gflop unless `rates` say otherwise."""
+    card = rates or ({"device": "cpu", "micro_per_gflop": 10, "micro_per_device_second": 2000},)
+    sites = tuple(s.model_dump() | {"devices": devices} for s in charter().sites)
+    return charter(rate_card={"currency": "EUR", "rates": card}, sites=sites)
+
+
+def used(device_ms: int, gflop: int = 4) -> UsageNote:
+    return UsageNote(
+        consortium="hanse", run="run-1", round=1, site="alder", lease="l", device="cpu", device_ids="cpu/alder/alder",
+        precision="fp32", started_ms=1, ended_ms=1, device_ms=device_ms, steps=1, tokens=1, gflop=gflop,
+        energy_j=None, update=D,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("last", "devices", "seconds"),
+    [
+        (None, 1, 60),
+        (None, 3, 180),
+        (used(8_000), 1, 10),
+        (used(8_000), 3, 10),
+        (used(8_000, gflop=8), 1, 5),
+        (used(4_000, gflop=2), 1, 10),
+        (used(48_000), 1, 60),
+        (used(48_001), 1, 60),
+        (used(10**9), 3, 180),
+        (used(0), 1, 0),
+    ],
+)
+def test_time_is_held_a_quarter_above_the_last_rounds_per_gflop_up_to_the_whole_lease(
+    last: UsageNote | None, devices: int, seconds: int
+) -> None:
+    of = timed(devices=devices)
+    held = bound(of, of.sites[0], 4, last)
+    assert not isinstance(held, Refusal) and held.amount_micro == 4 * 10 + seconds * 2000
+
+
+def test_work_is_held_at_the_precision_that_costs_most_with_its_time() -> None:
+    slow = {"device": "cpu", "precision": "fp32", "micro_per_gflop": 10, "micro_per_device_second": 2000}
+    quick = {"device": "cpu", "precision": "bf16", "micro_per_gflop": 9000}
+    of = timed(slow, quick)
+    for last, micro in ((None, 40 + 60 * 2000), (used(8_000), 36_000)):
+        held = bound(of, of.sites[0], 4, last)
+        assert not isinstance(held, Refusal) and held.amount_micro == micro
+
+
+def test_a_plan_looks_at_what_the_site_took_the_last_time_it_worked_in_this_run() -> None:
+    of, state, alder = timed(), run(), SiteId("alder")
+    gflop = ExpertMap.from_charter(of).training_gflop(4 * 2 * 16)
+    worked = Admitted(0, admitted("alder")[alder].update, used(8_000, gflop=gflop))
+    state.history += [opened(admitted={alder: worked}, closed_ms=9), opened(number=2, closed_ms=10)]
+    held = {r.site: r.amount_micro for r in planned(of, state=state).requests}
+    assert held == {
+        "alder": 10 * gflop + 20_000,
+        "birch": 10 * gflop + 120_000,
+        "cedar": 10 * gflop + 120_000,
+    }
 
 
 def test_sites_of_a_payer_who_lacks_budget_are_left_out_with_what_is_lacking() -> None:

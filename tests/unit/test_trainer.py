@@ -19,6 +19,7 @@ from commons.experts.map import ExpertMap, Kind
 from commons.names import ExpertId, SiteId
 from hansa import baselines
 from workers.data import Corpus
+from workers.durable import read_arrays, read_facts, write_durably
 from workers.gauge import Gauge
 from workers.objectives import next_byte_loss
 from workers.shard import build_shard, initial_state, read_state
@@ -219,6 +220,18 @@ def test_a_round_cut_short_is_final_once_it_is_on_disk(trainer_at: Callable[...,
     assert same(again, short)
     asked = trainer_at("a").train_round(round_number=1, base=base, learning=LEARNING, on_step=ignore)
     assert same(asked, short) and asked.usage == again.usage
+
+
+def test_a_round_finished_before_rounds_were_measured_is_trained_again(
+    trainer_at: Callable[..., Trainer], tmp_path: Path
+) -> None:
+    base, file = start(), tmp_path / "a" / "round-000001.safetensors"
+    first = trainer_at("a").train_round(round_number=1, base=base, learning=LEARNING, on_step=ignore)
+    facts = read_facts(file)
+    del facts["result"]["usage"]
+    write_durably(file, read_arrays(file), facts)
+    again = trainer_at("a").train_round(round_number=1, base=base, learning=LEARNING, on_step=ignore)
+    assert same(again, first) and again.usage.started_ms >= first.usage.ended_ms
 
 
 def test_the_round_after_a_short_one_does_not_depend_on_restarts(trainer_at: Callable[..., Trainer]) -> None:
