@@ -16,6 +16,7 @@ from commons.identity import read_file
 from commons.notes import NoteError, Verifier, parse
 from commons.statement import Line, StatementNote
 from commons.statement_proof import Bundle, Check, LinesView, ProofView, StatementView, verify
+from governance.statements import reading
 from governance.statements.statement import Statement
 from hansa.chamber import Chamber
 from hansa.journals import log_key, seat_key
@@ -88,7 +89,7 @@ def examine_file(file: Path, *, key: str, seat: Path | None) -> Examined:
 def read_statement(bundle: Bundle) -> Statement:
     """Raises HansaError when the lines are no complete statement."""
     try:
-        return Statement.of(bundle.note, bundle.lines, bundle.earlier)
+        return reading.read_statement(bundle.note, bundle.lines, bundle.earlier)
     except (LookupError, TypeError, ValueError) as wrong:
         raise HansaError(f"the lines of the statement cannot be read: {wrong!r}") from wrong
 
