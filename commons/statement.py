@@ -118,10 +118,10 @@ class AccountLine(NamedTuple):
     @classmethod
     def parse(cls, text: str) -> AccountLine:
         """Raises ValueError when it is none."""
-        name, unit, *counters = text.split(" ")
-        if len(counters) != 4 or not all(c.isdecimal() and str(int(c)) == c for c in counters):
+        parts = text.split(" ")
+        if len(parts) != 6 or not all(c.isdecimal() and str(int(c)) == c for c in parts[2:]):
             raise ValueError(f"{text[:120]!r} is no line of a balance")
-        return cls(name, unit, Counters(*map(int, counters)))
+        return cls(parts[0], parts[1], Counters(*map(int, parts[2:])))
 
 
 @dataclass

@@ -163,8 +163,12 @@ def _signature(bundle: Bundle, log: Verifier) -> str:
     if isinstance(refusal, Refusal):
         raise _Wrong(refusal.message)
     note = StatementNote.from_note(found)
-    if note.consortium != log.name or not note.begin_ms < note.end_ms:
+    if note.consortium != log.name:
         raise _Wrong(f"the key is {log.name}'s, the statement is one of {note.consortium}")
+    if not note.begin_ms < note.end_ms:
+        raise _Wrong(
+            f"the period ends at {note.end_ms} ms, which is not after it begins at {note.begin_ms} ms"
+        )
     return f"signed by {log.vkey.rpartition('+')[0]}: {note.partner}, {note.period}"
 
 
