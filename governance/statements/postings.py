@@ -49,7 +49,7 @@ class Balance:
 
 def entries(statement: Statement) -> list[Entry]:
     """In the order of time. Raises AssertionError when they do not come to the statement: our own mistake."""
-    found = sorted(_entries(statement), key=lambda entry: entry.at_ms)
+    found = sorted(_entries(statement), key=lambda entry: (entry.at_ms, entry.record or 0))
     for stated in balances(statement):
         moved = sum(
             micro
