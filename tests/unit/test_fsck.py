@@ -27,6 +27,7 @@ from governance.journal.tiles import publish
 from governance.statements.closing import decide_close
 from hansa.cli import app
 from tests.simulation.world import World
+from tests.support import postgres
 from tests.support.chamber import signer
 
 Records = list[Record]
@@ -659,6 +660,21 @@ def test_published_tiles_are_the_same_tree_or_the_difference_is_named(
     bundle.write_bytes(bundle.read_bytes().replace(b"consortium", b"Consortium", 1))
     report = fsck(honest, tiles=tiles)
     assert [f.rule for f in report.findings] == [Rule.TILES], said(report.findings)
+
+
+def test_a_journal_in_postgres_is_audited_like_any_other(histories: Histories) -> None:
+    pytest.importorskip("psycopg", reason="PSYCOPG IS MISSING: the Postgres journal is not audited here")
+    records, index = histories.with_evil(credits_a_friend)
+    try:
+        with postgres.running() as url:
+            journal = Journal.open(url, signer=log_key(records), clock=_Clock())
+            journal.append(records)
+            report = fsck(url)
+            journal.close()
+    except postgres.NoPostgres as missing:
+        pytest.skip(f"POSTGRES IS NOT AUDITED HERE: {missing}")
+    assert report.judged == len(records)
+    assert (report.findings[0].rule, report.findings[0].index) == (Rule.CONTRIBUTION, index)
 
 
 def test_one_cause_is_one_finding_with_its_first_record_and_a_count(histories: Histories) -> None:
