@@ -54,6 +54,11 @@ def random_charter(seed: int) -> Charter:
         learning__rounds=dice.randrange(1, 6),
         learning__inner_steps=dice.randrange(1, 4),
         learning__batch_size=65_536,
+        learning__outer={
+            "learning_rate": 0.7,
+            "momentum": dice.choice((0.0, 0.9)),
+            "nesterov": dice.choice((True, False)),
+        },
         rounds={
             "quorum": dice.randrange(1, len(sites) + 1),
             "grace_s": dice.randrange(1, 20),

@@ -16,6 +16,8 @@ def checked(world: World) -> tuple[list[Record], Books]:
         ours = books.money.totals(partner)
         theirs = {name: said[name] for name in ours}
         assert theirs == ours, f"{partner}'s totals: the coordinator has {theirs}, the auditor {ours}"
+    for note in world.notes:
+        books.money.flows.check(note.partner, note.period, vars(note))
     for name in world.topped:
         assert name in books.money.holds, f"a site was told that {name} is held"
     for what, index in world.receipts.items():

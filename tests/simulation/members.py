@@ -14,7 +14,7 @@ import grpc
 
 from commons import charter_file
 from commons.ballots import Ballot, Proposal
-from commons.claims import ConvertNote, DisputeNote, RulingNote
+from commons.claims import ConvertNote, CountersignNote, DisputeNote, RulingNote
 from commons.names import Digest
 from commons.notes import parse
 from commons.signed import text_digest
@@ -64,7 +64,7 @@ class Members:
             return
         deeds: tuple[Callable[[], None], ...] = (
             self._propose, self._propose, self._dispute, self._dispute, self._rule, self._convert, self._reverse,
-            self._repeat,
+            self._repeat, self._countersign,
         )  # fmt: skip
         world.random.choice(deeds)()
 
@@ -161,6 +161,22 @@ class Members:
         )
         self._reversals.append(request)
         world.message(lambda: self._ask_reversal(dice.choice(self._reversals)))
+
+    def _countersign(self) -> None:
+        """A member agrees with its statement of a period that is over, or with another one."""
+        world, dice = self._world, self._world.random
+        assert world.statements is not None
+        book = world.statements.book
+        if not book.periods:
+            return
+        period, partner = dice.choice(list(book.periods.values())), dice.choice(world.charter.members).name
+        digest = (
+            world.statements.note(partner, period).digest if dice.random() < 0.8 else "sha256:" + "0" * 64
+        )
+        note = CountersignNote(
+            consortium=world.charter.consortium.name, partner=partner, period=period.name, statement=digest
+        )
+        self._say(partner, note.text)
 
     def _repeat(self) -> None:
         """A note of long ago arrives once more."""

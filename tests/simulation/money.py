@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from tests.simulation.flows import Flows
 from tests.simulation.values import NEVER, Facts, Hold, Lot, Where, period_of, root, sha, sides, where
 
 PICO = 1_000_000
@@ -43,6 +44,7 @@ class Money:
     closed: set[str] = field(default_factory=set)
     ended_periods: dict[str, tuple[int, int, int, tuple[str, ...]]] = field(default_factory=dict)
     """Period -> (begin, end, records, balance lines)."""
+    flows: Flows = field(default_factory=Flows)
     dispute_notes: set[str] = field(default_factory=set)
     last_ms: int = 0
     size: int = 0
@@ -98,6 +100,8 @@ class Money:
             assert account[0] == unit, f"{name} is in {account[0]}, not in {unit}"
         getattr(self, "_" + facts["type"].replace("-", "_"))(facts, amount, at_ms)
         self._sound(facts)
+        assert self._period is not None
+        self.flows.add(self._period[0], facts)
 
     def finish(self) -> None:
         """Sums per unit, and every charge against its usage, its rate card and its contributions."""

@@ -33,10 +33,14 @@ class Crash(BaseException):
 
 
 class Storage:
-    """The durable files below `folder`. `armed`: steps may fail now; between lives and while founding they do not."""
+    """The durable files below `folder`. `armed`: steps may fail now; between lives and while founding they do not.
+
+    `meanwhile` is called while a model state is saved: no lock is held then, anything may happen.
+    """
 
     def __init__(self, folder: Path, dice: random.Random, *, crash: float, full: float) -> None:
         self.folder, self.armed = folder, False
+        self.meanwhile: Callable[[], object] = lambda: None
         self.died: Counter[str] = Counter()
         """Step at which the process died -> how often, as ``module function operation``."""
         self.filled: Counter[str] = Counter()
@@ -85,6 +89,8 @@ class Storage:
         def step(*args: Any, **kwargs: Any) -> Any:
             if self._inside or threading.get_ident() != self._thread:
                 return real(*args, **kwargs)
+            if self.armed and name == "fsync" and _caller(name).startswith("commons/states.py"):
+                self.meanwhile()
             self._before(name)
             if name == "write":
                 return self._written(real, *args)

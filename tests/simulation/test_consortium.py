@@ -33,7 +33,7 @@ STEPS = {
 """Where the coordinator makes something durable while rounds go on, and how."""
 KINDS = (
     "grant hold settle release expire contribution rounding breakage dispute dismiss reversal contribution-reversal "
-    "convert refused execution ruling rejection"
+    "convert refused execution ruling rejection period countersign"
 )
 
 

@@ -32,12 +32,14 @@ from commons.founding import Founding
 from commons.identity import Authority, create_authority
 from commons.names import RunId
 from commons.records import Record
+from commons.statement import StatementNote
 from commons.states import StateStore
 from governance.bell import Bell
 from governance.consortium import Consortium
 from governance.journal import Journal
 from governance.ledger import decide_expire, decide_grants
 from governance.service import Chamber
+from governance.statements.closing import decide_close
 from governance.statements.issuing import Statements
 from orchestrator.desk import Desk
 from orchestrator.enrolment import Enrolments
@@ -49,6 +51,7 @@ from orchestrator.service import Operator
 from orchestrator.spool import Spool
 from orchestrator.witnesses import Witnesses
 from tests.simulation.cast import begins_ms, random_charter, signer
+from tests.simulation.closings import Closings
 from tests.simulation.members import Members
 from tests.simulation.sites import Sites
 from tests.simulation.storage import Crash, Storage
@@ -77,7 +80,7 @@ class Faults:
     store_closed: float = 0.003
     """The coordinator is told to stop while work is under way."""
     overlap: float = 0.2
-    """Something else happens between two frames of an upload."""
+    """Something else happens between two frames of an upload, or while updates are combined."""
     clock_jump: float = 0.02
     refusal: float = 0.01
     wrong: float = 0.1
@@ -105,13 +108,17 @@ class World:
         """Top-ups that sites were told are held."""
         self.budgets: dict[str, dict[str, Any]] = {}
         """After `run`: partner -> its totals as the coordinator has them."""
+        self.notes: list[StatementNote] = []
+        """After `run`: every statement that can be asked for."""
         self.crashes, self.troubles = 0, 0
         self.log_key = signer(charter.consortium.name)
         self.expert_map = ExpertMap.from_charter(charter)
         self.storage = Storage(folder, self.random, crash=faults.coordinator_crash, full=faults.disk_full)
+        self.storage.meanwhile = self._meanwhile
         self.desk: Desk | None = None
         self.enrolments: Enrolments | None = None
         self.chamber: Chamber | None = None
+        self.statements: Statements | None = None
         self.operator: Operator | None = None
         self.sites, self.members = Sites(self, charter), Members(self)
         self._events: list[tuple[int, int, Callable[[], object]]] = []
@@ -161,8 +168,15 @@ class World:
             records = list(desk.consortium.journal.records())
             self._compare(desk)
             self.budgets = {budget.partner: vars(budget) for budget in desk.consortium.ledger.budgets()}
+            self.notes = self._notes()
             self.close()
             return records
+
+    def _notes(self) -> list[StatementNote]:
+        """Every partner's statement of every period, closed or not."""
+        assert self.statements is not None
+        periods = self.statements.book.periods.values()
+        return [self.statements.note(partner, period) for period in periods for partner in self.budgets]
 
     def _live(self) -> None:
         """One life of the coordinator, or several that end in good order."""
@@ -223,13 +237,13 @@ class World:
         journal = Journal.open(self.folder / "journal.db", signer=self.log_key, clock=self)
         try:
             consortium, runs = Consortium(journal, self), Runs()
-            for view in (runs, bell):
+            for view in (runs, bell, Closings(self)):
                 consortium.follow(view)
             store, spool = StateStore(self.folder / "states"), Spool(self.folder / "spool")
             desk = Desk(consortium, runs, Live(self, bell, pulse), store, spool, self.log_key, bell)
             witnesses = Witnesses(consortium, bell, desk.stopping)
-            statements = Statements(consortium, self.log_key)
-            self.chamber = Chamber(consortium, pulse, desk.stopping, {}, witnesses, statements)
+            self.statements = Statements(consortium, self.log_key)
+            self.chamber = Chamber(consortium, pulse, desk.stopping, {}, witnesses, self.statements)
             self.operator = Operator(desk)
             if consortium.members.founded:
                 self.open_door(desk)
@@ -260,7 +274,7 @@ class World:
     def close(self) -> None:
         """What the end of the process does: streams end, locks go, memory is lost."""
         desk, self.desk = self.desk, None
-        self.enrolments = self.chamber = self.operator = None
+        self.enrolments = self.chamber = self.operator = self.statements = None
         self.sites.disconnect()
         if desk is not None:
             desk.consortium.journal.close()
@@ -315,11 +329,16 @@ class World:
             self.trouble()
         return True
 
+    def _meanwhile(self) -> None:
+        if self.chance(self.faults.overlap / 2):
+            self.happen(self.time_ms + 1000)
+
     def clerk(self) -> None:
         """What the coordinator sees to by itself while no round begins."""
         self.after(self.random.randrange(500, 10_000), self.clerk)
         if self.desk is not None:
             consortium = self.desk.consortium
+            consortium.commit(lambda now_ms: decide_close(consortium.ledger, now_ms))
             consortium.commit(consortium.proposals.decide_close)
             consortium.commit(lambda now_ms: decide_expire(consortium.ledger, now_ms))
             if self.desk.runs.active is None:
