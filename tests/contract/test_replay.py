@@ -19,7 +19,7 @@ from commons import charter_file
 from commons.ballots import Ballot, Proposal
 from commons.certificates import tls_keypair
 from commons.charter import Charter
-from commons.claims import ConvertNote, DisputeNote, RulingNote
+from commons.claims import ConvertNote, CountersignNote, DisputeNote, RulingNote
 from commons.cosignature import Cosigner
 from commons.errors import Code
 from commons.identity import Seat
@@ -27,6 +27,8 @@ from commons.names import Digest
 from commons.notes import parse
 from commons.records import Kind
 from commons.signed import text_digest
+from commons.statement import StatementNote
+from commons.statement_proof import StatementView
 from commons.views import ProposalView
 from commons.wire import channel
 from commons.wire.v1 import consortium_pb2 as wire
@@ -79,11 +81,11 @@ OF = charter(
 )
 
 
+@dataclass
 class Still:
-    """A clock that does not go: two runs of one story are then dated alike."""
+    """A clock that goes when it is told to: two runs of one story are then dated alike."""
 
-    def __init__(self) -> None:
-        self.ms = time.time_ns() // 1_000_000
+    ms: int
 
     def now_ms(self) -> int:
         return self.ms
@@ -143,6 +145,7 @@ class Story:
             request = wire.ReleaseRequest(run="run-1", folder=str(self.folder / name))
             self.office.operator.MakeRelease(request)
         self._quarrel()
+        self._close_books()
         self.office.start_run(self.folder / "seed", "run-2")
         self._order(self.sites[0], lambda order: order.run == "run-2")
         self.office.operator.StopRun(wire.StopRunRequest(run="run-2", reason="enough"))
@@ -245,6 +248,20 @@ class Story:
             self.office.operator.ReverseCharge(wire.ReverseChargeRequest(token="more", **wish))
         self.rest(self)
 
+    def _close_books(self) -> None:
+        """The month ends, and a member agrees with its statement."""
+        self.clock.ms += 40 * 86_400_000
+        self.coordinator.desk.bell.ring()
+        _eventually(lambda: Kind.PERIOD in self.kinds, "the end of the period")
+        reply = self.office.chamber.Read(wire.ReadRequest(view="statement", key="alder/last"))
+        shown = parse(StatementView.model_validate_json(reply.json).statement.encode())
+        said = StatementNote.from_note(shown)
+        agreed = CountersignNote(
+            consortium=NAME, partner="alder", period=said.period, statement=text_digest(shown)
+        )
+        self._say("alder", agreed.text)
+        self.rest(self)
+
     def _witness(self) -> None:
         """Two sites cosign the newest checkpoint."""
         journal = self.coordinator.desk.consortium.journal
@@ -271,12 +288,12 @@ def _eventually(holds: Callable[[], bool], what: str) -> None:
 @pytest.fixture
 def story(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Story]]:
     """Tells of the same keys and the same time, however often."""
-    keys, clock, told = [tls_keypair() for _ in range(2 * len(SITES))], Still(), []
+    keys, began_ms, told = [tls_keypair() for _ in range(2 * len(SITES))], time.time_ns() // 1_000_000, []
     real = {name: getattr(channel, name) for name in ("connect", "connect_for_enrolment")}
 
     def begin(times: int = 1, **more: Any) -> Story:
         tape = Tape(CHANGES, times)
-        made = Story(tmp_path / str(len(told)), tape, iter(keys), clock, **more)
+        made = Story(tmp_path / str(len(told)), tape, iter(keys), Still(began_ms), **more)
         told.append(made)
         for name, connect in real.items():
             monkeypatch.setattr(channel, name, lambda *about, connect=connect: tape.on(connect(*about)))
