@@ -166,7 +166,7 @@ def _contributed(statement: Statement) -> str:
         return ""
     text = f"Contributed by accepted work: {_money(note.contributed_micro)}"
     if note.contribution_reversed_micro:
-        text += f", of which {_money(note.contribution_reversed_micro)} was taken back with charges"
+        text += f"; taken back with charges: {_money(note.contribution_reversed_micro)}"
     return text + "."
 
 
