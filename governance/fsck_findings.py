@@ -13,7 +13,6 @@ class Rule(Word):
     TREE = "tree"
     CHECKPOINT = "checkpoint"
     TILES = "tiles"
-    TIME = "time"
     FORM = "form"
     FOUNDING = "founding"
     SIGNATURE = "signature"
@@ -45,7 +44,6 @@ ACTS: dict[Rule, str] = {
     Rule.TREE: "stop the coordinator, keep this copy as evidence and restore a backup",
     Rule.CHECKPOINT: _STOP,
     Rule.TILES: "keep the folder as evidence, publish into an empty one and compare the two",
-    Rule.TIME: _STOP,
     Rule.FORM: "update Hansa, as a newer version may have written it; if this is the newest, " + _EVIDENCE,
     Rule.FOUNDING: "compare with the charter and the notes that the founders hold; " + _STOP,
     Rule.SIGNATURE: "ask whom it claims to be from; if they did not sign it, " + _STOP,

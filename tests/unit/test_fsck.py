@@ -4,50 +4,44 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 from commons import charter_file
-from commons.charter import Charter
 from commons.errors import StoreError
 from commons.names import Digest
-from commons.notes import Signer, compose, digest, parse
+from commons.notes import Signer, digest, parse
 from commons.records import Kind, Record, fact
 from commons.work import UpdateNote, UsageNote
-from governance.consortium import Consortium
-from governance.fsck import Finding, Rule, fsck, judge
+from governance.fsck import Rule, fsck, judge
 from governance.fsck_findings import ACTS
 from governance.journal import Journal, open_readonly
 from governance.journal.tiles import publish
-from governance.statements.closing import decide_close
 from hansa.cli import app
-from tests.simulation.world import World
 from tests.support import postgres
 from tests.support.chamber import signer
-
-Records = list[Record]
-Evil = Callable[[Records], tuple[Records, int]]
-"""A journal -> what the coordinator made of it, and the first record that gives it away. LookupError: try another."""
-VECTOR = Path(__file__).parents[1] / "support" / "vectors" / "journal-schema-1.db"
-SEEDS = range(100)
-NOTES = (
-    Kind.FOUNDING,
-    Kind.SITE,
-    Kind.PROPOSAL,
-    Kind.BALLOT,
-    Kind.UPDATE,
-    Kind.USAGE,
-    Kind.EVALUATION,
-    Kind.DISPUTE,
-    Kind.RULING,
-    Kind.CONVERT,
-    Kind.RELEASE,
+from tests.support.histories import (
+    NOTES,
+    Evil,
+    FixedClock,
+    Histories,
+    Records,
+    added,
+    by_stranger,
+    changed,
+    charters,
+    log_key,
+    release_note,
+    rewritten,
+    said,
+    simulated,
+    where,
 )
+
+VECTOR = Path(__file__).parents[1] / "support" / "vectors" / "journal-schema-1.db"
 TRANSFERS = (
     "grant",
     "hold",
@@ -65,122 +59,10 @@ TRANSFERS = (
 )
 
 
-class _Clock:
-    def __init__(self, now_ms: int = 0) -> None:
-        self._now_ms = now_ms
-
-    def now_ms(self) -> int:
-        return self._now_ms
-
-
-class Histories:
-    """Journals of simulated consortia, each completed by a release and the closing of its last period."""
-
-    def __init__(self) -> None:
-        memory = Path("/dev/shm")
-        self.folder = Path(tempfile.mkdtemp(prefix="hansa-fsck-", dir=memory if memory.is_dir() else None))
-        self._made: dict[int, Records] = {}
-
-    def of(self, seed: int) -> Records:
-        if seed not in self._made:
-            World.of_seed(self.folder / str(seed), seed).run()
-            self._made[seed] = _completed(self.folder / str(seed) / "journal.db")
-        return list(self._made[seed])
-
-    def path(self, seed: int) -> Path:
-        self.of(seed)
-        return self.folder / str(seed) / "journal.db"
-
-    def with_evil(self, evil: Evil) -> tuple[Records, int]:
-        """The first history that has what it takes."""
-        for seed in SEEDS:
-            try:
-                return evil(self.of(seed))
-            except LookupError:
-                continue
-        raise AssertionError(f"none of {len(SEEDS)} histories has what {evil.__name__} needs")
-
-
-def _completed(path: Path) -> Records:
-    """The operator releases the last state, and the clerk closes the books long after."""
-    records = _read(path)
-    charter = _charters(records)[1]
-    journal = Journal.open(path, signer=signer(charter.consortium.name), clock=_Clock())
-    consortium = Consortium(journal, _Clock(records[-1].at_ms + 200 * 86_400_000))
-    if closed := [r.facts for r in records if r.kind is Kind.CLOSE]:
-        opened = [
-            r.facts for r in records if r.kind is Kind.ROUND and r.facts["round"] == closed[-1]["round"]
-        ]
-        licence = _charters(records)[opened[-1]["charter_version"]].release.licence
-        note = _release_note(charter, closed[-1], licence)
-        consortium.commit(lambda now_ms: [Record(Kind.RELEASE, now_ms, note)])
-    consortium.commit(lambda now_ms: decide_close(consortium.ledger, now_ms))
-    journal.close()
-    return _read(path)
-
-
-def _read(path: Path) -> Records:
-    reader = open_readonly(path)
-    try:
-        return list(reader.records())
-    finally:
-        reader.close()
-
-
-def _charters(records: Sequence[Record]) -> dict[int, Charter]:
-    found = [charter_file.from_canonical(r.body) for r in records if r.kind is Kind.CHARTER]
-    return {charter.version: charter for charter in found}
-
-
-def _release_note(charter: Charter, closed: dict[str, Any], licence: str) -> bytes:
-    name = charter.consortium.name
-    values = {
-        "consortium": name,
-        "run": closed["run"],
-        "round": str(closed["round"]),
-        "state": closed["state"],
-        "manifest": digest(b"the files"),
-        "licence": licence,
-    }
-    return signer(name).sign(compose("hansa-release/v1", list(values.items())))
-
-
 @pytest.fixture(scope="module")
 def histories() -> Iterator[Histories]:
-    made = Histories()
-    yield made
-    shutil.rmtree(made.folder)
-
-
-def where(records: Sequence[Record], kind: Kind | str, lawful: Callable[[Any], bool] = lambda _: True) -> int:
-    """Index of the first record of a kind, or transfer of a type, whose facts are as wanted. LookupError: none."""
-    for index, record in enumerate(records):
-        if isinstance(kind, Kind) and record.kind is kind and (kind in NOTES or lawful(record.facts)):
-            return index
-        if not isinstance(kind, Kind) and record.kind is Kind.TRANSFER:
-            facts = record.facts
-            if facts["type"] == kind and lawful(facts):
-                return index
-    raise LookupError(kind)
-
-
-def changed(records: Records, index: int, **changes: Any) -> tuple[Records, int]:
-    """One fact says something else."""
-    old = records[index]
-    records[index] = fact(old.kind, old.at_ms, **(old.facts | changes))
-    return records, index
-
-
-def added(records: Records, index: int, kind: Kind, facts: dict[str, Any]) -> tuple[Records, int]:
-    """One more fact, right after record `index`."""
-    records.insert(index + 1, fact(kind, records[index].at_ms, **facts))
-    return records, index + 1
-
-
-def by_stranger(record: Record) -> Record:
-    """The same words under a key of the same name that nobody knows."""
-    note = parse(record.body)
-    return Record(record.kind, record.at_ms, Signer.generate(note.signatures[0].name).sign(note.text))
+    with simulated() as made:
+        yield made
 
 
 def spends_what_is_not_there(records: Records) -> tuple[Records, int]:
@@ -189,7 +71,7 @@ def spends_what_is_not_there(records: Records) -> tuple[Records, int]:
 
 def holds_for_another_payer(records: Records) -> tuple[Records, int]:
     at = where(records, "hold")
-    other = next(m.name for m in _charters(records)[1].members if m.name != records[at].facts["payer"])
+    other = next(m.name for m in charters(records)[1].members if m.name != records[at].facts["payer"])
     return changed(records, at, payer=other, debit=f"partner/{other}/budget")
 
 
@@ -271,7 +153,7 @@ def charges_without_work(records: Records) -> tuple[Records, int]:
 def credits_a_friend(records: Records) -> tuple[Records, int]:
     at = where(records, "contribution")
     owner = records[at].facts["partner"]
-    other = next(m.name for m in _charters(records)[1].members if m.name != owner)
+    other = next(m.name for m in charters(records)[1].members if m.name != owner)
     return changed(records, at, partner=other, credit=f"partner/{other}/contributed")
 
 
@@ -361,7 +243,7 @@ def opens_a_vote_for_some(records: Records) -> tuple[Records, int]:
 
 
 def writes_law_without_a_vote(records: Records) -> tuple[Records, int]:
-    last = _charters(records)[max(_charters(records))]
+    last = charters(records)[max(charters(records))]
     more = last.model_copy(
         update={"version": last.version + 1, "voting": last.voting.model_copy(update={"window_s": 1})}
     )
@@ -455,8 +337,8 @@ def pays_nobody_for_an_update(records: Records) -> tuple[Records, int]:
 def releases_under_another_licence(records: Records) -> tuple[Records, int]:
     at = where(records, Kind.RELEASE)
     closed = next(r.facts for r in reversed(records) if r.kind is Kind.CLOSE)
-    charter = _charters(records)[1]
-    records[at] = Record(Kind.RELEASE, records[at].at_ms, _release_note(charter, closed, "WTFPL"))
+    charter = charters(records)[1]
+    records[at] = Record(Kind.RELEASE, records[at].at_ms, release_note(charter, closed, "WTFPL"))
     return records, at
 
 
@@ -508,23 +390,6 @@ EVIL: tuple[tuple[Evil, Rule], ...] = (
     (takes_one_device_twice, Rule.USAGE),
     (writes_what_nobody_can_read, Rule.FORM),
 )
-
-
-def rewritten(folder: Path, records: Records, key: Signer) -> Path:
-    """A journal of exactly these records, every hash and signature of the log as it must be."""
-    journal = Journal.open(folder / "evil.db", signer=key, clock=_Clock())
-    for start in range(0, len(records), 1000):
-        journal.append(records[start : start + 1000])
-    journal.close()
-    return folder / "evil.db"
-
-
-def log_key(records: Sequence[Record]) -> Signer:
-    return signer(records[0].facts["consortium"])
-
-
-def said(findings: Sequence[Finding]) -> str:
-    return "\n".join(f"{f.index} {f.rule}: {f}" for f in findings)
 
 
 @pytest.mark.parametrize(("evil", "rule"), EVIL, ids=[evil.__name__ for evil, _ in EVIL])
@@ -667,7 +532,7 @@ def test_a_journal_in_postgres_is_audited_like_any_other(histories: Histories) -
     records, index = histories.with_evil(credits_a_friend)
     try:
         with postgres.running() as url:
-            journal = Journal.open(url, signer=log_key(records), clock=_Clock())
+            journal = Journal.open(url, signer=log_key(records), clock=FixedClock())
             journal.append(records)
             report = fsck(url)
             journal.close()
