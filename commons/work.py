@@ -123,7 +123,7 @@ class UsageNote(Words):
         if not note.text.startswith(f"{_UsageNoteV1.KIND}\n"):
             return super().from_note(note)
         old = _UsageNoteV1.from_note(note)
-        return cls(**vars(old), device_ids="-", precision="any", energy_j=None)
+        return _OldUsage(**vars(old), device_ids="-", precision="any", energy_j=None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,6 +142,15 @@ class _UsageNoteV1(Words):
     tokens: int
     gflop: int
     update: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class _OldUsage(UsageNote):
+    """A first-version record with the fields of the second; its text and digest are those that were signed."""
+
+    @property
+    def text(self) -> str:
+        return _UsageNoteV1(**{f.name: getattr(self, f.name) for f in fields(_UsageNoteV1)}).text
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,10 @@ from sqlalchemy.exc import DBAPIError
 
 from commons.errors import StoreError
 from commons.log import Checkpoint
+from commons.notes import parse
+from commons.records import Kind
+from commons.signed import text_digest
+from commons.work import UsageNote
 from governance.consortium import Consortium
 from governance.journal import Journal, migrate, open_readonly
 from governance.journal.schema import SCHEMA_VERSION
@@ -211,3 +216,10 @@ def test_a_writer_that_was_overtaken_publishes_nothing(url: str) -> None:
         journal.publish(1, note)
     assert journal.published() == b""
     journal.close()
+
+
+def test_a_usage_of_the_first_version_keeps_the_digest_of_what_was_signed() -> None:
+    """A round that was open when the journal was migrated is settled for the usage that stands in it."""
+    with closing(open_readonly(OLD)) as journal:
+        signed = [parse(r.body) for r in journal.records() if r.kind is Kind.USAGE]
+    assert signed and all(UsageNote.from_note(note).digest == text_digest(note) for note in signed)
