@@ -451,7 +451,7 @@ class Orders:
         link = SimpleNamespace(chain=self.coordinator.chain, trouble="")
         unused: Any = None
         self.site = _Site(
-            link, self.status, unused, unused, self.coordinator.site(), unused, unused, signer("acme/berlin"),
+            link, self.status, unused, unused, self.coordinator.site(), unused, signer("acme/berlin"),
             SimpleNamespace(fork=fork), threading.Event(),
         )  # type: ignore[arg-type]  # fmt: skip
 
