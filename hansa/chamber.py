@@ -15,7 +15,7 @@ import grpc
 from typing_extensions import Self
 
 from commons import statement_proof, views
-from commons.errors import HansaError
+from commons.errors import Code, HansaError, Refused
 from commons.identity import Seat
 from commons.log import open_proof, proof_text
 from commons.names import Digest, RunId
@@ -103,12 +103,17 @@ class Chamber:
         return index
 
     def start_run(self, seed: Path, run: str = "") -> RunId:
-        """Open a run from a seed folder on the coordinator's machine; `run` empty: the coordinator names it."""
-        request = wire.StartRunRequest(run=run, seed=str(seed.resolve()))
+        """Open a run from a seed folder on the coordinator's machine; `run` empty: named after the last one.
+
+        It has its name before it is asked for, so that a repeat, however late, opens no other.
+        """
+        request = wire.StartRunRequest(run=run or self._next_run(), seed=str(seed.resolve()))
         return RunId(self._ask(self._operator.StartRun, request, timeout_s=RELEASE_S).run)
 
     def stop_run(self, run: str, reason: str) -> None:
-        self._ask(self._operator.StopRun, wire.StopRunRequest(run=run, reason=reason))
+        """`run` empty: the last one that was started."""
+        name = run or self.read(views.RunView).run
+        self._ask(self._operator.StopRun, wire.StopRunRequest(run=name, reason=reason))
 
     def make_release(self, folder: Path, run: str = "") -> tuple[Path, Digest]:
         """Write and sign a release into `folder`: its path and the digest of its manifest."""
@@ -144,6 +149,17 @@ class Chamber:
         text = proof_text(receipt.index, receipt.path, receipt.checkpoint)
         proof = open_proof(text, receipt.leaf, self.seat.log_verifier)
         return proof.index, Record.parse(receipt.leaf)
+
+    def _next_run(self) -> str:
+        """``run-1``, or the name of the last run with its number, or 1, raised by one."""
+        try:
+            last = self.read(views.RunView).run
+        except Refused as refused:
+            if refused.refusal.code is Code.NO_RUN:
+                return "run-1"
+            raise
+        stem, hyphen, number = last.rpartition("-")
+        return f"{stem}-{int(number) + 1}" if hyphen and number.isdecimal() else f"{last}-2"
 
     def _ask(self, method: Any, request: Any, timeout_s: float = ANSWER_S) -> Any:
         try:

@@ -242,6 +242,8 @@ class Operator(OperatorServicer):
         desk = self._desk
 
         def decide(now_ms: int) -> list[Record] | Refusal:
+            if not request.run:
+                return Refusal(Code.REQUEST_INVALID, "which run? its name must be given to stop it")
             run = desk.runs.find(request.run)
             if isinstance(run, Refusal):
                 return run
@@ -292,9 +294,9 @@ class Operator(OperatorServicer):
     def _start(self, request: wire.StartRunRequest) -> RunId | Refusal:
         desk = self._desk
         with desk.consortium.lock:
-            run = RunId(request.run or f"run-{len(desk.runs.by_id) + 1}")
+            run = RunId(request.run)
             charter, active = desk.consortium.charter, desk.runs.active
-        if active is not None and active.run == request.run:
+        if active is not None and active.run == run:
             return active.run
         if not _RUN_ID.fullmatch(run):
             what = "lower-case letters, digits and hyphens, at most 64"

@@ -22,7 +22,7 @@ def runs() -> None:
 def start(
     home: Home = HOME,
     seed: Annotated[Path, typer.Option(help="The model to start from (`hansa seed make`).")] = Path("seed"),
-    run: Annotated[str, typer.Option(help="Name of the run; empty: the coordinator names it.")] = "",
+    run: Annotated[str, typer.Option(help="Name of the run; empty: the number after the last one.")] = "",
     as_json: Json = False,
 ) -> None:
     """Start a run, as the coordinator's operator. The first round begins when the charter's sites are there.

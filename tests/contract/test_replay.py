@@ -149,6 +149,9 @@ class Story:
         self.office.start_run(self.folder / "seed", "run-2")
         self._order(self.sites[0], lambda order: order.run == "run-2")
         self.office.operator.StopRun(wire.StopRunRequest(run="run-2", reason="enough"))
+        for nameless in (lambda: self.office.start_run(self.folder / "seed", ""), self._stop_nothing):
+            with pytest.raises(grpc.RpcError):
+                nameless()
         self._witness()
         self.rest(self)
         return self.leaves
@@ -157,6 +160,9 @@ class Story:
         for site in self.sites:
             site.close()
         self.coordinator.stop()
+
+    def _stop_nothing(self) -> None:
+        self.office.operator.StopRun(wire.StopRunRequest(reason="which?"))
 
     def _join(self) -> None:
         for name in SITES:

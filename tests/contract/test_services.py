@@ -360,8 +360,8 @@ def test_calls_asked_twice_change_nothing_the_second_time(stage_of: Any) -> None
     assert stage.coordinator.desk.consortium.size == size
     other = sites[0].pack(sites[0].orders[0], loss=2.0)
     assert refused(lambda: sites[0].send(epoch, *other)) == Code.UPDATE_ALREADY_ADMITTED
-    stage.office.operator.StopRun(wire.StopRunRequest(reason="enough"))
-    stage.office.operator.StopRun(wire.StopRunRequest(reason="enough"))
+    stage.office.operator.StopRun(wire.StopRunRequest(run="run-1", reason="enough"))
+    stage.office.operator.StopRun(wire.StopRunRequest(run="run-1", reason="enough"))
     assert stage.kinds().count(Kind.FINISH) == 1
     states = {c.site: c.state for c in stage.budgets().charges}
     assert states == {"alder": "settled", "birch": "released", "cedar": "released"}
