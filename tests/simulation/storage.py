@@ -26,6 +26,8 @@ from sqlalchemy import Engine, event
 from sqlalchemy.exc import OperationalError
 
 ROOT = Path(__file__).parents[2]
+OWN = ("commons", "governance", "orchestrator")
+"""Folders of what runs in the world; a virtual environment may lie beside them."""
 
 
 class Crash(BaseException):
@@ -195,7 +197,7 @@ def _caller(step: str) -> str:
     frame: FrameType | None = sys._getframe()
     while frame is not None:
         file = Path(frame.f_code.co_filename)
-        if file.is_relative_to(ROOT) and not file.is_relative_to(ROOT / "tests"):
+        if any(file.is_relative_to(ROOT / folder) for folder in OWN):
             return f"{file.relative_to(ROOT).as_posix()} {frame.f_code.co_name} {step}"
         frame = frame.f_back
     return f"elsewhere {step}"
