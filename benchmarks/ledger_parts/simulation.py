@@ -12,12 +12,14 @@ import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 
 BATCH = 50
 """Seeds of one task: what is lost at most when it is interrupted."""
+ATTEMPTS = 3
 
 
 @dataclass
@@ -47,7 +49,10 @@ class SeedReport:
 
 
 def run_seeds(first: int, count: int, *, work: Path, processes: int = 2) -> SeedReport:
-    """Seeds `first` to `first + count - 1`; those done before in `work` are not run again."""
+    """Seeds `first` to `first + count - 1`; those done before in `work` are not run again.
+
+    Raises BrokenProcessPool when a process is ended from outside, or by a seed, again and again.
+    """
     work.mkdir(parents=True, exist_ok=True)
     kept = work / f"seeds-{first}-{count}.json"
     report = SeedReport(first, count)
@@ -55,19 +60,29 @@ def run_seeds(first: int, count: int, *, work: Path, processes: int = 2) -> Seed
         read = json.loads(kept.read_text())
         report = SeedReport(**read | {"failed": {int(seed): why for seed, why in read["failed"].items()}})
     before, began = report.seconds, time.monotonic()
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            for done in _batches(report, processes):
+                report.add(done)
+                report.seconds = round(before + time.monotonic() - began, 1)
+                kept.write_text(json.dumps(asdict(report)))
+            return report
+        except BrokenProcessPool:  # a process was ended from outside: its batch is run again
+            if attempt == ATTEMPTS:
+                raise
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _batches(report: SeedReport, processes: int) -> Iterator[SeedReport]:
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        for done in as_completed(_submitted(pool, report)):
-            report.add(done.result())
-            report.seconds = round(before + time.monotonic() - began, 1)
-            kept.write_text(json.dumps(asdict(report)))
-    return report
+        yield from (done.result() for done in as_completed(_submitted(pool, report)))
 
 
 def _submitted(pool: ProcessPoolExecutor, report: SeedReport) -> Iterator[Future[SeedReport]]:
     end = report.first + report.count
-    for start in range(report.first, end, BATCH):
-        if start not in report.done:
-            yield pool.submit(run_batch, start, min(BATCH, end - start))
+    left = [start for start in range(report.first, end, BATCH) if start not in report.done]
+    for start in left:
+        yield pool.submit(run_batch, start, min(BATCH, end - start))
 
 
 def run_batch(first: int, count: int) -> SeedReport:
