@@ -51,7 +51,7 @@ def random_charter(seed: int) -> Charter:
                 "vocab_size": 256,
             },
         },
-        learning__rounds=dice.randrange(1, 6),
+        learning__rounds=dice.randrange(1, 5),
         learning__inner_steps=dice.randrange(1, 4),
         learning__batch_size=65_536,
         learning__outer={

@@ -40,14 +40,16 @@ class Storage:
     `meanwhile` is called while a model state is saved: no lock is held then, anything may happen.
     """
 
-    def __init__(self, folder: Path, dice: random.Random, *, crash: float, full: float) -> None:
+    def __init__(
+        self, folder: Path, dice: random.Random, *, crash: float, full: float, overlap: float
+    ) -> None:
         self.folder, self.armed = folder, False
         self.meanwhile: Callable[[], object] = lambda: None
         self.died: Counter[str] = Counter()
         """Step at which the process died -> how often, as ``module function operation``."""
         self.filled: Counter[str] = Counter()
         """Step at which the disk was full -> how often."""
-        self._dice, self._crash, self._full = dice, crash, full
+        self._dice, self._crash, self._full, self._overlap = dice, crash, full, overlap
         self._thread = threading.get_ident()
         self._dead, self._inside = False, False
         self._synced: dict[int, tuple[str, int]] = {}
@@ -91,7 +93,7 @@ class Storage:
         def step(*args: Any, **kwargs: Any) -> Any:
             if self._inside or threading.get_ident() != self._thread:
                 return real(*args, **kwargs)
-            if self.armed and name == "fsync" and _caller(name).startswith("commons/states.py"):
+            if name == "fsync" and self.armed and self._dice.random() < self._overlap and _in_states():
                 self.meanwhile()
             self._before(name)
             if name == "write":
@@ -190,6 +192,10 @@ def _path(handle: int) -> str:
         return os.readlink(f"/proc/self/fd/{handle}")
     except OSError:  # not on this system: then a power cut loses nothing of it
         return ""
+
+
+def _in_states() -> bool:
+    return _caller("").startswith("commons/states.py")
 
 
 def _caller(step: str) -> str:

@@ -35,7 +35,7 @@ from commons.records import Record
 from commons.statement import StatementNote
 from commons.states import StateStore
 from governance.bell import Bell
-from governance.consortium import Consortium
+from governance.consortium import Consortium, View
 from governance.journal import Journal
 from governance.ledger import decide_expire, decide_grants
 from governance.service import Chamber
@@ -113,8 +113,14 @@ class World:
         self.crashes, self.troubles = 0, 0
         self.log_key = signer(charter.consortium.name)
         self.expert_map = ExpertMap.from_charter(charter)
-        self.storage = Storage(folder, self.random, crash=faults.coordinator_crash, full=faults.disk_full)
-        self.storage.meanwhile = self._meanwhile
+        self.storage = Storage(
+            folder,
+            self.random,
+            crash=faults.coordinator_crash,
+            full=faults.disk_full,
+            overlap=faults.overlap / 2,
+        )
+        self.storage.meanwhile = lambda: self.happen(self.time_ms + 1000)
         self.desk: Desk | None = None
         self.enrolments: Enrolments | None = None
         self.chamber: Chamber | None = None
@@ -189,7 +195,7 @@ class World:
                 desk = self.desk or self.boot()
                 run = desk.runs.by_id[RUN]
                 if run.finished:
-                    over_ms = over_ms or self.time_ms + self.random.randrange(60_000)
+                    over_ms = over_ms or self.time_ms + self.random.randrange(40_000)
                     if self.time_ms >= over_ms or not self.happen(over_ms):
                         return
                 elif run.phase == "training":
@@ -237,8 +243,7 @@ class World:
         journal = Journal.open(self.folder / "journal.db", signer=self.log_key, clock=self)
         try:
             consortium, runs = Consortium(journal, self), Runs()
-            for view in (runs, bell, Closings(self)):
-                consortium.follow(view)
+            consortium.follow(Each((runs, bell, Closings(self))))
             store, spool = StateStore(self.folder / "states"), Spool(self.folder / "spool")
             desk = Desk(consortium, runs, Live(self, bell, pulse), store, spool, self.log_key, bell)
             witnesses = Witnesses(consortium, bell, desk.stopping)
@@ -329,13 +334,9 @@ class World:
             self.trouble()
         return True
 
-    def _meanwhile(self) -> None:
-        if self.chance(self.faults.overlap / 2):
-            self.happen(self.time_ms + 1000)
-
     def clerk(self) -> None:
         """What the coordinator sees to by itself while no round begins."""
-        self.after(self.random.randrange(500, 10_000), self.clerk)
+        self.after(self.random.randrange(1_000, 12_000), self.clerk)
         if self.desk is not None:
             consortium = self.desk.consortium
             consortium.commit(lambda now_ms: decide_close(consortium.ledger, now_ms))
@@ -343,6 +344,17 @@ class World:
             consortium.commit(lambda now_ms: decide_expire(consortium.ledger, now_ms))
             if self.desk.runs.active is None:
                 carry_out_votes(self.desk, None)
+
+
+class Each:
+    """Views that follow the journal together: it is replayed once for all of them."""
+
+    def __init__(self, views: Sequence[View]) -> None:
+        self._views = views
+
+    def apply(self, index: int, record: Record) -> None:
+        for view in self._views:
+            view.apply(index, record)
 
 
 class SimBell(Bell):
