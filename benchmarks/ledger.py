@@ -44,13 +44,11 @@ NOTES = (
 def main(work: Path, *, long: bool = False) -> list[Figure]:
     """Measure what is not yet in `work`, write `results/ledger.json`, answer the figures."""
     figures = [*_rates(work), *_proofs(work)]
-    kept = _kept() if not long else {}
-    for part in (_million, _statement, _seeds, _kills):
-        names = _LONG[part.__name__]
-        if not long and all(name in kept for name in names):
-            figures += [kept[name] for name in names]
-        elif long:
+    if long:
+        for part in (_million, _statement, _seeds, _kills):
             figures += part(work)
+    else:
+        figures += _measured_before()
     save("ledger", figures, notes=NOTES)
     return figures
 
@@ -144,31 +142,11 @@ def _kills(work: Path) -> list[Figure]:
     ]
 
 
-_LONG = {
-    "_million": (
-        f"slower at {RECORDS:,} records than at 10,000",
-        f"coordinator knows {RECORDS:,} records again",
-    ),
-    "_statement": (f"a statement over {RECORDS:,} records",),
-    "_seeds": (
-        "simulated seeds without a finding",
-        "simulated deaths of the coordinator in them",
-        "time for them on two cores",
-    ),
-    "_kills": (
-        "kill -9 of the coordinator",
-        "lost updates, double charges, objections of the auditor after them",
-        "resumed after a kill, slowest",
-    ),
-}
-"""Part -> the figures it gives, to be shown again when it is not measured."""
-
-
-def _kept() -> dict[str, Figure]:
+def _measured_before() -> list[Figure]:
+    """The long parts' figures as they stand in the results."""
     path = RESULTS / "ledger.json"
-    if not path.exists():
-        return {}
-    return {f["figure"]: Figure(**f) for f in json.loads(path.read_text())["figures"]}
+    known = json.loads(path.read_text())["figures"] if path.exists() else []
+    return [Figure(**figure) for figure in known if figure["command"] == LONG]
 
 
 def _below(name: str, value: float, unit: str, most: float, command: str) -> Figure:

@@ -21,6 +21,7 @@ from governance.journal import Journal
 from governance.ledger import Ledger
 from governance.members import Members
 from governance.proposals import Proposals
+from governance.statements.book import Book
 
 
 class View(Protocol):
@@ -50,12 +51,13 @@ class Consortium:
         self.ledger = Ledger()
         self.proposals = Proposals()
         self.claims = Claims()
+        self.book = Book()
         self._clock = clock
         self._grown = threading.Condition(self.lock)
         self._views: list[View] = []
         self._last_ms = 0
         self._broken = ""
-        self._replay([self.members, self.ledger, self.proposals, self.claims])
+        self._replay((self.members, self.ledger, self.proposals, self.claims, self.book))
 
     @property
     def charter(self) -> Charter:
@@ -73,10 +75,10 @@ class Consortium:
         with self.lock:
             return max(self._clock.now_ms(), self._last_ms)
 
-    def follow(self, view: View) -> None:
-        """Bring `view` up to date by replay, then keep it so. It is folded under `lock`."""
+    def follow(self, *views: View) -> None:
+        """Bring `views` up to date by one replay, then keep them so. They are folded under `lock`."""
         with self.lock:
-            self._replay([view])
+            self._replay(views)
 
     def commit(self, decide: Callable[[int], Sequence[Record] | Refusal]) -> list[int] | Refusal:
         """Ask `decide(now_ms)`, append what it answers and fold it; the new records' indices, or the refusal.
@@ -113,7 +115,7 @@ class Consortium:
             path = self.journal.inclusion(index, self.journal.size)
             return Receipt(index, leaf, self.journal.checkpoint(), path)
 
-    def _replay(self, views: list[View]) -> None:
+    def _replay(self, views: Sequence[View]) -> None:
         self._fold(views, enumerate(self.journal.records()))
         self._views += views
 

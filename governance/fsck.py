@@ -9,6 +9,7 @@ the coordinator's views and ledger.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -170,15 +171,13 @@ def _check_tiles(reader: JournalReader, folder: Path, log: Verifier, findings: F
 def _first_difference(reader: JournalReader, folder: TileFolder) -> int:
     """The first record whose hash differs, or that only one of them has."""
     index = 0
-    try:
+    with suppress(StoreError):  # what cannot be read has its own finding
         records = reader.records(stop=min(reader.size, folder.size))
         for tile in level_tiles(0, folder.size):
             for published, record in zip(folder.hashes(tile), records, strict=False):
                 if published != merkle.leaf_hash(record.leaf):
                     return index
                 index += 1
-    except StoreError:
-        pass  # what cannot be read has its own finding
     return index
 
 

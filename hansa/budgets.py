@@ -13,7 +13,7 @@ from commons.claims import ConvertNote, DisputeNote, RulingNote
 from commons.errors import ConfigError, HansaError, Refused
 from commons.identity import read_file, write_file
 from commons.notes import NoteError, Signer
-from commons.views import BudgetsView, BudgetView, ChargeView, DisputesView, DisputeView
+from commons.views import BudgetsView, BudgetView, DisputesView, DisputeView
 from governance.forecast import Forecast, Free, Spent, by_round, forecast
 from governance.reversing import reversal_id, token_for
 from hansa.chamber import Chamber
@@ -161,11 +161,6 @@ def settle_id(charge: str) -> str:
     for kind in ("hold/", "settle/"):
         charge = charge.removeprefix(kind)
     return f"settle/{charge}"
-
-
-def charge_name(charge: ChargeView) -> str:
-    """What people call a charge: its id without the first word."""
-    return charge.id.removeprefix("hold/")
 
 
 def find_dispute(view: DisputesView, which: str) -> DisputeView:

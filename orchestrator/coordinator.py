@@ -132,8 +132,7 @@ class Coordinator:
 
     def _lay_desk(self, home: Home, consortium: Consortium) -> tuple[Desk, Bell]:
         bell, pulse, runs = Bell(), Bell(), Runs()
-        for view in (runs, bell, pulse):
-            consortium.follow(view)
+        consortium.follow(runs, bell, pulse)
         self._desk = Desk(
             consortium=consortium,
             runs=runs,

@@ -13,6 +13,7 @@ from governance.statements.postings import (
     Account,
     Entry,
     accounts,
+    aligned,
     balances,
     day,
     decimal,
@@ -47,12 +48,7 @@ def _transaction(entry: Entry, currency: str) -> list[str]:
         lines.append(f"  transfer: {_text(entry.id)}")
     if entry.record is not None:
         lines.append(f"  record: {entry.record}")
-    width = max(len(_name(account)) for account, _ in entry.moves)
-    amounts = [decimal(micro, 6) for _, micro in entry.moves]
-    places = max(map(len, amounts))
-    for (account, _), amount in zip(entry.moves, amounts, strict=True):
-        lines.append(f"  {_name(account):<{width}}  {amount:>{places}} {currency}")
-    return lines
+    return [*lines, *aligned(entry, currency, _name, "  ")]
 
 
 def _name(account: Account) -> str:

@@ -11,6 +11,7 @@ from governance.statements.postings import (
     Account,
     Entry,
     accounts,
+    aligned,
     balances,
     day,
     decimal,
@@ -41,12 +42,7 @@ def _transaction(entry: Entry, currency: str) -> list[str]:
     lines = [f"{day(entry.at_ms)} * {code}{_text(entry.payee)} | {_text(entry.text)}"]
     if entry.id:
         lines.append(f"    ; transfer:{_text(entry.id)}")
-    width = max(len(_name(account)) for account, _ in entry.moves)
-    amounts = [decimal(micro, 6) for _, micro in entry.moves]
-    places = max(map(len, amounts))
-    for (account, _), amount in zip(entry.moves, amounts, strict=True):
-        lines.append(f"    {_name(account):<{width}}  {amount:>{places}} {currency}")
-    return lines
+    return [*lines, *aligned(entry, currency, _name, "    ")]
 
 
 def _name(account: Account) -> str:

@@ -32,7 +32,6 @@ from governance.consortium import Consortium
 from governance.ledger.accounts import budget_account
 from governance.ledger.periods import Period, balance_lines
 from governance.statements.balances import BalanceTree
-from governance.statements.book import Book
 from governance.statements.closing import decide_close
 
 PAGE_LINES_MAX = 4000
@@ -47,9 +46,7 @@ class Statements:
     """Safe to call from any thread. `signer` is the log key."""
 
     def __init__(self, consortium: Consortium, signer: Signer) -> None:
-        self.book = Book()
-        consortium.follow(self.book)
-        self._consortium, self._signer = consortium, signer
+        self._consortium, self._book, self._signer = consortium, consortium.book, signer
         self.readers: Mapping[str, PersonalReader] = {
             "statement": self.read,
             "statement-lines": self.read_lines,
@@ -134,12 +131,12 @@ class Statements:
             return Refusal(Code.NOT_AUTHORISED, f"{claim.partner!r} is no member of the consortium")
         if wrong := open_signed(note, Verifier.from_vkey(member.key), member.name):
             return wrong
-        if claim.period not in self.book.sealed:
-            what = "goes on" if claim.period in self.book.periods else "has no books here"
+        if claim.period not in self._book.sealed:
+            what = "goes on" if claim.period in self._book.periods else "has no books here"
             message = f"period {claim.period} {what}: only a statement of a closed period is countersigned"
             return Refusal(Code.REQUEST_INVALID, message)
-        known = self.book.countersigned.get((claim.partner, claim.period))
-        ours = self.note(claim.partner, self.book.periods[claim.period])
+        known = self._book.countersigned.get((claim.partner, claim.period))
+        ours = self.note(claim.partner, self._book.periods[claim.period])
         if claim.statement != ours.digest:
             message = (
                 f"{claim.partner} countersigns statement {claim.statement}, the one of {claim.period} is "
@@ -151,7 +148,7 @@ class Statements:
     def note(self, partner: str, period: Period) -> StatementNote:
         """What the statement says. Call it while holding the consortium's lock."""
         size, root = self._journal_of(period)
-        page, card = self.book.page(partner, period.name), self.book.cards(period)[-1]
+        page, card = self._book.page(partner, period.name), self._book.cards(period)[-1]
         tree, opening = self._tree(period), self._opening_lines(partner, period)
         earlier = self._earlier(partner, period, size)
         leaves = self._consortium.journal.leaves(earlier)
@@ -161,7 +158,7 @@ class Statements:
         assert not wrong, f"lines of {partner} in {period.name}: {wrong}"
         end, begin = _budget(partner, closing), _budget(partner, opening)
         note = StatementNote(
-            consortium=self.book.consortium,
+            consortium=self._book.consortium,
             partner=partner,
             period=period.name,
             begin_ms=period.begin_ms,
@@ -177,23 +174,23 @@ class Statements:
             earlier_digest=told.digest,
             rate_card=card.digest,
             rate_card_since_ms=card.since_ms,
-            rate_cards=len(self.book.cards(period)),
+            rate_cards=len(self._book.cards(period)),
             journal_size=size,
             journal_root=root.hex(),
             balances_root=tree.root.hex(),
             accounts=len(tree.lines),
-            closed="yes" if period.name in self.book.sealed else "no",
+            closed="yes" if period.name in self._book.sealed else "no",
         )
         assert note.adds_up, f"the statement of {partner} for {period.name} does not add up"
         return note
 
     def _statement(self, partner: str, period: Period) -> StatementView:
         note = self.note(partner, period)
-        sealed, before = self.book.sealed.get(period.name), self.book.before(period.name)
-        countersigned = self.book.countersigned.get((partner, period.name))
+        sealed, before = self._book.sealed.get(period.name), self._book.before(period.name)
+        countersigned = self._book.countersigned.get((partner, period.name))
         opening = None
         if before is not None:
-            proven = self._proof(self.book.sealed[before.name], note.journal_size)
+            proven = self._proof(self._book.sealed[before.name], note.journal_size)
             opening = Opening(period=proven, balances=self._tree(before).prove(partner))
         return StatementView(
             statement=self._signer.sign(note.text).decode(),
@@ -206,7 +203,7 @@ class Statements:
     def _journal_of(self, period: Period) -> tuple[int, bytes]:
         """(size, root) that a statement of the period is made from."""
         journal = self._consortium.journal
-        if (sealed := self.book.sealed.get(period.name)) is None:
+        if (sealed := self._book.sealed.get(period.name)) is None:
             return journal.size, journal.root()
         return sealed + 1, journal.root_at(sealed + 1)
 
@@ -217,7 +214,7 @@ class Statements:
         return BalanceTree(balance_lines(ledger.accounts))
 
     def _opening_lines(self, partner: str, period: Period) -> list[AccountLine]:
-        before = self.book.before(period.name)
+        before = self._book.before(period.name)
         return [AccountLine.parse(line) for line in self._tree(before).of(partner)] if before else []
 
     def _proof(self, index: int, size: int) -> str:
@@ -227,14 +224,14 @@ class Statements:
         return proof_text(index, journal.inclusion(index, size), checkpoint, journal.record(index).leaf)
 
     def _lines(self, partner: str, period: Period, size: int) -> array[int]:
-        indices = self.book.page(partner, period.name).indices
+        indices = self._book.page(partner, period.name).indices
         return indices[: bisect_left(indices, size)]
 
     def _earlier(self, partner: str, period: Period, size: int) -> list[int]:
         """Records before the lines that they refer to, as of the first `size` records."""
-        page = self.book.page(partner, period.name)
-        cards = {card.index for card in self.book.cards(period) if card.index < size}
-        cards |= {self.book.card_index(digest) for digest, line in page.cards.items() if line < size}
+        page = self._book.page(partner, period.name)
+        cards = {card.index for card in self._book.cards(period) if card.index < size}
+        cards |= {self._book.card_index(digest) for digest, line in page.cards.items() if line < size}
         settles = {settle for line, settle in page.corrects if line < size}
         return sorted({*page.earlier, *cards, *self._settles(settles, period)})
 
@@ -244,7 +241,7 @@ class Statements:
             hold = self._consortium.ledger.settled(settle)
             assert hold is not None, f"{settle} was corrected"
             if hold.ended_ms < period.begin_ms:
-                wanted = self.book.candidates(hold.request.payer, hold.ended_ms)
+                wanted = self._book.candidates(hold.request.payer, hold.ended_ms)
                 leaves = self._consortium.journal.leaves(wanted)
                 yield next(
                     index
@@ -275,13 +272,13 @@ class Statements:
             return Refusal(Code.NOT_AUTHORISED, message)
         if partner not in self._consortium.ledger.purses:
             return Refusal(Code.ACCOUNT_NOT_FOUND, f"there is no partner {partner[:40]!r} in this journal")
-        names = list(self.book.periods)
+        names = list(self._book.periods)
         if name in ("current", "last"):
             name = names[-1] if name == "current" else (names[-2] if len(names) > 1 else "")
-        if name not in self.book.periods:
+        if name not in self._book.periods:
             message = f"there are no books for {name[:20] or 'an earlier period'!r}; there are {', '.join(names[-12:])}"
             return Refusal(Code.REQUEST_INVALID, message)
-        return partner, self.book.periods[name]
+        return partner, self._book.periods[name]
 
 
 def _budget(partner: str, lines: list[AccountLine]) -> Counters:

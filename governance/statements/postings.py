@@ -6,7 +6,7 @@ period before closed with. Device time and clearing are no money of the partner'
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
@@ -104,6 +104,13 @@ def decimal(scaled: int, places: int) -> str:
     """`scaled` * 10^-places with all its places: 1500000, 6 -> 1.500000."""
     whole, rest = divmod(abs(scaled), 10**places)
     return f"{'-' if scaled < 0 else ''}{whole}.{rest:0{places}d}"
+
+
+def aligned(entry: Entry, currency: str, name: Callable[[Account], str], indent: str) -> list[str]:
+    """The entry's movements, one a line, accounts spelled by `name`, amounts below each other."""
+    rows = [(name(account), decimal(micro, 6)) for account, micro in entry.moves]
+    width, places = (max(map(len, column)) for column in zip(*rows, strict=True))
+    return [f"{indent}{account:<{width}}  {amount:>{places}} {currency}" for account, amount in rows]
 
 
 def heading(statement: Statement) -> list[str]:

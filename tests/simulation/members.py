@@ -165,8 +165,8 @@ class Members:
     def _countersign(self) -> None:
         """A member agrees with its statement of a period that is over, or with another one."""
         world, dice = self._world, self._world.random
-        assert world.statements is not None
-        book = world.statements.book
+        assert world.desk is not None and world.statements is not None
+        book = world.desk.consortium.book
         if not book.periods:
             return
         period, partner = dice.choice(list(book.periods.values())), dice.choice(world.charter.members).name

@@ -35,7 +35,7 @@ from commons.records import Record
 from commons.statement import StatementNote
 from commons.states import StateStore
 from governance.bell import Bell
-from governance.consortium import Consortium, View
+from governance.consortium import Consortium
 from governance.journal import Journal
 from governance.ledger import decide_expire, decide_grants
 from governance.service import Chamber
@@ -180,8 +180,8 @@ class World:
 
     def _notes(self) -> list[StatementNote]:
         """Every partner's statement of every period, closed or not."""
-        assert self.statements is not None
-        periods = self.statements.book.periods.values()
+        assert self.desk is not None and self.statements is not None
+        periods = self.desk.consortium.book.periods.values()
         return [self.statements.note(partner, period) for period in periods for partner in self.budgets]
 
     def _live(self) -> None:
@@ -243,7 +243,7 @@ class World:
         journal = Journal.open(self.folder / "journal.db", signer=self.log_key, clock=self)
         try:
             consortium, runs = Consortium(journal, self), Runs()
-            consortium.follow(Each((runs, bell, Closings(self))))
+            consortium.follow(runs, bell, Closings(self))
             store, spool = StateStore(self.folder / "states"), Spool(self.folder / "spool")
             desk = Desk(consortium, runs, Live(self, bell, pulse), store, spool, self.log_key, bell)
             witnesses = Witnesses(consortium, bell, desk.stopping)
@@ -344,17 +344,6 @@ class World:
             consortium.commit(lambda now_ms: decide_expire(consortium.ledger, now_ms))
             if self.desk.runs.active is None:
                 carry_out_votes(self.desk, None)
-
-
-class Each:
-    """Views that follow the journal together: it is replayed once for all of them."""
-
-    def __init__(self, views: Sequence[View]) -> None:
-        self._views = views
-
-    def apply(self, index: int, record: Record) -> None:
-        for view in self._views:
-            view.apply(index, record)
 
 
 class SimBell(Bell):

@@ -201,8 +201,7 @@ class Stage:
         bell, runs = ScriptBell(self), Runs()
         journal = Journal.open(self.home / "journal.db", signer=signer(NAME), clock=self)
         consortium = Consortium(journal, self)
-        for view in (runs, bell):
-            consortium.follow(view)
+        consortium.follow(runs, bell)
         live = Live(self, bell, Bell())
         self._closing = ExitStack()
         for site in self.of.sites:

@@ -84,7 +84,7 @@ def test_periods_that_nobody_closed_are_closed_in_order_and_silent_months_are_no
     books.at("2026-11-05").work(1)
     indices = books.at("2027-02-05").close()
     assert [books.journal.record(i).facts["period"] for i in indices] == ["2026-10", "2026-11"]
-    assert list(books.ledger.closed) == list(books.statements.book.sealed) == ["2026-10", "2026-11"]
+    assert list(books.ledger.closed) == list(books.consortium.book.sealed) == ["2026-10", "2026-11"]
     indices = books.at("2027-03-01").close()
     assert [books.journal.record(i).facts["period"] for i in indices] == ["2027-02"]
 

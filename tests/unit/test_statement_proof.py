@@ -92,7 +92,7 @@ def test_every_check_says_what_it_found(books: Months, november: Bundle) -> None
         "2026-11 sealed by record 66",
         "opening 999609",
         f"16 records in the journal of 67, root {november.note.journal_root[:16]}",
-        f"countersigned by coop in record {books.statements.book.countersigned['coop', '2026-11'][0]}",
+        f"countersigned by coop in record {books.consortium.book.countersigned['coop', '2026-11'][0]}",
     ]
 
 

@@ -221,7 +221,7 @@ def test_every_rate_card_in_force_is_named_with_its_day(books: Months) -> None:
 def test_a_silent_month_has_no_statement_and_a_quarter_follows_the_month_in_which_it_was_chosen(
     books: Months,
 ) -> None:
-    assert tuple(books.statements.book.periods) == PERIODS
+    assert tuple(books.consortium.book.periods) == PERIODS
     refused = books.statements.read(OPERATOR, "acme/2026-12")
     assert isinstance(refused, Refusal) and refused.code is Code.REQUEST_INVALID
     assert "2026-11, 2027-01, 2027-q1" in refused.message
