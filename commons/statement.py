@@ -12,11 +12,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, fields
 from typing import Any, Literal, NamedTuple
 
+from commons.amounts import MICRO
 from commons.names import Digest
 from commons.records import canonical_json
 from commons.work import Words
 
-MICRO = "micro"
 Line = tuple[int, str]
 """(record index, leaf) of one journal record."""
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from commons.amounts import MICRO
 from commons.charter import Charter, Site
 from commons.errors import Refusal
-from governance.amounts import MICRO
 from governance.ratecard import price
 
 TrainingGflop = Callable[[int], int]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from commons.amounts import AMOUNT_LIMIT, PICO_PER_MICRO
 from commons.charter import RateCard
 from commons.errors import Code, Refusal
 from commons.names import Digest
 from commons.notes import digest
-from commons.pricing import exact_pico, rates_of
+from commons.pricing import exact_pico, rates_of, whole_micro
 from commons.records import canonical_json
-from governance.amounts import AMOUNT_LIMIT, PICO_PER_MICRO
 
 __all__ = ["Price", "exact_pico", "price", "rate_card_digest", "rates_of"]
 
@@ -37,7 +37,7 @@ def price(
         message = f"the rate card has no rate for {wanted} (it has {known}); the members vote for one"
         return Refusal(Code.RATE_UNKNOWN, message)
     exact = max(exact_pico(rate, gflop, device_ms) for rate in rates)
-    amount = -(-exact // PICO_PER_MICRO)
+    amount = whole_micro(exact)
     if gflop < 0 or device_ms < 0 or amount >= AMOUNT_LIMIT:
         what = f"{gflop} gflop in {device_ms} ms on {device}"
         return Refusal(Code.AMOUNT_INVALID, f"{what} is no work that can be charged")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
+from commons.amounts import PICO_PER_MICRO
 from commons.charter import Charter
 from commons.charter import Site as CharterSite
 from commons.errors import Code, Refusal
@@ -16,7 +17,6 @@ from commons.experts.map import ExpertMap
 from commons.names import RunId, SiteId
 from commons.records import Record
 from commons.work import UsageNote
-from governance.amounts import PICO_PER_MICRO
 from governance.ledger import Charge, Hold, HoldRequest, Ledger, decide_release, decide_settle
 from governance.ratecard import Price, price
 from orchestrator.progress import RoundState, RunState

@@ -17,7 +17,7 @@ from commons.charter import Charter
 from commons.errors import HansaError, Refused
 from commons.experts.map import ExpertMap
 from commons.identity import write_file
-from commons.pricing import exact_pico, rates_of
+from commons.pricing import exact_pico, rates_of, whole_micro
 from commons.work import AssignmentNote
 from workers.verify import Order
 
@@ -165,4 +165,4 @@ def cost_micro(charter: Charter, expert_map: ExpertMap, site: str, steps: int, d
     assert entry is not None, "an order for this site is under a charter that has it"
     gflop = expert_map.training_gflop(steps * learning.batch_size * learning.sequence_length)
     rates = rates_of(charter.rate_card, entry.device, None)
-    return max(-(-exact_pico(rate, gflop, device_ms) // 1_000_000) for rate in rates)
+    return whole_micro(max(exact_pico(rate, gflop, device_ms) for rate in rates))

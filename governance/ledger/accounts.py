@@ -10,7 +10,7 @@ from bisect import insort
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from governance.amounts import AMOUNT_LIMIT, MICRO
+from commons.amounts import AMOUNT_LIMIT, MICRO
 
 
 @dataclass(slots=True)

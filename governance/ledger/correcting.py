@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections import Counter
 from typing import Literal
 
+from commons.amounts import is_amount
 from commons.charter import Charter
 from commons.claims import DisputeNote, RulingNote
 from commons.errors import Code, Refusal
 from commons.names import Digest
 from commons.records import Kind, Record, fact
-from governance.amounts import is_amount
 from governance.ledger.accounts import budget_account, consumed_account, contributed_account
 from governance.ledger.books import Dispute, Ledger
 from governance.ledger.holds import Hold, invalid_amount

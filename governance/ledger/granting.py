@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from commons.amounts import DEVICE_MS, MICRO, PICO, PICO_PER_MICRO, is_amount
 from commons.charter import Charter, Grant
 from commons.claims import ConvertNote
 from commons.errors import Code, Refusal
 from commons.names import Digest
 from commons.records import Kind, Record, fact
-from governance.amounts import DEVICE_MS, MICRO, PICO, PICO_PER_MICRO, is_amount
 from governance.ledger.accounts import budget_account, pledge_account
 from governance.ledger.books import Ledger
 from governance.ledger.holds import invalid_amount

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from commons.amounts import MICRO
 from commons.errors import Code, Refusal
 from commons.names import Digest
 from commons.records import Kind, Record, fact
-from governance.amounts import MICRO
 from governance.ledger.accounts import Lot, budget_account, consumed_account
 
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from commons.amounts import DEVICE_MS, MICRO, PICO, PICO_PER_MICRO, is_amount
 from commons.errors import Code, Refusal
 from commons.records import Kind, Record, fact
-from governance.amounts import DEVICE_MS, MICRO, PICO, PICO_PER_MICRO, is_amount
 from governance.ledger.accounts import (
     budget_account,
     consumed_account,

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from sys import intern
 from typing import Any
 
+from commons.amounts import DEVICE_MS, MICRO, PICO, PICO_PER_MICRO, is_amount
 from commons.names import Digest
-from governance.amounts import DEVICE_MS, MICRO, PICO, PICO_PER_MICRO, is_amount
 from governance.ledger.accounts import (
     Account,
     Lot,

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from datetime import datetime, timezone
 
 from commons.charter import Rate
+from commons.pricing import pico_per_gflop
 from governance.statements.postings import decimal
 from governance.statements.statement import Refund, Statement, Usage
 
@@ -121,7 +122,7 @@ def _usage(statement: Statement, usage: Usage) -> list[Row]:
 
 
 def _work(rate: Rate, usage: Usage, exact_pico: int) -> Row:
-    unit_pico = rate.micro_per_gflop * 1_000_000 + rate.micro_per_pflop
+    unit_pico = pico_per_gflop(rate)
     return {
         "SkuId": f"{rate.device}/{rate.precision}/work",
         "SkuMeter": "Floating-point operations",

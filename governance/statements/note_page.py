@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
 
-from commons.statement import MICRO
+from commons.amounts import MICRO
+from commons.pricing import pico_per_gflop
 from governance.statements.postings import day, decimal
 from governance.statements.statement import Clearing, Statement, Total
 
@@ -175,7 +176,7 @@ def _cards(statement: Statement) -> Table:
         (
             _minute(card.since_ms),
             f"{rate.device} {rate.precision}",
-            _rate(rate.micro_per_gflop * 1_000_000 + rate.micro_per_pflop),
+            _rate(pico_per_gflop(rate)),
             _money(rate.micro_per_device_second),
             card.digest[:23],
         )

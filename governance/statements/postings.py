@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
-from commons.statement import MICRO
+from commons.amounts import MICRO
 from governance.statements.statement import Granted, Statement
 
 Account = tuple[str, ...]

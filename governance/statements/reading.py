@@ -10,10 +10,11 @@ from dataclasses import replace
 from typing import Any
 
 from commons import charter_file
+from commons.amounts import MICRO
 from commons.charter import Charter
 from commons.names import Digest
 from commons.records import Kind, Record
-from commons.statement import MICRO, Line, StatementNote, amount_of
+from commons.statement import Line, StatementNote, amount_of
 from governance.ratecard import rate_card_digest
 from governance.statements.statement import Card, Disputed, Granted, OpenHold, Refund, Statement, Usage
 

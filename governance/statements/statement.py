@@ -11,9 +11,8 @@ from dataclasses import dataclass, field
 
 from commons.charter import Charter, Rate, RateCard
 from commons.names import Digest
-from commons.pricing import exact_pico, rates_of
+from commons.pricing import exact_pico, rates_of, whole_micro
 from commons.statement import StatementNote
-from governance.amounts import PICO_PER_MICRO
 from governance.ratecard import rate_card_digest
 
 
@@ -236,7 +235,7 @@ class Statement:
         if last is None or (last.digest, last.since_ms, len(self.cards)) != stated:
             found.append(f"rate card {note.rate_card} was not in force at the end of {note.period}")
         for usage in (u for u in (*self.usages, *self.earned) if u.device):
-            exact = -(-sum(self.exact_pico(usage)) // PICO_PER_MICRO) * usage.percent // 100
+            exact = whole_micro(sum(self.exact_pico(usage))) * usage.percent // 100
             if usage.charged_micro > exact:
                 found.append(f"{usage.id} charged {usage.charged_micro} micro, its price is {exact}")
         return found
