@@ -75,7 +75,10 @@ class Code(Word):
     UPDATE_TOO_LARGE = "update_too_large"
     UPDATE_DIGEST_MISMATCH = "update_digest_mismatch"
     UPDATE_NOT_FINITE = "update_not_finite"
+    UPDATE_NORM = "update_norm"
     UPDATE_ALREADY_ADMITTED = "update_already_admitted"
+    UPLOAD_STALLED = "upload_stalled"
+    TOO_MANY_STREAMS = "too_many_streams"
     BLOB_UNKNOWN = "blob_unknown"
     REQUEST_INVALID = "request_invalid"
 
@@ -136,7 +139,10 @@ GRPC_STATUS: dict[Code, str] = {
     Code.UPDATE_TOO_LARGE: "RESOURCE_EXHAUSTED",
     Code.UPDATE_DIGEST_MISMATCH: "DATA_LOSS",
     Code.UPDATE_NOT_FINITE: "INVALID_ARGUMENT",
+    Code.UPDATE_NORM: "INVALID_ARGUMENT",
     Code.UPDATE_ALREADY_ADMITTED: "ALREADY_EXISTS",
+    Code.UPLOAD_STALLED: "ABORTED",
+    Code.TOO_MANY_STREAMS: "RESOURCE_EXHAUSTED",
     Code.BLOB_UNKNOWN: "NOT_FOUND",
     Code.REQUEST_INVALID: "INVALID_ARGUMENT",
 }

@@ -44,6 +44,7 @@ from orchestrator.progress import Runs
 from orchestrator.round import carry_out_votes, run_round
 from orchestrator.service import Enrolment, Operator, SiteLink
 from orchestrator.spool import Spool
+from orchestrator.streams import STREAMS_MAX, Streams
 from orchestrator.witnesses import Witnesses
 
 if TYPE_CHECKING:
@@ -51,8 +52,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("hansa.coordinator")
 
-THREADS_PER_SITE = 6
-"""A work stream, a fetch, an upload, a heartbeat, a witness's stream, its cosignature."""
+THREADS_PER_SITE = 2 * STREAMS_MAX + 4
+"""Uploads and downloads, a work stream, a heartbeat, a witness's stream, its cosignature."""
 THREADS_MORE = WATCHERS_MAX + 16
 STOP_GRACE_S = 0.5
 RETRY_S = 5.0
@@ -148,7 +149,7 @@ class Coordinator:
         served = home.served()
         sites = len(desk.consortium.charter.sites)
         server = _server(sites * THREADS_PER_SITE + THREADS_MORE, channel.SERVER_OPTIONS, enrolment=False)
-        link = SiteLink(desk, witnesses)
+        link = SiteLink(desk, witnesses, Streams(desk))
         add_SiteLinkServicer_to_server(link, server)
         channel.add_raw_handlers(server, upload=link.Upload, fetch=link.Fetch)
         more = {"run": lambda key: _run_view(desk, witnesses, key)}

@@ -29,6 +29,7 @@ RECORDED = frozenset(
         Code.UPDATE_MALFORMED,
         Code.UPDATE_TOO_LARGE,
         Code.UPDATE_NOT_FINITE,
+        Code.UPDATE_NORM,
         Code.USAGE_OUTSIDE_LEASE,
         Code.USAGE_IMPLAUSIBLE,
         Code.USAGE_OVERLAP,

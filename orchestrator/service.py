@@ -12,35 +12,30 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
-from google.protobuf.message import DecodeError
 
 from commons.errors import Code, HansaError, Refusal
 from commons.experts.map import ExpertMap
-from commons.names import Digest, RunId, SiteId
+from commons.names import RunId, SiteId
 from commons.records import Record
 from commons.wire.channel import caller, refuse
 from commons.wire.v1 import consortium_pb2 as wire
 from commons.wire.v1.consortium_pb2_grpc import EnrolmentServicer, OperatorServicer, SiteLinkServicer
 from governance.reversing import decide_operator_reversal, reversal_id
 from orchestrator import release
-from orchestrator.admit import admit
 from orchestrator.board import STATES, WORKING
 from orchestrator.charges import TopUp
 from orchestrator.desk import Desk
 from orchestrator.enrolment import Enrolments
 from orchestrator.evaluation import decide_evaluation
-from orchestrator.intake import Upload, read_claim
 from orchestrator.live import Beat
 from orchestrator.orders import Order, order_for, runs_over
 from orchestrator.progress import run_fact
 from orchestrator.round import finishing_records
 from orchestrator.seed import load_seed
-from orchestrator.spool import FRAME_BYTES_MAX
+from orchestrator.streams import Streams
 from orchestrator.topups import top_up
 from orchestrator.witnesses import Witnesses
 
-NOTE_BYTES_MAX = 8192
-FETCH_DIGESTS_MAX = 1 << 17
 _ALIVE_CHECK_S = 15.0
 RUN_CHARS_MAX = 64
 _RUN_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
@@ -49,8 +44,8 @@ _RUN_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 class SiteLink(SiteLinkServicer):
     """A caller only ever speaks for the site in its certificate."""
 
-    def __init__(self, desk: Desk, witnesses: Witnesses) -> None:
-        self._desk, self._witnesses = desk, witnesses
+    def __init__(self, desk: Desk, witnesses: Witnesses, streams: Streams) -> None:
+        self._desk, self._witnesses, self._streams = desk, witnesses, streams
 
     def Work(self, request: wire.WorkRequest, context: grpc.ServicerContext) -> Iterator[wire.Directive]:
         desk, site = self._desk, self._site(context)
@@ -90,50 +85,26 @@ class SiteLink(SiteLinkServicer):
         return wire.BeatReply(stop=state in WORKING and bool(request.run) and not wanted)
 
     def UploadOffset(self, request: wire.UploadKey, context: grpc.ServicerContext) -> wire.UploadPosition:
-        site, key = self._site(context), Digest(request.update)
-        with self._desk.consortium.lock:
-            run = self._desk.runs.by_id.get(RunId(request.run))
-            if run is None or not 1 <= request.round <= len(run.history):
-                return wire.UploadPosition(offset=0, admitted=False)
-            admitted = run.history[request.round - 1].admitted.get(site)
-        if admitted is not None and admitted.update.digest == key:
-            return wire.UploadPosition(offset=admitted.update.payload_bytes, admitted=True)
-        return wire.UploadPosition(offset=self._desk.spool.offset(run.run, request.round, site, key))
+        found = self._streams.position(self._site(context), request)
+        if isinstance(found, Refusal):
+            refuse(context, found)
+        return found
 
     def Upload(  # type: ignore[override]  # raw bytes both ways, see `add_raw_handlers`
         self, frames: Iterator[bytes], context: grpc.ServicerContext
     ) -> bytes:
-        site = self._site(context)
-        header = _parsed_header(next(frames, b""))
-        if isinstance(header, Refusal):
-            refuse(context, header)
-        upload = Upload(header.epoch, header.update, header.usage, header.manifest)
-        with self._desk.consortium.lock:
-            verifier = self._desk.consortium.members.site_key(site)
-        claim = read_claim(upload, site, verifier)
-        try:
-            done = claim if isinstance(claim, Refusal) else admit(self._desk, claim, header.offset, frames)
-        except HansaError as error:
-            context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
+        done = self._streams.upload(self._site(context), frames)
         if isinstance(done, Refusal):
             refuse(context, done)
-        return wire.UploadReply(index=done).SerializeToString()
+        return done.SerializeToString()
 
     def Fetch(  # type: ignore[override]  # raw bytes both ways
         self, request: bytes, context: grpc.ServicerContext
     ) -> Iterator[bytes]:
-        wanted = self._fetched_files(request)
-        if isinstance(wanted, Refusal):
-            refuse(context, wanted)
-        files, skip = wanted
-        for file in files:
-            with file.open("rb") as blob:
-                size = file.stat().st_size
-                blob.seek(min(skip, size))
-                skip -= min(skip, size)
-                while frame := blob.read(FRAME_BYTES_MAX):
-                    self._desk.live.count_fetched(len(frame))
-                    yield frame
+        for frame in self._streams.fetch(self._site(context), request):
+            if isinstance(frame, Refusal):
+                refuse(context, frame)
+            yield frame
 
     def Evaluate(self, request: wire.NoteRequest, context: grpc.ServicerContext) -> wire.Receipt:
         consortium, site = self._desk.consortium, self._site(context)
@@ -197,24 +168,6 @@ class SiteLink(SiteLinkServicer):
             return wire.Directive(epoch=epoch, wait=wire.Wait(reason=order.why, finished=order.finished))
         note = self._desk.signer.sign(order.assignment.text)
         return wire.Directive(epoch=epoch, assignment=wire.Assignment(note=note))
-
-    def _fetched_files(self, request: bytes) -> tuple[list[Path], int] | Refusal:
-        try:
-            asked = wire.FetchRequest.FromString(request)
-        except DecodeError as error:
-            return Refusal(Code.REQUEST_INVALID, f"the fetch request cannot be read: {error}")
-        if len(asked.digests) > FETCH_DIGESTS_MAX:
-            return Refusal(Code.REQUEST_INVALID, f"at most {FETCH_DIGESTS_MAX} blobs in one fetch")
-        files = []
-        for digest in asked.digests:
-            try:
-                files.append(self._desk.store.path(Digest(digest)))
-            except ValueError as error:
-                return Refusal(Code.REQUEST_INVALID, str(error))
-            if not files[-1].exists():
-                message = f"blob {digest} is not here any more; ask for work again and fetch its base"
-                return Refusal(Code.BLOB_UNKNOWN, message)
-        return files, asked.offset
 
     def _site(self, context: grpc.ServicerContext) -> SiteId:
         subject = caller(context)
@@ -346,13 +299,3 @@ class Enrolment(EnrolmentServicer):
             charter=done.charter,
             founding=done.founding,
         )
-
-
-def _parsed_header(first: bytes) -> wire.UploadHeader | Refusal:
-    try:
-        header = wire.UploadHeader.FromString(first)
-    except DecodeError as error:
-        return Refusal(Code.REQUEST_INVALID, f"an upload begins with its header: {error}")
-    if max(len(header.update), len(header.usage)) > NOTE_BYTES_MAX:
-        return Refusal(Code.NOTE_MALFORMED, f"update and usage notes have at most {NOTE_BYTES_MAX} bytes")
-    return header

@@ -159,7 +159,7 @@ class Link:
         """
         name = digest(parse(sealed.update).text.encode())
         position = self._ask(
-            self._site.UploadOffset, wire.UploadKey(run=run, round=round_number, update=name)
+            self._site.UploadOffset, wire.UploadKey(run=run, round=round_number, update=name, lanes=1)
         )
         if position.admitted:
             return None
@@ -168,11 +168,13 @@ class Link:
             update=sealed.update,
             usage=sealed.usage,
             manifest=sealed.manifest,
-            offset=position.offset,
+            offset=position.offsets[0],
+            lane=0,
+            lanes=1,
         )
         call = channel.raw_upload(self._channel).future(self._frames(header, sealed.payload))
         with self._under_way(call):
-            return int(wire.UploadReply.FromString(call.result()).index)
+            return int(wire.UploadReply.FromString(call.result()).index) - 1
 
     @property
     def _number(self) -> int:

@@ -216,9 +216,9 @@ def test_a_coordinator_that_died_in_a_round_goes_on_with_what_was_durable(
     else:
         update = sites[0].orders[0], packed[0]
         name = digest_of_text(update[1])
-        position = again.link.UploadOffset(wire.UploadKey(run="run-1", round=1, update=name))
-        assert position.offset == (20_000 if when == "with half an upload" else 0)
-        again.send(epoch, *packed, offset=position.offset)
+        position = again.link.UploadOffset(wire.UploadKey(run="run-1", round=1, update=name, lanes=1))
+        assert position.offsets[0] == (20_000 if when == "with half an upload" else 0)
+        again.send(epoch, *packed, offset=position.offsets[0])
     again.silent = False
     stage.site("birch"), stage.site("cedar")
     view = stage.office.wait(lambda v: len(v.history) == 2)
@@ -354,7 +354,7 @@ def test_calls_asked_twice_change_nothing_the_second_time(stage_of: Any) -> None
     size = stage.coordinator.desk.consortium.size
     assert sites[0].send(epoch, *packed) == first
     position = sites[0].link.UploadOffset(
-        wire.UploadKey(run="run-1", round=1, update=digest_of_text(packed[0]))
+        wire.UploadKey(run="run-1", round=1, update=digest_of_text(packed[0]), lanes=1)
     )
     assert position.admitted
     assert stage.coordinator.desk.consortium.size == size

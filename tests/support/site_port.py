@@ -74,7 +74,7 @@ class SitePort(services.SiteLinkServicer):
         return wire.BeatReply(stop=self.unwanted)
 
     def UploadOffset(self, request: wire.UploadKey, context: grpc.ServicerContext) -> wire.UploadPosition:
-        return wire.UploadPosition(offset=len(self.received), admitted=self.admitted)
+        return wire.UploadPosition(offsets=[len(self.received)], admitted=self.admitted)
 
     def TopUp(self, request: wire.TopUpRequest, context: grpc.ServicerContext) -> wire.TopUpReply:
         self.topups.append(request)
@@ -91,7 +91,7 @@ class SitePort(services.SiteLinkServicer):
         for frame in frames:
             self.received += frame
             self._break_off(len(self.received), context)
-        return wire.UploadReply(index=17).SerializeToString()
+        return wire.UploadReply(index=18).SerializeToString()
 
     def fetch(self, request: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
         asked = wire.FetchRequest.FromString(request)

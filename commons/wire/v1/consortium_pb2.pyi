@@ -282,19 +282,24 @@ class UploadKey(_message.Message):
     RUN_FIELD_NUMBER: _builtins.int
     ROUND_FIELD_NUMBER: _builtins.int
     UPDATE_FIELD_NUMBER: _builtins.int
+    LANES_FIELD_NUMBER: _builtins.int
     run: _builtins.str
     round: _builtins.int
     update: _builtins.str
+    """digest of the update note text"""
+    lanes: _builtins.int
+    """1 to 8: the payload is cut into so many, at the boundaries of frames"""
     def __init__(
         self,
         *,
         run: _builtins.str = ...,
         round: _builtins.int = ...,
         update: _builtins.str = ...,
+        lanes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["round", b"round", "run", b"run", "update", b"update"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lanes", b"lanes", "round", b"round", "run", b"run", "update", b"update"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -304,19 +309,23 @@ Global___UploadKey: _TypeAlias = UploadKey  # noqa: Y015
 class UploadPosition(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
-    OFFSET_FIELD_NUMBER: _builtins.int
     ADMITTED_FIELD_NUMBER: _builtins.int
-    offset: _builtins.int
+    OFFSETS_FIELD_NUMBER: _builtins.int
     admitted: _builtins.bool
+    """then there are no offsets"""
+    @_builtins.property
+    def offsets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """of each lane, counted from the lane's first byte"""
+
     def __init__(
         self,
         *,
-        offset: _builtins.int = ...,
         admitted: _builtins.bool = ...,
+        offsets: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["admitted", b"admitted", "offset", b"offset"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admitted", b"admitted", "offsets", b"offsets"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -331,6 +340,8 @@ class UploadHeader(_message.Message):
     USAGE_FIELD_NUMBER: _builtins.int
     MANIFEST_FIELD_NUMBER: _builtins.int
     OFFSET_FIELD_NUMBER: _builtins.int
+    LANE_FIELD_NUMBER: _builtins.int
+    LANES_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
     update: _builtins.bytes
     """hansa-update/v1 note, <= 8 KiB"""
@@ -339,7 +350,11 @@ class UploadHeader(_message.Message):
     manifest: _builtins.bytes
     """JSON of commons.updates.UpdateManifest, <= 8 MiB"""
     offset: _builtins.int
-    """first payload byte that follows"""
+    """first byte that follows, counted from the lane's first"""
+    lane: _builtins.int
+    """from 0"""
+    lanes: _builtins.int
+    """1 to 8"""
     def __init__(
         self,
         *,
@@ -348,10 +363,12 @@ class UploadHeader(_message.Message):
         usage: _builtins.bytes = ...,
         manifest: _builtins.bytes = ...,
         offset: _builtins.int = ...,
+        lane: _builtins.int = ...,
+        lanes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "manifest", b"manifest", "offset", b"offset", "update", b"update", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "lane", b"lane", "lanes", b"lanes", "manifest", b"manifest", "offset", b"offset", "update", b"update", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -588,7 +605,9 @@ Global___Receipt: _TypeAlias = Receipt  # noqa: Y015
 
 @_typing.final
 class ReadRequest(_message.Message):
-    """view: run | budgets | disputes | proposals | proposal | journal | charter"""
+    """view: run | budgets | disputes | proposals | proposal | journal | charter | statement | statement-lines |
+    statement-proof
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -705,6 +724,8 @@ Global___ChainBundle: _TypeAlias = ChainBundle  # noqa: Y015
 
 @_typing.final
 class StartRunRequest(_message.Message):
+    """`run` names it, never empty: asked again, however late, it is the same run and no other."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     RUN_FIELD_NUMBER: _builtins.int

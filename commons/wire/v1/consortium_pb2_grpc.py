@@ -178,16 +178,19 @@ class SiteLinkServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UploadOffset(self, request, context):
-        """The offset up to which this update is durable at the coordinator; 0 when unknown.
+        """The offsets up to which each lane of this update is durable at the coordinator; 0 when unknown.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Upload(self, request_iterator, context):
-        """Raw-bytes stream: the first message is a serialised UploadHeader, every later one is payload
-        bytes in order from UploadHeader.offset, at most 1 MiB each. The reply is a serialised
-        UploadReply. A repeat of an admitted update answers with the first receipt.
+        """One lane of an update, as a raw-bytes stream: the first message is a serialised UploadHeader (at
+        most 9 MiB), every later one is the lane's bytes in order from UploadHeader.offset, cut anywhere, at
+        most 1 MiB each. The reply is a serialised UploadReply. A repeat of an admitted update answers with
+        the first receipt. A site has at most 8 of these streams (too_many_streams); a newer one of the same
+        lane ends the older. One that completes no frame for 120 s is ended (upload_stalled); there is no
+        other limit of time.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -195,7 +198,7 @@ class SiteLinkServicer:
 
     def Fetch(self, request, context):
         """Raw-bytes stream: the request is a serialised FetchRequest; the reply is the blobs' bytes in
-        the order asked, without gaps, at most 1 MiB each.
+        the order asked, without gaps, at most 1 MiB each. A site has at most 8 (too_many_streams).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

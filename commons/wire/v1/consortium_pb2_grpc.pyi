@@ -74,15 +74,18 @@ class SiteLinkStub:
     Heartbeat: _grpc.UnaryUnaryMultiCallable[_consortium_pb2.Beat, _consortium_pb2.BeatReply]
     """At most one per second; comes from a thread that training cannot block."""
     UploadOffset: _grpc.UnaryUnaryMultiCallable[_consortium_pb2.UploadKey, _consortium_pb2.UploadPosition]
-    """The offset up to which this update is durable at the coordinator; 0 when unknown."""
+    """The offsets up to which each lane of this update is durable at the coordinator; 0 when unknown."""
     Upload: _grpc.StreamUnaryMultiCallable[_consortium_pb2.RawFrame, _consortium_pb2.RawFrame]
-    """Raw-bytes stream: the first message is a serialised UploadHeader, every later one is payload
-    bytes in order from UploadHeader.offset, at most 1 MiB each. The reply is a serialised
-    UploadReply. A repeat of an admitted update answers with the first receipt.
+    """One lane of an update, as a raw-bytes stream: the first message is a serialised UploadHeader (at
+    most 9 MiB), every later one is the lane's bytes in order from UploadHeader.offset, cut anywhere, at
+    most 1 MiB each. The reply is a serialised UploadReply. A repeat of an admitted update answers with
+    the first receipt. A site has at most 8 of these streams (too_many_streams); a newer one of the same
+    lane ends the older. One that completes no frame for 120 s is ended (upload_stalled); there is no
+    other limit of time.
     """
     Fetch: _grpc.UnaryStreamMultiCallable[_consortium_pb2.RawFrame, _consortium_pb2.RawFrame]
     """Raw-bytes stream: the request is a serialised FetchRequest; the reply is the blobs' bytes in
-    the order asked, without gaps, at most 1 MiB each.
+    the order asked, without gaps, at most 1 MiB each. A site has at most 8 (too_many_streams).
     """
     Evaluate: _grpc.UnaryUnaryMultiCallable[_consortium_pb2.NoteRequest, _consortium_pb2.Receipt]
     """A site's signed evaluation of a state."""
@@ -113,15 +116,18 @@ class SiteLinkAsyncStub(SiteLinkStub):
     Heartbeat: _aio.UnaryUnaryMultiCallable[_consortium_pb2.Beat, _consortium_pb2.BeatReply]  # type: ignore[assignment]
     """At most one per second; comes from a thread that training cannot block."""
     UploadOffset: _aio.UnaryUnaryMultiCallable[_consortium_pb2.UploadKey, _consortium_pb2.UploadPosition]  # type: ignore[assignment]
-    """The offset up to which this update is durable at the coordinator; 0 when unknown."""
+    """The offsets up to which each lane of this update is durable at the coordinator; 0 when unknown."""
     Upload: _aio.StreamUnaryMultiCallable[_consortium_pb2.RawFrame, _consortium_pb2.RawFrame]  # type: ignore[assignment]
-    """Raw-bytes stream: the first message is a serialised UploadHeader, every later one is payload
-    bytes in order from UploadHeader.offset, at most 1 MiB each. The reply is a serialised
-    UploadReply. A repeat of an admitted update answers with the first receipt.
+    """One lane of an update, as a raw-bytes stream: the first message is a serialised UploadHeader (at
+    most 9 MiB), every later one is the lane's bytes in order from UploadHeader.offset, cut anywhere, at
+    most 1 MiB each. The reply is a serialised UploadReply. A repeat of an admitted update answers with
+    the first receipt. A site has at most 8 of these streams (too_many_streams); a newer one of the same
+    lane ends the older. One that completes no frame for 120 s is ended (upload_stalled); there is no
+    other limit of time.
     """
     Fetch: _aio.UnaryStreamMultiCallable[_consortium_pb2.RawFrame, _consortium_pb2.RawFrame]  # type: ignore[assignment]
     """Raw-bytes stream: the request is a serialised FetchRequest; the reply is the blobs' bytes in
-    the order asked, without gaps, at most 1 MiB each.
+    the order asked, without gaps, at most 1 MiB each. A site has at most 8 (too_many_streams).
     """
     Evaluate: _aio.UnaryUnaryMultiCallable[_consortium_pb2.NoteRequest, _consortium_pb2.Receipt]  # type: ignore[assignment]
     """A site's signed evaluation of a state."""
@@ -167,7 +173,7 @@ class SiteLinkServicer(metaclass=_abc_1.ABCMeta):
         request: _consortium_pb2.UploadKey,
         context: _ServicerContext,
     ) -> _typing.Union[_consortium_pb2.UploadPosition, _abc.Awaitable[_consortium_pb2.UploadPosition]]:
-        """The offset up to which this update is durable at the coordinator; 0 when unknown."""
+        """The offsets up to which each lane of this update is durable at the coordinator; 0 when unknown."""
 
     @_abc_1.abstractmethod
     def Upload(
@@ -175,9 +181,12 @@ class SiteLinkServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_consortium_pb2.RawFrame],
         context: _ServicerContext,
     ) -> _typing.Union[_consortium_pb2.RawFrame, _abc.Awaitable[_consortium_pb2.RawFrame]]:
-        """Raw-bytes stream: the first message is a serialised UploadHeader, every later one is payload
-        bytes in order from UploadHeader.offset, at most 1 MiB each. The reply is a serialised
-        UploadReply. A repeat of an admitted update answers with the first receipt.
+        """One lane of an update, as a raw-bytes stream: the first message is a serialised UploadHeader (at
+        most 9 MiB), every later one is the lane's bytes in order from UploadHeader.offset, cut anywhere, at
+        most 1 MiB each. The reply is a serialised UploadReply. A repeat of an admitted update answers with
+        the first receipt. A site has at most 8 of these streams (too_many_streams); a newer one of the same
+        lane ends the older. One that completes no frame for 120 s is ended (upload_stalled); there is no
+        other limit of time.
         """
 
     @_abc_1.abstractmethod
@@ -187,7 +196,7 @@ class SiteLinkServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_consortium_pb2.RawFrame], _abc.AsyncIterator[_consortium_pb2.RawFrame]]:
         """Raw-bytes stream: the request is a serialised FetchRequest; the reply is the blobs' bytes in
-        the order asked, without gaps, at most 1 MiB each.
+        the order asked, without gaps, at most 1 MiB each. A site has at most 8 (too_many_streams).
         """
 
     @_abc_1.abstractmethod
