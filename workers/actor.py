@@ -12,9 +12,8 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,14 +22,15 @@ from numpy.typing import NDArray
 
 from commons.charter import Charter
 from commons.clock import SystemClock
-from commons.errors import HansaError
 from commons.experts.map import ExpertMap
 from commons.names import SiteId
 from workers.backoff import pauses
 from workers.data import Corpus, CorpusError
 from workers.gauge import Gauge
-from workers.ray_start import ray
+from workers.ray_start import connected, ray
 from workers.seal import Trained
+from workers.site_file import SiteFile
+from workers.training import Abandoned, Progress, TrainingFailed, Watch, Wish
 
 if TYPE_CHECKING:
     from workers.trainer import Trainer
@@ -58,45 +58,25 @@ class Bench:
 
 
 @dataclass(frozen=True)
-class Progress:
-    """`loss` is the mean over the round's steps so far, None before the first."""
-
-    step: int = 0
-    steps: int = 0
-    tokens_per_s: float = 0.0
-    loss: float | None = None
-    device_ms: int = 0
-    """What would be charged if the round ended with this step."""
-    why: str = ""
-    """Why there is none yet."""
-
-
-class Wish(Enum):
-    """What the site wants of the call under way."""
-
-    GO_ON = "go on"
-    FINISH = "finish"
-    """End the round after the step it is in, and hand in what is there. An evaluation goes on."""
-    ABANDON = "abandon"
-
-
-Watch = Callable[[Progress], Wish]
-"""Told the progress about twice a second."""
-
-
-@dataclass(frozen=True)
 class Failed:
     """Training said no: its message for the site's operator. Asked again it says the same."""
 
     message: str
 
 
-class TrainingFailed(HansaError):
-    """The site's training cannot go on; the message says why and who acts."""
-
-
-class Abandoned(Exception):
-    """The caller no longer wants the result. The next order starts from what is durable."""
+@contextlib.contextmanager
+def in_ray(file: SiteFile, stop: threading.Event) -> Iterator[RemoteTrainer]:
+    """The site's trainer in the Ray that its file names, for the length of the `with` block (`workers.training.Begin`)."""
+    cpus, gpus = file.ray.cpus, file.ray.gpus
+    threads, rounds = max(1, int(cpus)), file.home / "rounds"
+    bench = Bench(file.partner, file.name, file.text, file.public, rounds, threads)
+    with connected(file.ray.address, namespace=f"hansa-{file.name}", cpus=cpus, gpus=gpus, stop=stop):
+        trainer = RemoteTrainer(bench, cpus=cpus, gpus=gpus, stop=stop)
+        trainer.start()
+        try:
+            yield trainer
+        finally:
+            trainer.close()
 
 
 class TrainingActor:
@@ -229,7 +209,7 @@ class TrainingActor:
 
 
 class RemoteTrainer:
-    """The site's hold on its actor. One caller at a time."""
+    """`workers.training.Training`: the site's hold on its actor. One caller at a time."""
 
     def __init__(self, bench: Bench, *, cpus: float, gpus: float, stop: threading.Event) -> None:
         self._bench, self._stop = bench, stop
@@ -260,11 +240,7 @@ class RemoteTrainer:
         not_before_ms: int,
         watch: Watch,
     ) -> Trained:
-        """One round, or what of it is trained when `watch` wants it finished.
-
-        `not_before_ms`: end of the site's last usage record. Raises Abandoned when the watch wants that,
-        TrainingFailed with the trainer's reason. A dead actor is replaced.
-        """
+        """As `workers.training.Training` says; a dead actor is replaced."""
         arrays = ray.put(dict(base))
         result = self._run(
             lambda actor, call: actor.train.remote(call, run, number, charter, arrays, not_before_ms), watch

@@ -1,4 +1,4 @@
-"""The work of one order: its base fetched, the actor's training or evaluation watched, the result sealed and signed.
+"""The work of one order: its base fetched, the training or evaluation watched, the result sealed and signed.
 
 Owns what lies between an order that was verified and bytes that can be sent; a round sealed before is the outbox's.
 Knows nothing of when to try again: whatever is raised here, the same order may be carried out anew.
@@ -15,12 +15,12 @@ from commons.notes import Signer
 from commons.states import StateStore
 from commons.work import EvaluationNote
 from workers import seal
-from workers.actor import Progress, RemoteTrainer, Wish
 from workers.allowance import Allowance
 from workers.link import Link
 from workers.meter import Meter
 from workers.outbox import Outbox, Sealed
 from workers.status import Status
+from workers.training import Progress, Training, Wish
 from workers.verify import Order
 
 log = logging.getLogger("hansa.site")
@@ -35,7 +35,7 @@ class Computing:
         status: Status,
         store: StateStore,
         outbox: Outbox,
-        trainer: RemoteTrainer,
+        trainer: Training,
         meter: Meter,
         allowance: Allowance,
         signer: Signer,

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from commons.errors import Unreachable
+from workers.training import Interrupted
 
 if "RAY_AUTH_MODE" not in os.environ and "ray" not in sys.modules:
     os.environ["RAY_AUTH_MODE"] = "token"
@@ -33,7 +34,7 @@ os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 
 import ray
 
-__all__ = ["ADDRESS_VARIABLE", "Interrupted", "connected", "ray"]
+__all__ = ["ADDRESS_VARIABLE", "connected", "ray"]
 
 log = logging.getLogger("hansa.site")
 
@@ -43,10 +44,6 @@ STARTS_MAX = 3
 """Now and then a Ray beside another one on its machine does not get its raylet up in the 30 s it gives itself."""
 LEAVE_S = 2.0
 """How long Ray may take to end by itself."""
-
-
-class Interrupted(Exception):
-    """The site was told to stop while Ray was still starting. Nothing of it is left."""
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from contextlib import AbstractContextManager
 from typing import Literal, NoReturn
 
 from commons import charter_file
@@ -22,7 +23,6 @@ from commons.notes import NoteError, Signer, parse
 from commons.states import StateStore
 from commons.updates import UpdateManifest
 from commons.work import AssignmentNote
-from workers.actor import Abandoned, Bench, RemoteTrainer
 from workers.allowance import Allowance
 from workers.backoff import pauses
 from workers.computing import Computing
@@ -31,9 +31,9 @@ from workers.home import alone_in
 from workers.link import Directive, Link
 from workers.meter import Meter
 from workers.outbox import Outbox, Sealed
-from workers.ray_start import Interrupted, connected
 from workers.site_file import SiteFile
 from workers.status import Status
+from workers.training import Abandoned, Begin, Interrupted, Training
 from workers.verify import Order, Verification
 from workers.witness import SiteWitness
 
@@ -45,11 +45,12 @@ UNWITNESSED_S = 2.0
 """The same when only witnesses lack."""
 
 
-def run_site(file: SiteFile, stop: threading.Event) -> None:
+def run_site(file: SiteFile, stop: threading.Event, begin: Begin | None = None) -> None:
     """Be the site of `file` until `stop` is set; a stop takes effect within three seconds.
 
-    Raises ConfigError when seat or text cannot be used, StoreError when another process is this site already.
-    A lost coordinator, a refused order or a dead training process end nothing.
+    `begin` starts what trains, by default an actor in the file's Ray. Raises ConfigError when seat or text cannot be
+    used, StoreError when another process is this site already. A lost coordinator, a refused order or a dead training
+    process end nothing.
     """
     seat, signer = _seat(file)
     _check_text(file, seat)
@@ -58,41 +59,30 @@ def run_site(file: SiteFile, stop: threading.Event) -> None:
         outbox = Outbox(file.home / "outbox")
         verification = Verification(seat, file.policy, file.home / "verified.json", SystemClock())
         link = Link(seat, status, store, parts=file.home / "parts", stop=stop)
-        status.enter("idle", "starting Ray")
+        status.enter("idle", "training is starting")
         run, number = outbox.latest()
         log.info("site %s of %s starts; last finished round: %s", file.name, file.partner, number or "none")
         witness = SiteWitness(signer, seat.log_verifier, file.home, SystemClock())
         link.open(run=run, round_number=number)
         link.witness(witness)
-        threads, rounds = max(1, int(file.ray.cpus)), file.home / "rounds"
-        bench = Bench(file.partner, file.name, file.text, file.public, rounds, threads)
+        allowance = Allowance(file.home / "topups.json", file.policy.max_charge_micro_per_round, link.top_up)
+        meter = Meter(file.home / "meter.json")
         try:
-            with connected(
-                file.ray.address,
-                namespace=f"hansa-{file.name}",
-                cpus=file.ray.cpus,
-                gpus=file.ray.gpus,
-                stop=stop,
-            ):
-                trainer = RemoteTrainer(bench, cpus=file.ray.cpus, gpus=file.ray.gpus, stop=stop)
-                trainer.start()
-                try:
-                    limit_micro = file.policy.max_charge_micro_per_round
-                    allowance = Allowance(file.home / "topups.json", limit_micro, link.top_up)
-                    meter = Meter(file.home / "meter.json")
-                    computing = Computing(
-                        link, status, store, outbox, trainer, meter, allowance, signer, stop
-                    )
-                    site = _Site(link, status, store, outbox, verification, computing, signer, witness, stop)
-                    site.work()
-                finally:
-                    trainer.close()
+            with (begin or _in_ray)(file, stop) as trainer:
+                computing = Computing(link, status, store, outbox, trainer, meter, allowance, signer, stop)
+                _Site(link, status, store, outbox, verification, computing, signer, witness, stop).work()
         except Interrupted:
             log.info("stopped while Ray was starting")
         finally:
             stop.set()
             link.close()
             log.info("site %s stopped", file.name)
+
+
+def _in_ray(file: SiteFile, stop: threading.Event) -> AbstractContextManager[Training]:
+    from workers.actor import in_ray  # takes seconds; the link is open meanwhile
+
+    return in_ray(file, stop)
 
 
 def verify_site(file: SiteFile) -> VerifiedCharter:
