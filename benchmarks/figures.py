@@ -92,7 +92,7 @@ def _section(title: str, found: dict[str, Any]) -> str:
             f["value"]
             if isinstance(f["value"], str)
             else f"{f['value']:,.4g}"
-            if f["value"] < 1e6
+            if isinstance(f["value"], float) and f["value"] < 1e6
             else f"{f['value']:,.0f}"
         )
         met = {True: "yes", False: "**no**", None: ""}[f["met"]]
