@@ -7,19 +7,13 @@ Field names are the TOML keys. Sizes are bounded here so that no later code has 
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    SerializationInfo,
-    SerializerFunctionWrapHandler,
-    model_serializer,
-    model_validator,
-)
+from pydantic import Field, model_validator
 
 from commons.cosignature import WITNESSES_MAX
+from commons.privacy.terms import Privacy, conflicts
+from commons.section import Section
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,31}$")]
 """Lower-case letters, digits and hyphens; at most 32 characters."""
@@ -30,30 +24,6 @@ Micros = Annotated[int, Field(ge=0, lt=2**63)]
 
 SEQUENCE_MIN = 8
 """Shortest sequence a charter may train on, in tokens."""
-WHOLE = {"charter": "whole"}
-"""Serialisation context that leaves no field out (`Section.LATER`)."""
-
-
-class Section(BaseModel):
-    """Base of every charter section: immutable, strict types, unknown keys refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-    LATER: ClassVar[frozenset[str]] = frozenset()
-    """Fields that came after charters had been signed: not in the JSON while they hold their default, so that a
-    charter from before them keeps its digest."""
-
-    @model_serializer(mode="wrap")
-    def _without_later_defaults(
-        self, whole: SerializerFunctionWrapHandler, info: SerializationInfo
-    ) -> dict[str, Any]:
-        values: dict[str, Any] = whole(self)
-        if info.context is WHOLE:
-            return values
-        fields = type(self).model_fields
-        for name in self.LATER:
-            if getattr(self, name) == fields[name].get_default(call_default_factory=True):
-                del values[name]
-        return values
 
 
 class Consortium(Section):
@@ -111,6 +81,8 @@ class Outer(Section):
 
 
 class Learning(Section):
+    LATER: ClassVar[frozenset[str]] = frozenset({"norm_gate"})
+
     strategy: Literal["expert_diloco"] = "expert_diloco"
     routing: Literal["joint", "lean"] = "joint"
     """`joint`: frozen guest experts beside one's own. `lean`: own experts only."""
@@ -128,6 +100,9 @@ class Learning(Section):
     """Share of each batch drawn from the consortium's public text."""
     outer: Outer = Outer()
     codecs: Codecs = Codecs()
+    norm_gate: Annotated[float, Field(ge=2, le=1e12)] = 1000.0
+    """An update whose L2 norm is more than this many times the median of its round's is rejected, in every privacy
+    mode in which the coordinator sees norms. At 2 or more the median itself always passes."""
 
 
 class Rounds(Section):
@@ -241,7 +216,7 @@ class Release(Section):
 class Charter(Section):
     """The whole document. `version` 1 is signed by every founder; later ones follow from executed proposals."""
 
-    LATER: ClassVar[frozenset[str]] = frozenset({"accounting", "grants", "rulings", "witnesses"})
+    LATER: ClassVar[frozenset[str]] = frozenset({"accounting", "grants", "privacy", "rulings", "witnesses"})
 
     version: Annotated[int, Field(ge=1)]
     consortium: Consortium
@@ -253,12 +228,13 @@ class Charter(Section):
     rate_card: RateCard
     voting: Voting
     release: Release
-    features: dict[Name, bool] = {}
+    features: dict[Name, bool] = Field(default_factory=dict)
     """Features switched on by executed proposals (see `commons.features`)."""
     accounting: Accounting = Accounting()
     grants: Annotated[tuple[Grant, ...], Field(max_length=1024)] = ()
     rulings: Annotated[tuple[Ruling, ...], Field(max_length=1024)] = ()
     witnesses: Witnesses = Witnesses()
+    privacy: Privacy = Privacy()
 
     @model_validator(mode="after")
     def _refers_only_to_what_it_names(self) -> Charter:
@@ -309,7 +285,14 @@ class Charter(Section):
             found.append(
                 f"witnesses.quorum is {self.witnesses.quorum} but there are {witnesses} sites and outsiders"
             )
-        return found
+        codecs = dict(self.learning.codecs)
+        return found + conflicts(
+            self.privacy,
+            sites=len(self.sites),
+            quorum=self.rounds.quorum,
+            expert_codec=codecs["expert"],
+            shared_codecs={k: c for k, c in codecs.items() if k not in ("expert", "down") and c is not None},
+        )
 
     @property
     def experts(self) -> tuple[str, ...]:

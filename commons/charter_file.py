@@ -17,10 +17,11 @@ from pydantic import ValidationError
 from tomlkit.items import AoT, Table
 
 from commons import notes, toml_file
-from commons.charter import WHOLE, Charter
+from commons.charter import Charter
 from commons.cosignature import Cosignatory
 from commons.names import Digest
 from commons.records import LEAF_BYTES_MAX, canonical_json
+from commons.section import WHOLE
 from commons.toml_file import Problem
 from commons.toml_lines import KeyPath
 
@@ -190,8 +191,8 @@ def _outsiders_problems(charter: Charter, owners: dict[bytes, str]) -> Iterable[
 
 def _place(what: str, data: Mapping[str, Any]) -> KeyPath:
     """The key a cross-rule of the charter speaks of: ``rounds.quorum``, or the newest table of that name."""
-    if found := re.match(r"([a-z_]+)\.([a-z_]+) is ", what):
-        return (found[1], found[2])
+    if found := re.match(r"([a-z_]+(?:\.[a-z_]+)+) is ", what):
+        return tuple(found[1].split("."))
     if found := re.match(r"outsider '([^']*)'", what):
         outsiders = list(enumerate(data["witnesses"]["outsiders"]))
         number = next(n for n, table in reversed(outsiders) if table.get("name") == found[1])
@@ -227,6 +228,7 @@ _STAND_INS: dict[tuple[str, ...], Any] = {
     ("release",): {"licence": "x"},
     ("features",): {},
     ("witnesses",): {},
+    ("privacy",): {},
     ("members", "key"): "x",
     ("members", "budget_micro"): 0,
     ("sites", "domain"): "x",
@@ -252,6 +254,7 @@ _COMMENTS = {
     "learning.inner_steps": "per round, between two exchanges",
     "learning.final_rate": "cosine floor as a share of learning_rate",
     "learning.public_share": "share of each batch drawn from the public text",
+    "learning.norm_gate": "an update this many times the median's norm is rejected",
     "rounds": "When a round closes.",
     "rounds.quorum": "updates needed before a round may close without the others",
     "rounds.grace_s": "wait for the rest after the quorum",
@@ -269,4 +272,14 @@ _COMMENTS = {
     "witnesses.outsiders": "witnesses that are no site, asked over HTTP",
     "witnesses.outsiders.vkey": "public cosignature key of the witness",
     "witnesses.outsiders.url": "asked at URL/add-checkpoint",
+    "privacy": "What keeps the sites' updates from each other, or wrong ones from the model.",
+    "privacy.mode": "none, robust, secagg or dp",
+    "privacy.robust.rule": "norm_clip, trimmed_mean, median, krum, multi_krum or centred_clip",
+    "privacy.robust.faulty": "updates of a round that may be wrong",
+    "privacy.secagg.clip": "values beyond this magnitude are cut to it",
+    "privacy.secagg.minimum": "updates a sum is taken of, at the least",
+    "privacy.secagg.threshold": "sites that must help to open a sum; 0: above two thirds",
+    "privacy.dp.clip_norm": "longest L2 norm of an update",
+    "privacy.dp.noise_multiplier": "deviation of the noise, in clip_norm",
+    "privacy.dp.epsilon_max": "what one site may spend over all its rounds",
 }

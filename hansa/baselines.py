@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 from pydantic import Field
 from safetensors.numpy import load_file, save_file
 
-from commons.charter import Learning, Model, Section
+from commons.charter import Learning, Model
 from commons.experts.map import ExpertMap
 from commons.names import SiteId
+from commons.section import Section
 from workers.data import Corpus, Mixture, Source
 from workers.objectives import held_out_loss
 from workers.shard import build_shard, initial_state

@@ -9,8 +9,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from commons.charter import Charter, Micros, Name, Section
+from commons.charter import Charter, Micros, Name
 from commons.errors import Code, Refusal
+from commons.section import Section
 
 
 class Policy(Section):

@@ -12,7 +12,8 @@ from typing import Annotated
 from pydantic import Field
 
 from commons import toml_file
-from commons.charter import Name, Section
+from commons.charter import Name
+from commons.section import Section
 from commons.toml_file import Problem
 from workers.policy import Policy
 

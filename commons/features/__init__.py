@@ -20,11 +20,12 @@ from commons.errors import Code, Refusal
 from commons.features.books import BOOKS
 from commons.features.feature import Feature, Patch
 from commons.features.learning import LEARNING
+from commons.features.privacy import PRIVACY
 from commons.records import canonical_json
 
 __all__ = ["FEATURES", "Feature", "Patch", "apply", "carry_out", "execution_facts", "parameters", "patch"]
 
-FEATURES: dict[str, Feature] = {feature.key: feature for feature in (*LEARNING, *BOOKS)}
+FEATURES: dict[str, Feature] = {feature.key: feature for feature in (*LEARNING, *PRIVACY, *BOOKS)}
 """The registry. Adding one is a new release of the program, which each site installs by its own will."""
 
 

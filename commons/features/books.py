@@ -9,10 +9,11 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from commons.charter import WHOLE, Accounting, Charter, Grant, Name, Rate, Ruling, Section
+from commons.charter import Accounting, Charter, Grant, Name, Rate, Ruling
 from commons.cosignature import WITNESSES_MAX
 from commons.errors import Code, Refusal
 from commons.features.feature import Feature, Patch, appended, replaced
+from commons.section import WHOLE, Section
 
 
 class Sponsor(Section):

@@ -6,8 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from commons.charter import Codec, Section
+from commons.charter import Codec
 from commons.features.feature import Feature, Patch, replaced
+from commons.section import Section
 
 
 class UplinkCodec(Section):

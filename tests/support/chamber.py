@@ -78,6 +78,13 @@ def charter(**changes: Any) -> Charter:
     return Charter.model_validate(document)
 
 
+def with_sites(count: int, **changes: Any) -> Charter:
+    """A charter of `count` sites, all of acme's."""
+    first = charter().sites[0].model_dump()
+    sites = tuple({**first, "name": f"site-{n}", "experts": (f"law-{n}",)} for n in range(count))
+    return charter(sites=sites, **changes)
+
+
 def founding_notes(of: Charter, signers: Sequence[str] = MEMBERS) -> list[bytes]:
     digest = charter_file.digest(of)
     return [signer(m).sign(Founding(of.consortium.name, digest, m).compose()) for m in signers]

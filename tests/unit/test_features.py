@@ -12,7 +12,7 @@ from commons.charter_file import diff
 from commons.errors import Code, Refusal
 from commons.features import FEATURES, Feature, apply, carry_out
 from commons.features.learning import InnerSteps
-from tests.support.chamber import charter
+from tests.support.chamber import charter, with_sites
 
 
 def applied(of: Charter, key: str, **params: Any) -> Charter:
@@ -86,9 +86,55 @@ def test_a_vote_on_the_books_changes_its_own_values_and_switches_nothing_on(
     assert after.features == {}, "no site has to allow what only concerns the books"
 
 
+@pytest.mark.parametrize(
+    ("key", "before", "params", "changed"),
+    [
+        ("privacy-none", {"mode": "dp"}, {}, {"/privacy/mode"}),
+        (
+            "privacy-robust",
+            {},
+            {"rule": "median", "iterations": 3},
+            {"/privacy/mode", "/privacy/robust/rule", "/privacy/robust/iterations"},
+        ),
+        ("privacy-robust", {"mode": "robust", "robust": {"rule": "median"}}, {}, {"/privacy/robust/rule"}),
+        ("privacy-secagg", {}, {"clip": 0.5}, {"/privacy/mode", "/privacy/secagg/clip"}),
+        (
+            "privacy-dp",
+            {},
+            {"noise_multiplier": 2.0, "slices": "all"},
+            {"/privacy/mode", "/privacy/dp/noise_multiplier", "/privacy/dp/slices"},
+        ),
+        ("norm-gate", {}, {"times": 50}, {"/learning/norm_gate"}),
+    ],
+)
+def test_a_vote_on_privacy_changes_its_own_values_and_every_site_must_allow_it(
+    key: str, before: dict[str, Any], params: dict[str, Any], changed: set[str]
+) -> None:
+    of = with_sites(5, rounds__quorum=4, privacy=before)
+    after = applied(of, key, **params)
+    assert {at for at, _, _ in diff(of, after)} == changed | {"/version", f"/features/{key}"}
+    assert after.features == {key: True}
+
+
+def test_of_two_votes_on_the_privacy_mode_the_second_is_stale() -> None:
+    base = with_sites(5, rounds__quorum=4)
+    moved = applied(base, "privacy-dp")
+    result = carry_out([base, moved], "privacy-robust", {"rule": "median"})
+    assert isinstance(result, Refusal)
+    assert result.code == Code.PROPOSAL_STALE
+
+
+def test_a_vote_for_a_mode_the_charter_cannot_keep_is_refused_before_anybody_votes() -> None:
+    result = apply(charter(), "privacy-secagg", {})
+    assert isinstance(result, Refusal)
+    assert result.code == Code.CHARTER_INVALID
+    assert "there are 2 sites" in result.message
+
+
 def test_every_feature_of_the_registry_is_tried_above() -> None:
     tests = (
         test_each_feature_changes_its_own_values_and_nothing_else,
+        test_a_vote_on_privacy_changes_its_own_values_and_every_site_must_allow_it,
         test_a_vote_on_the_books_changes_its_own_values_and_switches_nothing_on,
     )
     tried = {case[0] for test in tests for mark in test.pytestmark for case in mark.args[1]}  # type: ignore[attr-defined]
