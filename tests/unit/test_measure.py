@@ -1,0 +1,102 @@
+"""The sampler tells what a real process burned and held; a peer's row is the same after a trip through JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import fields
+
+import pytest
+
+from benchmarks.measure import Sampler
+from benchmarks.peers import PeerRun, rounds_of
+
+pytestmark = pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="reads /proc")
+HELD_MB, BURNED_S = 200, 0.5
+BURN = f"""
+import time
+held = bytearray({HELD_MB} * 10**6)
+held[::4096] = b"x" * len(held[::4096])
+begun = time.process_time()
+while time.process_time() < begun + {BURNED_S}: pass
+"""
+PARENT = f"""
+import subprocess, sys
+subprocess.run([sys.executable, "-c", {BURN!r}], check=True)
+print("over", flush=True)
+sys.stdin.readline()
+"""
+
+
+def burned_here() -> float:
+    """CPU seconds of this process's children that have ended."""
+    times = os.times()
+    return times.children_user + times.children_system
+
+
+def test_memory_and_cpu_of_a_child_are_told_by_role() -> None:
+    before, begin = burned_here(), time.time()
+    with Sampler(
+        role=lambda command: "burner" if "held" in command else "other", pss_period_s=0.0
+    ) as sampler:
+        subprocess.run([sys.executable, "-c", BURN], check=True)
+    window = sampler.window(begin, time.time())
+    assert HELD_MB < window.peak_rss_mb_by_role["burner"] < HELD_MB + 100
+    assert HELD_MB < window.peak_uss_mb_by_role["burner"] <= window.peak_pss_mb_by_role["burner"] + 1
+    assert sampler.high_water_mb()["burner"] >= window.peak_rss_mb_by_role["burner"] - 1
+    assert window.cpu_s >= BURNED_S
+    assert window.cpu_s == pytest.approx(burned_here() - before, abs=0.03)
+
+
+def test_a_grandchild_that_ended_unseen_is_counted() -> None:
+    """The sampler looks only before and after: what burned between is in its parent's account."""
+    begin = time.time()
+    with (
+        Sampler(role=lambda _: "all", period_s=3600) as sampler,
+        subprocess.Popen(
+            [sys.executable, "-c", PARENT], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as parent,
+    ):
+        assert parent.stdout is not None and parent.stdout.readline() == "over\n"
+        now = sampler.window(begin, time.time())
+        parent.communicate("\n")
+    assert now.cpu_s >= BURNED_S
+    assert now.peak_rss_mb < HELD_MB
+
+
+def test_a_limit_is_told_and_nothing_is_ended() -> None:
+    with Sampler(role=lambda _: "all", limit_mb=HELD_MB / 2) as sampler:
+        assert subprocess.run([sys.executable, "-c", BURN], check=False).returncode == 0
+    assert sampler.over_limit
+
+
+def test_a_peers_row_is_one_line_of_json_and_back() -> None:
+    row = PeerRun(
+        system="flower", version="1", configuration="TLS", sites=3, mb=1.0, rounds=2, wall_s_min=1.0, wall_s_median=2.0,
+        cpu_s_per_round=3.0, foreign_cpu_s_per_round=0.0, wire_mb_per_round=None, loopback_mb_per_round=6.1,
+        server_peak_rss_mb=100.0, server_idle_rss_mb=90.0, total_peak_rss_mb=300.0, submit_to_done_s=4.0,
+        start_to_done_s=9.0, notes=("one",),
+    )  # fmt: skip
+    line = row.as_json()
+    assert "\n" not in line
+    assert list(json.loads(line)) == [f.name for f in fields(PeerRun)]
+    assert PeerRun.from_json(line) == row
+
+
+def test_rounds_count_from_the_end_of_the_first() -> None:
+    with Sampler(role=lambda _: "server") as sampler:
+        subprocess.run([sys.executable, "-c", BURN], check=True)
+    first, last = sampler.moments[0].at, sampler.moments[-1].at
+    third = (last - first) / 3
+    spans = [(first, first + third), (first + third + 0.01, last)]
+    found = rounds_of(sampler, spans, {"server"})
+    assert found.counted == 1
+    assert found.wall_s_min == found.wall_s_median == pytest.approx(2 * third, abs=0.01)
+    assert found.server_peak_rss_mb > HELD_MB
+    one = rounds_of(sampler, [(first, last)], {"server"})
+    assert one.cpu_s_per_round >= BURNED_S > 0 and one.cpu_s_per_round >= found.cpu_s_per_round
+    with pytest.raises(ValueError, match="no round"):
+        rounds_of(sampler, [], {"server"})
