@@ -28,7 +28,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 
 from typing_extensions import Self
@@ -36,6 +36,8 @@ from typing_extensions import Self
 from benchmarks import procfs
 
 _CLONE_NEWNET, _PR_SET_CHILD_SUBREAPER, _SIOCSIFFLAGS, _IFF_UP = 0x40000000, 36, 0x8914, 1
+_Sums = Mapping[str, float]
+"""Role -> MB."""
 _SETTLED = 20
 """Samples after which the command line of a process is taken as final (programs exec others in their first moments)."""
 
@@ -54,6 +56,7 @@ class Moment:
     pss_mb: Mapping[str, float]
     uss_mb: Mapping[str, float]
     loopback_bytes: int
+    link_bytes: int
     busy_s: float
     """Of the cores this process may use, by anyone, time stolen by the hypervisor included."""
     own_s: float
@@ -73,6 +76,8 @@ class Window:
     """What everyone else used of the same cores: wall time is an upper bound where this is large."""
     loopback_bytes: int
     """Every byte that crossed loopback once, TCP and IP headers and acknowledgements included."""
+    link_bytes: int
+    """What `Sampler.link` counted."""
     peak_rss_mb: float
     """Of the sum over all processes."""
     peak_rss_mb_by_role: Mapping[str, float]
@@ -94,11 +99,13 @@ class Sampler:
     """Samples every descendant of this process in a thread, from `with` on until its end."""
 
     role: Callable[[str], str]
-    """Command line (arguments joined by blanks) -> role."""
+    """Command line -> role."""
     period_s: float = 0.1
     limit_mb: float = float("inf")
     """When the tree's RSS exceeds it, or less than 1500 MB of the machine are left, `over_limit` becomes true."""
     pss_period_s: float | None = None
+    link: Callable[[], int] = int
+    """Total of bytes between server and sites so far; `link_bytes.LinkBytes.total` tells it, without it 0."""
     moments: list[Moment] = field(default_factory=list)
     over_limit: bool = False
 
@@ -136,6 +143,7 @@ class Sampler:
             },
             foreign_cpu_s=max(0.0, last.busy_s - first.busy_s - cpu_s - (last.own_s - first.own_s)),
             loopback_bytes=last.loopback_bytes - first.loopback_bytes,
+            link_bytes=last.link_bytes - first.link_bytes,
             peak_rss_mb=max(sum(m.rss_mb.values()) for m in inside),
             peak_rss_mb_by_role=_peaks([m.rss_mb for m in inside]),
             peak_pss_mb_by_role=_peaks([m.pss_mb for m in inside]),
@@ -161,8 +169,7 @@ class Sampler:
 
     def _look(self) -> None:
         now = time.time()
-        shared = self.pss_period_s is not None and now >= self._shared_due
-        if shared:
+        if shared := self.pss_period_s is not None and now >= self._shared_due:
             self._shared_due = now + (self.pss_period_s or 0.0)
         # Parents are read before their children: a child that is waited for in between is missed for one sample and
         # never counted twice.
@@ -183,7 +190,7 @@ class Sampler:
             resident = int(stat[21]) * procfs.PAGE / procfs.MB
             for sums, value in ((rss, resident), (pss, process.shared[0]), (uss, process.shared[1])):
                 sums[process.role] = sums.get(process.role, 0.0) + value
-        self._keep(now, tree_s, rss, pss, uss)
+        self._keep(now, tree_s, rss=rss, pss=pss, uss=uss)
 
     def _process(self, pid: int, stat: list[str]) -> _Process:
         process = self._seen.setdefault((pid, stat[19]), _Process())
@@ -194,14 +201,7 @@ class Sampler:
         process.high_water_mb = max(process.high_water_mb, procfs.high_water_mb(pid))
         return process
 
-    def _keep(
-        self,
-        now: float,
-        tree_s: float,
-        rss: Mapping[str, float],
-        pss: Mapping[str, float],
-        uss: Mapping[str, float],
-    ) -> None:
+    def _keep(self, now: float, tree_s: float, *, rss: _Sums, pss: _Sums, uss: _Sums) -> None:
         by_role: dict[str, float] = {}
         for process in self._seen.values():
             by_role[process.role] = by_role.get(process.role, 0.0) + process.cpu_s
@@ -217,13 +217,13 @@ class Sampler:
                 pss_mb=pss,
                 uss_mb=uss,
                 loopback_bytes=procfs.loopback_bytes(),
+                link_bytes=self.link(),
                 busy_s=procfs.busy_s(),
                 own_s=own.user + own.system,
             )
         )
-        if sum(rss.values()) > self.limit_mb or (
-            self.limit_mb < float("inf") and procfs.available_mb() < 1500
-        ):
+        limited = self.limit_mb < float("inf")
+        if limited and (sum(rss.values()) > self.limit_mb or procfs.available_mb() < 1500):
             self.over_limit = True
 
 
@@ -277,14 +277,13 @@ def _at(moments: list[Moment], at: float) -> Moment:
     def between(low: float, high: float) -> float:
         return low + part * (high - low)
 
-    return Moment(
+    return replace(
+        b,
         at=at,
         cpu_s=between(a.cpu_s, b.cpu_s),
         cpu_s_by_role={r: between(a.cpu_s_by_role.get(r, 0.0), s) for r, s in b.cpu_s_by_role.items()},
-        rss_mb=b.rss_mb,
-        pss_mb=b.pss_mb,
-        uss_mb=b.uss_mb,
         loopback_bytes=round(between(a.loopback_bytes, b.loopback_bytes)),
+        link_bytes=round(between(a.link_bytes, b.link_bytes)),
         busy_s=between(a.busy_s, b.busy_s),
         own_s=between(a.own_s, b.own_s),
     )

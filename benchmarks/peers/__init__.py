@@ -70,6 +70,7 @@ class Rounds:
     cpu_s_per_round: float
     foreign_cpu_s_per_round: float
     loopback_mb_per_round: float
+    wire_mb_per_round: float
     server_peak_rss_mb: float
     total_peak_rss_mb: float
     begin: float
@@ -100,6 +101,7 @@ def rounds_of(sampler: Sampler, spans: Sequence[tuple[float, float]], server: Co
         cpu_s_per_round=round(steady.cpu_s / len(lasted), 3),
         foreign_cpu_s_per_round=round(steady.foreign_cpu_s / len(lasted), 3),
         loopback_mb_per_round=round(steady.loopback_bytes / 1e6 / len(lasted), 3),
+        wire_mb_per_round=round(steady.link_bytes / 1e6 / len(lasted), 3),
         server_peak_rss_mb=round(max(sampled, marked), 1),
         total_peak_rss_mb=round(whole.peak_rss_mb, 1),
         begin=marks[0],

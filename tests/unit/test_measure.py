@@ -30,6 +30,36 @@ print("over", flush=True)
 sys.stdin.readline()
 """
 
+SENT = 8 << 20
+TALK = f"""
+import json, socket, threading
+from benchmarks import procfs
+from benchmarks.link_bytes import LinkBytes
+from benchmarks.measure import private_network
+
+def send(address):
+    with socket.create_server((address, port)) as server:
+        def drain():
+            with server.accept()[0] as taken:
+                while taken.recv(1 << 20): pass
+        drainer = threading.Thread(target=drain)
+        drainer.start()
+        with socket.create_connection((address, port)) as sender:
+            sender.sendall(bytes({SENT}))
+        drainer.join()
+
+if note := private_network():
+    print(json.dumps(note))
+else:
+    port = 4711
+    with LinkBytes(address="127.0.0.2") as by_address, LinkBytes(port=4711) as by_port:
+        send("127.0.0.2")
+        port = 4712
+        send("127.0.0.1")
+    print(json.dumps({{"by_address": by_address.total(), "by_port": by_port.total(),
+                      "lost": by_address.lost() + by_port.lost(), "loopback": procfs.loopback_bytes()}}))
+"""
+
 
 def burned_here() -> float:
     """CPU seconds of this process's children that have ended."""
@@ -100,3 +130,15 @@ def test_rounds_count_from_the_end_of_the_first() -> None:
     assert one.cpu_s_per_round >= BURNED_S > 0 and one.cpu_s_per_round >= found.cpu_s_per_round
     with pytest.raises(ValueError, match="no round"):
         rounds_of(sampler, [], {"server"})
+
+
+def test_bytes_of_one_server_are_told_from_the_rest() -> None:
+    """In its own process: it moves into a network of its own, which cannot be left again."""
+    done = subprocess.run([sys.executable, "-c", TALK], capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)
+    if isinstance(found, str):
+        pytest.skip(found)
+    assert found["lost"] == 0
+    assert found["loopback"] > 2 * SENT
+    for link in ("by_address", "by_port"):
+        assert SENT < found[link] < 1.05 * SENT
