@@ -12,6 +12,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from commons.cosignature import WITNESSES_MAX
+from commons.experts.slices import Kind
 from commons.privacy.terms import Privacy, conflicts
 from commons.section import Section
 
@@ -66,10 +67,32 @@ class Model(Section):
 
 
 class Codecs(Section):
-    """Uplink encoding per kind of slice."""
+    """How slices are encoded: by their kind on the way up, all alike on the way down (`commons.codec`)."""
+
+    LATER: ClassVar[frozenset[str]] = frozenset({"vector", "router", "down"})
 
     trunk: Codec = "fp32"
+    """Matrices of the trunk, and what of it has no codec of its own."""
     expert: Codec = "fp32"
+    vector: Codec | None = None
+    """Norms and biases of the trunk. None: as `trunk`."""
+    router: Codec | None = None
+    """Gate rows and selection biases. None: as `trunk`."""
+    down: Codec = "fp32"
+    """Of the step from a round's base to its new state, which sites fetch in place of the new slices. fp32: the new
+    slices themselves are fetched."""
+
+    def of(self, kind: Kind) -> Codec:
+        """Uplink codec of a slice of this kind."""
+        match kind:
+            case Kind.TRUNK_MATRIX:
+                return self.trunk
+            case Kind.TRUNK_VECTOR:
+                return self.vector or self.trunk
+            case Kind.ROUTER:
+                return self.router or self.trunk
+            case Kind.EXPERT:
+                return self.expert
 
 
 class Outer(Section):

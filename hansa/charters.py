@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from commons import charter_file
-from commons.charter import Charter, Rate
+from commons.charter import Charter, Codecs, Rate
 from commons.cosignature import WITNESSES_MAX
 from commons.errors import ConfigError, HansaError, Refusal, Refused, StoreError
 from commons.founding import Founding, check_founding
@@ -223,13 +223,24 @@ def charter_text(charter: Charter, digest: Digest) -> list[str]:
         *lines,
         f"Model: {c.model.family}, {len(c.experts)} experts",
         f"Run: {learning.rounds} rounds of {learning.inner_steps} steps, {learning.routing} routing",
-        f"Sent: trunk {codecs.trunk}, experts {codecs.expert}",
+        f"Sent: {_sent(codecs)}",
         f"Price: {rates}",
         f"A round closes with {c.rounds.quorum} updates after {c.rounds.grace_s} s grace",
         f"Witnesses that must have seen the journal: {c.witnesses.quorum or 'none'}",
         f"A vote needs {c.voting.quorum_percent} % turnout and more than {c.voting.pass_percent} % for it",
         f"Features voted in: {', '.join(k for k, on in c.features.items() if on) or 'none'}",
     ]
+
+
+def _sent(codecs: Codecs) -> str:
+    """Trunk and experts; the rest where it differs from what it is without a word."""
+    named = {
+        "norms": codecs.vector,
+        "router": codecs.router,
+        "new state as a step": None if codecs.down == "fp32" else codecs.down,
+    }
+    others = "".join(f", {what} {codec}" for what, codec in named.items() if codec)
+    return f"trunk {codecs.trunk}, experts {codecs.expert}{others}"
 
 
 def _rate(rate: Rate, currency: str) -> str:

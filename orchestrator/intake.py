@@ -325,5 +325,4 @@ def _check_time(usage: UsageNote, peak_gflops: int) -> Refusal | None:
 
 
 def _codec(charter: Charter, kind: Kind) -> Codec:
-    codecs = charter.learning.codecs
-    return codecs.expert if kind is Kind.EXPERT else codecs.trunk
+    return charter.learning.codecs.of(kind)

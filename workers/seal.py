@@ -66,17 +66,18 @@ def pack(
     left: dict[str, Array] = {}
     encoded = []
     for part in expert_map.uplink(site):
+        codec = codecs.of(part.kind)
         if part.expert is not None:
             delta = trained.experts[part.name] - base[part.name]
-            encoded.append((part.name, codecs.expert, part.shape, encode(codecs.expert, delta)))
+            encoded.append((part.name, codec, part.shape, encode(codec, delta)))
             continue
         delta = trained.trunk_delta[part.name]
         if part.name in residual:
             delta = delta + residual[part.name]
-        data = encode(codecs.trunk, delta)
-        if codecs.trunk != "fp32":
-            left[part.name] = delta - decode(codecs.trunk, data, part.shape)
-        encoded.append((part.name, codecs.trunk, part.shape, data))
+        data = encode(codec, delta)
+        if codec != "fp32":
+            left[part.name] = delta - decode(codec, data, part.shape)
+        encoded.append((part.name, codec, part.shape, data))
     manifest, payload = lay_out(encoded)
     return Packed(manifest, payload, left)
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from commons.charter import Codec
+from commons.charter import Charter, Codec
 from commons.features.feature import Feature, Patch, replaced
 from commons.section import Section
 
@@ -14,6 +14,14 @@ from commons.section import Section
 class UplinkCodec(Section):
     trunk: Codec
     expert: Codec
+    vector: Codec | None = None
+    """Norms and biases of the trunk; not named: as they are encoded now."""
+    router: Codec | None = None
+    """Gate rows and selection biases; not named: as they are encoded now."""
+
+
+class DownlinkCodec(Section):
+    down: Codec
 
 
 class InnerSteps(Section):
@@ -43,13 +51,26 @@ def _set(**values: Any) -> Patch:
     return [replaced("/learning/" + name.replace("__", "/"), value) for name, value in values.items()]
 
 
+def _uplink(_: Charter, codecs: UplinkCodec) -> Patch:
+    """Only the kinds that were named; null makes a kind follow the trunk again."""
+    named = (kind for kind in UplinkCodec.model_fields if kind in codecs.model_fields_set)
+    return _set(**{f"codecs__{kind}": getattr(codecs, kind) for kind in named})
+
+
 LEARNING = (
     Feature(
         "uplink-codec",
-        "Encode what sites send: fp32, bf16 or int8, for trunk and experts",
+        "Encode what sites send: trunk and experts, norms and router too where they differ from the trunk",
         UplinkCodec,
-        ("/learning/codecs",),
-        lambda _, p: _set(codecs__trunk=p.trunk, codecs__expert=p.expert),
+        tuple(f"/learning/codecs/{kind}" for kind in UplinkCodec.model_fields),
+        _uplink,
+    ),
+    Feature(
+        "downlink-codec",
+        "Send down the encoded step from a round's base to its new state; fp32: the new slices themselves",
+        DownlinkCodec,
+        ("/learning/codecs/down",),
+        lambda _, p: _set(codecs__down=p.down),
     ),
     Feature(
         "inner-steps",

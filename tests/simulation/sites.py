@@ -20,7 +20,6 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from commons.charter import Charter, Codec
 from commons.codec import encode
 from commons.errors import Refusal
-from commons.experts.map import Kind
 from commons.founding import Delegation
 from commons.identity import csr, tls_key_digest
 from commons.names import RunId, SiteId
@@ -257,7 +256,7 @@ class Sites:
         noise = np.random.default_rng([order.round, int(site.key.verifier.key_id.hex(), 16)])
         codecs = charter.learning.codecs
         for part in self._world.expert_map.uplink(site.name):
-            codec = codecs.expert if part.kind is Kind.EXPERT else codecs.trunk
+            codec = codecs.of(part.kind)
             delta = (noise.standard_normal(part.shape) * 0.01).astype(np.float32)
             data = encode(codec, delta)
             yield part.name, codec, part.shape, b"\xff" * len(data) if nan else data

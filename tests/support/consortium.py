@@ -16,10 +16,10 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from commons import charter_file
-from commons.charter import Charter, Codec
+from commons.charter import Charter, Codecs
 from commons.codec import encode
 from commons.errors import Refusal
-from commons.experts.map import ExpertMap, Kind
+from commons.experts.map import ExpertMap
 from commons.founding import Delegation, Founding
 from commons.identity import Invite, Seat, csr, save_signer, tls_key_digest, tls_keypair
 from commons.names import Digest, SiteId
@@ -230,7 +230,7 @@ class FakeSite:
         codecs = self.codecs(order)
         parts = []
         for part in ExpertMap.from_charter(self.of).uplink(SiteId(self.name)):
-            codec: Codec = codecs[1] if part.kind is Kind.EXPERT else codecs[0]
+            codec = codecs.of(part.kind)
             key = hashlib.sha256(f"{self.name}/{order.round}/{order.base}/{part.name}".encode()).digest()[:16]
             draw = np.random.Generator(np.random.Philox(key=np.frombuffer(key, np.uint64)))
             delta = draw.standard_normal(part.shape, np.float32) * np.float32(0.01)
@@ -265,16 +265,14 @@ class FakeSite:
             payload,
         )
 
-    def codecs(self, order: AssignmentNote) -> tuple[Codec, Codec]:
+    def codecs(self, order: AssignmentNote) -> Codecs:
         """As the charter version of the order says."""
         chamber = ChamberStub(self.channel)
         reply = chamber.Read(wire.ReadRequest(view="charter", key=str(order.charter_version)))
         from commons.views import CharterView
 
-        codecs = charter_file.from_canonical(
-            CharterView.model_validate_json(reply.json).text.encode()
-        ).learning.codecs
-        return codecs.trunk, codecs.expert
+        text = CharterView.model_validate_json(reply.json).text
+        return charter_file.from_canonical(text.encode()).learning.codecs
 
     def upload(self, epoch: int, order: AssignmentNote, **changes: Any) -> int:
         update, usage, manifest, payload = self.pack(order, **changes)

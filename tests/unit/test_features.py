@@ -8,8 +8,9 @@ import pytest
 
 from commons import features
 from commons.charter import Charter, Grant
-from commons.charter_file import diff
+from commons.charter_file import canonical, diff
 from commons.errors import Code, Refusal
+from commons.experts.slices import Kind
 from commons.features import FEATURES, Feature, apply, carry_out
 from commons.features.learning import InnerSteps
 from tests.support.chamber import charter, with_sites
@@ -29,6 +30,12 @@ def applied(of: Charter, key: str, **params: Any) -> Charter:
             {"trunk": "int8", "expert": "bf16"},
             {"/learning/codecs/trunk", "/learning/codecs/expert"},
         ),
+        (
+            "uplink-codec",
+            {"trunk": "int8", "expert": "fp32", "vector": "fp32"},
+            {"/learning/codecs/trunk", "/learning/codecs/vector"},
+        ),
+        ("downlink-codec", {"down": "int8"}, {"/learning/codecs/down"}),
         ("inner-steps", {"steps": 20}, {"/learning/inner_steps"}),
         ("learning-rate", {"learning_rate": 0.5}, {"/learning/learning_rate"}),
         ("routing", {"routing": "lean"}, {"/learning/routing"}),
@@ -150,7 +157,7 @@ def test_every_feature_of_the_registry_is_tried_above() -> None:
         ("inner-steps", {"steps": "20"}, Code.FEATURE_PARAMETERS_INVALID),
         ("inner-steps", {"steps": 20, "rounds": 1}, Code.FEATURE_PARAMETERS_INVALID),
         ("inner-steps", {"steps": 10}, Code.FEATURE_PARAMETERS_INVALID),
-        ("uplink-codec", {"trunk": "fp8", "expert": "fp32"}, Code.FEATURE_PARAMETERS_INVALID),
+        ("uplink-codec", {"trunk": "fp7", "expert": "fp32"}, Code.FEATURE_PARAMETERS_INVALID),
         ("grant", {**SPRING, "amount": 0}, Code.FEATURE_PARAMETERS_INVALID),
         ("grant", {**SPRING, "amount": 2**63}, Code.FEATURE_PARAMETERS_INVALID),
         ("grant", {**SPRING, "amount": 1.5}, Code.FEATURE_PARAMETERS_INVALID),
@@ -241,6 +248,17 @@ def test_ground_that_moved_and_came_back_has_moved() -> None:
     result = carry_out([base, there, back], "inner-steps", {"steps": 20})
     assert isinstance(result, Refusal)
     assert result.code == Code.PROPOSAL_STALE
+
+
+def test_a_kind_without_a_codec_of_its_own_follows_the_trunk_and_may_do_so_again() -> None:
+    one = applied(charter(), "uplink-codec", trunk="int8", expert="bf16")
+    codecs = one.learning.codecs
+    assert [codecs.of(kind) for kind in Kind] == ["int8", "int8", "int8", "bf16"]
+    two = applied(one, "uplink-codec", trunk="int8", expert="bf16", vector="fp32", router="bf16")
+    assert [two.learning.codecs.of(kind) for kind in Kind] == ["int8", "fp32", "bf16", "bf16"]
+    three = applied(two, "uplink-codec", trunk="int8", expert="bf16", vector=None, router=None)
+    assert three.learning.codecs == codecs
+    assert b"vector" not in canonical(three), "a charter from before these fields keeps its digest"
 
 
 def test_a_value_left_alone_by_the_patch_still_counts_as_its_ground() -> None:
