@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mpmath
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from commons.privacy.accounting import epsilon_after, gaussian_delta, gaussian_epsilon
@@ -17,6 +17,7 @@ def delta_by_many_digits(mu: float, epsilon: float) -> mpmath.mpf:
         return mpmath.ncdf(m / 2 - e / m) - mpmath.exp(e) * mpmath.ncdf(-m / 2 - e / m)
 
 
+@settings(deadline=None)
 @given(mu=st.floats(1e-3, 60), delta=st.floats(1e-15, 1e-2))
 def test_the_closed_form_agrees_with_two_hundred_digits(mu: float, delta: float) -> None:
     epsilon = gaussian_epsilon(mu * mu, delta)
@@ -38,6 +39,7 @@ def test_known_figures(z: float, rounds: int, delta: float, epsilon: float) -> N
     assert epsilon_after([z] * rounds, delta) == pytest.approx(epsilon, abs=1e-4)
 
 
+@settings(deadline=None)
 @given(
     spent=st.lists(st.floats(0.05, 100), max_size=20),
     more=st.floats(0.05, 100),

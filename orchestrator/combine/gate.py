@@ -1,0 +1,19 @@
+"""The gate on norms: an update far larger than its round's others is no update, in whichever mode the run is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from commons.names import SiteId
+
+
+def outliers(norms: Mapping[SiteId, float], times: float) -> tuple[SiteId, ...]:
+    """Sites whose update's L2 norm is more than `times` the median of all, in order of name.
+
+    Of an even number the lower median counts: of two updates the larger may be out, the smaller never. Nobody is out
+    where the median is zero, which says nothing of what an update measures.
+    """
+    if not norms:
+        return ()
+    median = sorted(norms.values())[(len(norms) - 1) // 2]
+    return tuple(sorted(site for site, norm in norms.items() if 0 < median * times < norm))
