@@ -20,6 +20,7 @@ from commons.identity import Seat
 from commons.names import Digest
 from commons.records import Kind
 from commons.states import StateStore
+from commons.states.drafts import Draft
 from commons.views import BudgetsView, ProposalView
 from commons.wire import channel
 from commons.wire.v1 import consortium_pb2 as wire
@@ -271,14 +272,15 @@ def test_a_full_disk_while_saving_leaves_the_round_open_and_says_so(
     stage = stage_of(charter(learning__rounds=1))
     full = threading.Event()
     full.set()
-    real = StateStore.draft
+    real = Draft.append
 
-    def draft(self: StateStore, data: bytes) -> Path:
-        if full.is_set() and self.root.parent == stage.home and stage.kinds().count(Kind.UPDATE):
+    def append(self: Draft, data: memoryview) -> None:
+        ours = self.path.is_relative_to(stage.home / "states")
+        if ours and full.is_set() and stage.kinds().count(Kind.UPDATE):
             raise OSError(28, "No space left on device")
-        return real(self, data)
+        real(self, data)
 
-    monkeypatch.setattr(StateStore, "draft", draft)
+    monkeypatch.setattr(Draft, "append", append)
     stage.all_sites()
     stage.start_run()
     eventually(lambda: "No space left on device" in stage.office.run().reason)

@@ -195,7 +195,7 @@ def _path(handle: int) -> str:
 
 
 def _in_states() -> bool:
-    return _caller("").startswith("commons/states.py")
+    return _caller("").startswith("commons/states/")
 
 
 def _caller(step: str) -> str:

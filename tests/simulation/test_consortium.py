@@ -23,7 +23,7 @@ ONE = os.environ.get("SEED")
 SEEDS = [int(ONE)] if ONE else range(int(os.environ.get("SEEDS", "40")))
 STEPS = {
     "commons/identity.py": {"fsync", "replace"},
-    "commons/states.py": {"fsync", "replace", "unlink"},
+    "commons/states/local.py": {"fsync", "replace", "unlink"},
     "governance/consortium.py": {"committed"},
     "governance/journal/rows.py": {"statement"},
     "governance/journal/store.py": {"commit"},

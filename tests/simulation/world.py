@@ -131,7 +131,7 @@ class World:
         self._order = itertools.count()
         self._clock_off_ms = 0
         values = np.random.default_rng(seed)
-        with patch("commons.states.ThreadPoolExecutor", OneByOne):
+        with patch("commons.states.writing.ThreadPoolExecutor", OneByOne):
             self.seed_state = StateStore(folder / "states").save(
                 {s.name: values.standard_normal(s.shape).astype(np.float32) for s in self.expert_map.slices}
             )
@@ -152,7 +152,7 @@ class World:
 
     def run(self) -> list[Record]:
         """Everything until the run is over and quarrelled about; the journal's records then."""
-        with patch("commons.states.ThreadPoolExecutor", OneByOne), self.storage.watched():
+        with patch("commons.states.writing.ThreadPoolExecutor", OneByOne), self.storage.watched():
             self.found()
             for name in self.sites.all:
                 self.after(self.random.randrange(2000), partial(self.sites.visit, name))
@@ -370,6 +370,9 @@ class OneByOne(ExitStack):
         done: Future[Any] = Future()
         done.set_result(work(*args))
         return done
+
+    def shutdown(self, **how: bool) -> None:
+        self.close()
 
     def map(self, work: Callable[..., Any], *inputs: Any) -> list[Any]:
         return [work(*each) for each in zip(*inputs, strict=False)]

@@ -11,6 +11,7 @@ import pytest
 from commons.errors import StoreError
 from commons.names import Digest
 from commons.states import Blob, StateStore, read_manifest
+from commons.states.drafts import Draft
 from commons.updates import UpdateManifest, lay_out
 
 
@@ -72,13 +73,13 @@ def test_a_full_disk_leaves_no_half_state_and_earlier_ones_intact(
     before = store.save(tensors())
     files = sorted(store.root.rglob("*"))
 
-    def full(self: StateStore, data: bytes) -> Path:
+    def full(self: Draft, data: memoryview) -> None:
         if len(data) == 16:
             raise OSError(28, "No space left on device")
-        return real(self, data)
+        real(self, data)
 
-    real = StateStore.draft
-    monkeypatch.setattr(StateStore, "draft", full)
+    real = Draft.append
+    monkeypatch.setattr(Draft, "append", full)
     with pytest.raises(StoreError, match="No space left on device; earlier states are intact"):
         store.save({"x": np.ones(3, np.float32), "y": np.ones(4, np.float32)})
     assert sorted(store.root.rglob("*")) == files
@@ -161,3 +162,37 @@ def test_an_update_manifest_with_gaps_or_another_writing_is_refused(old: str, ne
     assert old in text
     with pytest.raises(ValueError, match=why):
         UpdateManifest.from_bytes(text.replace(old, new).encode())
+
+
+@pytest.mark.parametrize("cut", [1, 7, 1000, 1 << 18])
+def test_a_slice_written_block_by_block_is_the_blob_of_the_whole_tensor(store: StateStore, cut: int) -> None:
+    tensor = np.random.default_rng(1).standard_normal((3, 3001)).astype(np.float32)
+    whole = store.save({"x": tensor})
+    other = StateStore(store.root.parent / "other")
+    with other.writer() as writer:
+        part = writer.slice("x", tensor.shape)
+        for start in range(0, tensor.size, cut):
+            part.write(tensor.reshape(-1)[start : start + cut])
+        blob = part.close()
+        assert not other.has(blob.digest)
+        assert writer.finish() == whole
+    assert not list((other.root / "drafts").iterdir())
+    got = np.empty(cut, np.float32)
+    with other.open(blob) as reader:
+        for start in range(0, tensor.size, cut):
+            block = got[: tensor.size - start]
+            reader.read_into(start, block)
+            assert np.array_equal(block, tensor.reshape(-1)[start : start + cut])
+    assert np.array_equal(other.map(blob), tensor) and not other.map(blob).flags.writeable
+
+
+def test_blobs_are_streamed_one_after_another_from_any_offset(store: StateStore) -> None:
+    state = store.save(tensors())
+    digests = [blob.digest for blob in store.manifest(state).values()]
+    whole = b"".join(store.read(digest) for digest in digests)
+    for offset in (0, 5, 16, 39, 40):
+        frames = list(store.stream(digests, offset, 7))
+        assert b"".join(frames) == whole[offset:]
+        assert [len(frame) for frame in frames[:-1]] == [7] * (len(frames) - 1)
+    with pytest.raises(StoreError, match="cannot be read"):
+        list(store.stream([Digest("sha256:" + "0" * 64)], 0, 7))

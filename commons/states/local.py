@@ -1,0 +1,135 @@
+"""Blobs as files of one folder: direct calls of the operating system, durable by fsync and rename."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from commons.errors import StoreError
+from commons.names import Digest
+from commons.states.drafts import Drafts, saving, sweep
+from commons.states.manifest import DIGEST
+
+
+class File:
+    """A blob opened for reading. For many threads."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises StoreError when there is none."""
+        self._path, self._handle = path, -1
+        with self._reading():
+            self._handle = os.open(path, os.O_RDONLY)
+            found = os.fstat(self._handle)
+        self.size = found.st_size
+        if not stat.S_ISREG(found.st_mode):
+            self.close()
+            raise StoreError(f"blob {path} cannot be read: it is no file")
+
+    def read(self, at: int, count: int) -> bytes:
+        """At most `count` bytes from `at`; none beyond the end. Raises StoreError when the disk fails."""
+        with self._reading():
+            return os.pread(self._handle, count, at)
+
+    def read_into(self, at: int, out: memoryview) -> int:
+        """Fill `out` from `at` as far as there are bytes; how many there were. Raises StoreError when the disk fails."""
+        filled = 0
+        with self._reading():
+            while filled < len(out) and (count := os.preadv(self._handle, [out[filled:]], at + filled)):
+                filled += count
+        return filled
+
+    def close(self) -> None:
+        if self._handle >= 0:
+            os.close(self._handle)
+            self._handle = -1
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise StoreError(f"blob {self._path} cannot be read: {error.strerror}") from error
+
+
+class Folder:
+    """Blobs in ``blobs/``, named by their digests; what is being written in ``drafts/``."""
+
+    def __init__(self, root: Path, *, durable: bool) -> None:
+        """`durable`: False leaves it to the system when bytes reach the disk."""
+        self.where = str(root)
+        self._blobs, self._drafts, self._durable = root / "blobs", root / "drafts", durable
+        try:
+            self._blobs.mkdir(parents=True, exist_ok=True)
+            self._drafts.mkdir(exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"cannot use {root} for model states: {error.strerror}") from error
+
+    def path(self, digest: Digest) -> Path:
+        """Where the blob is or would be. Raises ValueError for a text that is no digest."""
+        if not DIGEST.fullmatch(digest):
+            raise ValueError(f"not a digest: {digest[:80]!r}")
+        return self._blobs / digest.removeprefix("sha256:")
+
+    def place(self, digest: Digest) -> str:
+        """As `path`, for people."""
+        return str(self.path(digest))
+
+    def size(self, digest: Digest) -> int | None:
+        """Bytes of the blob; None when it is not here."""
+        try:
+            found = self.path(digest).stat()
+        except OSError:
+            return None
+        return found.st_size if stat.S_ISREG(found.st_mode) else None
+
+    def open(self, digest: Digest) -> File:
+        """Raises StoreError when it is not here."""
+        return File(self.path(digest))
+
+    def drafts(self) -> Drafts:
+        """Where one writer's blobs grow."""
+        return Drafts(self._drafts)
+
+    def secure(self, draft: Path, digest: Digest) -> None:
+        """Make a draft's bytes durable, under no name yet. For many threads. Raises StoreError."""
+        if self._durable:
+            with saving(self.where):
+                _sync(draft)
+
+    def publish(self, secured: Sequence[tuple[Path, Digest]]) -> None:
+        """Give secured drafts their names, durably. Raises StoreError."""
+        with saving(self.where):
+            for draft, digest in secured:
+                draft.replace(self.path(digest))
+            if secured and self._durable:
+                _sync(self._blobs)
+
+    def digests(self) -> Iterator[Digest]:
+        """Of everything that is here, in no order."""
+        for file in self._blobs.iterdir():
+            if file.is_file():
+                yield Digest("sha256:" + file.name)
+
+    def remove(self, digests: Iterable[Digest]) -> None:
+        """What is not here already is no error. Raises StoreError."""
+        for digest in digests:
+            name = digest.removeprefix("sha256:")
+            try:
+                (self._blobs / name).unlink(missing_ok=True)
+            except OSError as error:
+                raise StoreError(f"cannot remove {self._blobs / name}: {error.strerror}") from error
+
+    def sweep(self) -> None:
+        """Remove what crashed writers left."""
+        sweep(self._drafts)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
