@@ -129,12 +129,26 @@ class Learning(Section):
 
 
 class Rounds(Section):
+    LATER: ClassVar[frozenset[str]] = frozenset(
+        {"grace", "grace_percent", "grace_least_s", "late_rounds", "late_discount"}
+    )
+
     quorum: Annotated[int, Field(ge=1, le=1024)]
     """Updates that must be admitted before a round may close without the others."""
     grace_s: Annotated[int, Field(ge=0, le=86_400)]
-    """How long a round waits for the rest after the quorum is met."""
+    """How long a round waits for the rest after the quorum is met; adaptive, at most."""
     lease_s: Annotated[int, Field(ge=1, le=604_800)]
     """How long one site may take for one round; its hold expires with it."""
+    grace: Literal["fixed", "adaptive"] = "fixed"
+    """`adaptive`: only for sites seen at work, and as long as follows from what the others needed."""
+    grace_percent: Annotated[int, Field(ge=1, le=1000)] = 50
+    """Adaptive: share of the median time the admitted sites needed from their order to their admission."""
+    grace_least_s: Annotated[int, Field(ge=0, le=86_400)] = 1
+    """Adaptive: never less than this, and never more than `grace_s`."""
+    late_rounds: Annotated[int, Field(ge=0, le=16)] = 0
+    """How many rounds later an update still counts that was under way when its own closed. 0: none does."""
+    late_discount: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """A late update's weight in shared slices is multiplied by this once for each round it is late."""
 
 
 Precision = Literal["fp32", "bf16", "fp16", "fp8"]
@@ -303,6 +317,11 @@ class Charter(Section):
         ]
         if self.rounds.quorum > len(self.sites):
             found.append(f"rounds.quorum is {self.rounds.quorum} but there are {len(self.sites)} sites")
+        if self.rounds.grace == "adaptive" and self.rounds.grace_least_s > self.rounds.grace_s:
+            found.append(
+                f"rounds.grace_least_s is {self.rounds.grace_least_s} but a round waits at most "
+                f"{self.rounds.grace_s} s (grace_s)"
+            )
         witnesses = len(self.sites) + len(self.witnesses.outsiders)
         if self.witnesses.quorum > witnesses:
             found.append(

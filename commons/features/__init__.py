@@ -21,11 +21,12 @@ from commons.features.books import BOOKS
 from commons.features.feature import Feature, Patch
 from commons.features.learning import LEARNING
 from commons.features.privacy import PRIVACY
+from commons.features.rounds import ROUNDS
 from commons.records import canonical_json
 
 __all__ = ["FEATURES", "Feature", "Patch", "apply", "carry_out", "execution_facts", "parameters", "patch"]
 
-FEATURES: dict[str, Feature] = {feature.key: feature for feature in (*LEARNING, *PRIVACY, *BOOKS)}
+FEATURES: dict[str, Feature] = {feature.key: feature for feature in (*LEARNING, *ROUNDS, *PRIVACY, *BOOKS)}
 """The registry. Adding one is a new release of the program, which each site installs by its own will."""
 
 

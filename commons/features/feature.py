@@ -26,7 +26,7 @@ class Feature:
     """(charter, validated parameters) -> operations. Pure."""
     switch: bool = True
     """Carried out, it is switched on in `charter.features`, which a site may decline to work under. False for what
-    only concerns the books: no site has to allow it."""
+    concerns the books or when a round ends, and not what a site trains: no site has to allow it."""
 
 
 def replaced(path: str, value: Any) -> dict[str, Any]:

@@ -45,6 +45,12 @@ def applied(of: Charter, key: str, **params: Any) -> Charter:
             {"/learning/outer/learning_rate", "/learning/outer/momentum", "/learning/outer/nesterov"},
         ),
         ("public-share", {"share": 0.25}, {"/learning/public_share"}),
+        ("late-updates", {"late_rounds": 3}, {"/rounds/late_rounds"}),
+        (
+            "late-updates",
+            {"late_rounds": 3, "late_discount": 0.75},
+            {"/rounds/late_rounds", "/rounds/late_discount"},
+        ),
     ],
 )
 def test_each_feature_changes_its_own_values_and_nothing_else(
@@ -82,15 +88,21 @@ GPU = {"device": "gpu", "precision": "bf16", "micro_per_gflop": 0, "micro_per_pf
         ("ruling", {"dispute": DISPUTE, "upheld_micro": 7}, {"/rulings/0"}),
         ("sponsor", {"site": "turin", "payer": "beta"}, {"/sites/1/payer"}),
         ("witnesses", {"quorum": 2}, {"/witnesses/quorum"}),
+        ("grace", {"grace": "adaptive"}, {"/rounds/grace"}),
+        (
+            "grace",
+            {"grace": "adaptive", "grace_s": 90, "grace_percent": 80, "grace_least_s": 3},
+            {"/rounds/grace", "/rounds/grace_s", "/rounds/grace_percent", "/rounds/grace_least_s"},
+        ),
     ],
 )
-def test_a_vote_on_the_books_changes_its_own_values_and_switches_nothing_on(
+def test_a_vote_on_the_books_or_on_the_end_of_rounds_changes_its_own_values_and_switches_nothing_on(
     key: str, params: dict[str, Any], changed: set[str]
 ) -> None:
     of = charter()
     after = applied(of, key, **params)
     assert {at for at, _, _ in diff(of, after)} == changed | {"/version"}
-    assert after.features == {}, "no site has to allow what only concerns the books"
+    assert after.features == {}, "no site has to allow what does not concern its training"
 
 
 @pytest.mark.parametrize(
@@ -142,7 +154,7 @@ def test_every_feature_of_the_registry_is_tried_above() -> None:
     tests = (
         test_each_feature_changes_its_own_values_and_nothing_else,
         test_a_vote_on_privacy_changes_its_own_values_and_every_site_must_allow_it,
-        test_a_vote_on_the_books_changes_its_own_values_and_switches_nothing_on,
+        test_a_vote_on_the_books_or_on_the_end_of_rounds_changes_its_own_values_and_switches_nothing_on,
     )
     tried = {case[0] for test in tests for mark in test.pytestmark for case in mark.args[1]}  # type: ignore[attr-defined]
     assert tried == set(FEATURES)
@@ -167,6 +179,11 @@ def test_every_feature_of_the_registry_is_tried_above() -> None:
         ("rates", {"device": "cpu", "micro_per_gflop": 3}, Code.FEATURE_PARAMETERS_INVALID),
         ("rates", {"device": "cpu", "micro_per_gflop": -1}, Code.FEATURE_PARAMETERS_INVALID),
         ("rates", {"device": "cpu"}, Code.FEATURE_PARAMETERS_INVALID),
+        ("grace", {}, Code.FEATURE_PARAMETERS_INVALID),
+        ("grace", {"grace_least_s": 1}, Code.FEATURE_PARAMETERS_INVALID),
+        ("grace", {"grace": "adaptive", "grace_least_s": 86_400}, Code.CHARTER_INVALID),
+        ("late-updates", {"late_rounds": 17}, Code.FEATURE_PARAMETERS_INVALID),
+        ("late-updates", {"late_discount": 0.0}, Code.FEATURE_PARAMETERS_INVALID),
         ("accounting", {}, Code.FEATURE_PARAMETERS_INVALID),
         ("accounting", {"topups": 4}, Code.FEATURE_PARAMETERS_INVALID),
         ("accounting", {"period": "week"}, Code.FEATURE_PARAMETERS_INVALID),
