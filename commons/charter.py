@@ -322,6 +322,11 @@ class Charter(Section):
                 f"rounds.grace_least_s is {self.rounds.grace_least_s} but a round waits at most "
                 f"{self.rounds.grace_s} s (grace_s)"
             )
+        if self.rounds.late_rounds and self.privacy.mode == "secagg":
+            found.append(
+                f"rounds.late_rounds is {self.rounds.late_rounds} but privacy.mode is 'secagg': a masked update opens "
+                "only together with the others of its own round"
+            )
         witnesses = len(self.sites) + len(self.witnesses.outsiders)
         if self.witnesses.quorum > witnesses:
             found.append(

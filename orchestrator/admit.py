@@ -9,6 +9,7 @@ from commons.errors import Refusal
 from commons.names import RunId
 from commons.records import Kind, Record
 from orchestrator.desk import Desk
+from orchestrator.facts import rejection_fact
 from orchestrator.intake import (
     RECORDED,
     Claim,
@@ -19,7 +20,7 @@ from orchestrator.intake import (
     check_usage,
     find_round,
 )
-from orchestrator.progress import RoundState, rejection_fact
+from orchestrator.progress import RoundState
 
 log = logging.getLogger("hansa.coordinator")
 

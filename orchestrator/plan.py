@@ -18,7 +18,8 @@ from commons.work import AssignmentNote
 from governance.ledger import HoldRequest
 from governance.ratecard import rate_card_digest
 from orchestrator.charges import bound, ordered_gflop
-from orchestrator.progress import Rejected, RoundState, RunState, hold_id, rejection_fact, round_fact
+from orchestrator.facts import rejection_fact, round_fact
+from orchestrator.progress import Rejected, RoundState, RunState, hold_id
 
 RETRY_MS = 30_000
 """Pause before a round that every site refused is tried again."""

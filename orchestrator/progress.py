@@ -1,23 +1,21 @@
 """Where every run stands: the view that folds the journal's run records.
 
-Owns the facts RUN, ROUND, REJECTION, CLOSE and FINISH (their fields are the functions at the end) and reads the
-sites' notes. Pure: no clock, no disk. Rebuilt from the journal, it is the same.
+Reads the facts RUN, ROUND, REJECTION, CLOSE and FINISH (`orchestrator.facts` writes them) and the sites' notes. Pure:
+no clock, no disk. Rebuilt from the journal, it is the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from commons.errors import Code, Refusal
 from commons.names import Digest, Micro, RoundNumber, RunId, SiteId
 from commons.notes import digest, parse
-from commons.records import Kind, Record, fact
+from commons.records import Kind, Record
 from commons.work import EvaluationNote, UpdateNote, UsageNote
 from orchestrator.usages import Usages
-
-MESSAGE_CHARS_MAX = 1000
 
 
 @dataclass(frozen=True)
@@ -27,6 +25,7 @@ class Admitted:
     index: int
     update: UpdateNote
     usage: UsageNote | None = None
+    at_ms: int = 0
 
 
 @dataclass(frozen=True)
@@ -51,13 +50,18 @@ class RoundState:
     """Assigned sites and what is held for each; sites admitted in an earlier attempt stay."""
     attempts: dict[SiteId, int] = field(default_factory=dict)
     """The attempt in which each site was assigned."""
+    assigned_ms: dict[SiteId, int] = field(default_factory=dict)
     left_out: dict[SiteId, Rejected] = field(default_factory=dict)
     rejected: dict[SiteId, Rejected] = field(default_factory=dict)
     rejected_usages: dict[SiteId, UsageNote] = field(default_factory=dict)
     """What rejected updates of this attempt took, where the charter charges for them."""
     admitted: dict[SiteId, Admitted] = field(default_factory=dict)
+    late: dict[SiteId, Admitted] = field(default_factory=dict)
+    """Updates of this round that were admitted after it had closed, into a later one."""
+    takes: dict[SiteId, RoundNumber] = field(default_factory=dict)
+    """Late updates that count in this round -> the round they are of."""
     quorum_ms: int | None = None
-    """When the quorum-th update was admitted."""
+    """When the quorum-th update was admitted; late ones are none of the quorum."""
     last_ms: int = 0
     """When something last happened in it."""
     state: Digest | None = None
@@ -70,9 +74,13 @@ class RoundState:
         """Assigned, neither admitted nor rejected, in order of name."""
         return sorted(s for s in self.holds if s not in self.admitted and s not in self.rejected)
 
+    def update(self, site: SiteId) -> Admitted | None:
+        """The site's admitted update of this round, in time or late."""
+        return self.admitted.get(site) or self.late.get(site)
+
     def usage(self, site: SiteId) -> UsageNote | None:
         """What the site's part took, admitted or rejected."""
-        admitted = self.admitted.get(site)
+        admitted = self.update(site)
         return admitted.usage if admitted else self.rejected_usages.get(site)
 
     def hold_id(self, run: RunId, site: SiteId) -> str:
@@ -93,6 +101,8 @@ class RunState:
     charter_version: int
     history: list[RoundState] = field(default_factory=list)
     """Every round, the open one last."""
+    carried: dict[SiteId, RoundNumber] = field(default_factory=dict)
+    """Sites still at work on a round that has closed -> that round. None of them has a part in the open one."""
     evaluations: dict[SiteId, tuple[int, EvaluationNote]] = field(default_factory=dict)
     """Of the final state: journal index and note."""
     finished: str | None = None
@@ -107,6 +117,11 @@ class RunState:
     def closed(self) -> int:
         """Number of the last closed round; 0 before the first."""
         return len(self.history) - (self.open_round is not None)
+
+    def late_in(self, opened: RoundState) -> list[tuple[RoundState, SiteId, Admitted]]:
+        """The late updates that count in `opened`, in order of site, each with the round it is of."""
+        rounds = ((self.history[number - 1], site) for site, number in sorted(opened.takes.items()))
+        return [(found, site, found.late[site]) for found, site in rounds]
 
     def last_usage(self, site: SiteId) -> UsageNote | None:
         """What the site's part took the last time it had one in this run."""
@@ -200,6 +215,7 @@ class Runs:
             lease_until_ms=facts["lease_until_ms"],
             holds=holds,
             attempts=dict.fromkeys(holds, attempt),
+            assigned_ms=dict.fromkeys(holds, at_ms),
             last_ms=at_ms,
         )
         before = run.open_round
@@ -207,9 +223,10 @@ class Runs:
             assert before.number == opened.number, (
                 f"round {opened.number} opened while {before.number} is open"
             )
-            opened.admitted = before.admitted
-            opened.holds |= {s: before.holds[s] for s in before.admitted}
-            opened.attempts |= {s: before.attempts[s] for s in before.admitted}
+            opened.admitted, opened.takes = before.admitted, before.takes
+            for site in before.admitted:
+                opened.holds[site], opened.attempts[site] = before.holds[site], before.attempts[site]
+                opened.assigned_ms[site] = before.assigned_ms[site]
             opened.opened_ms, opened.quorum_ms = before.opened_ms, before.quorum_ms
             run.history.pop()
         else:
@@ -219,8 +236,14 @@ class Runs:
 
     def _admit(self, index: int, record: Record) -> None:
         update = UpdateNote.from_note(parse(record.body))
-        found = self._round(update.run, update.round)
-        found.admitted[SiteId(update.site)] = Admitted(index, update)
+        found, site = self._round(update.run, update.round), SiteId(update.site)
+        admitted = Admitted(index, update, at_ms=record.at_ms)
+        if found.closed_ms is not None:
+            run = self.by_id[RunId(update.run)]
+            assert run.open_round is not None and run.carried[site] == found.number, "nobody waits for it"
+            found.late[site], run.open_round.takes[site] = admitted, run.carried.pop(site)
+            return
+        found.admitted[site] = admitted
         found.last_ms = record.at_ms
         if len(found.admitted) == found.quorum:
             found.quorum_ms = record.at_ms
@@ -228,16 +251,19 @@ class Runs:
     def _take_usage(self, usage: UsageNote) -> None:
         """It follows the update it is for, or precedes that update's rejection."""
         found, site = self._round(usage.run, usage.round), SiteId(usage.site)
-        admitted = found.admitted.get(site)
+        admitted = found.update(site)
         if admitted is None:
             found.rejected_usages[site] = usage
         else:
-            found.admitted[site] = Admitted(admitted.index, admitted.update, usage)
+            into = found.admitted if site in found.admitted else found.late
+            into[site] = replace(admitted, usage=usage)
         self.usages.take(usage)
 
     def _reject(self, at_ms: int, facts: Mapping[str, Any]) -> None:
-        found = self._round(facts["run"], facts["round"])
+        run, found = self.by_id[RunId(facts["run"])], self._round(facts["run"], facts["round"])
         site = SiteId(facts["site"])
+        if run.carried.get(site) == found.number:
+            del run.carried[site]
         target = found.rejected if site in found.holds else found.left_out
         target[site] = Rejected(facts["code"], facts["message"])
         found.last_ms = at_ms
@@ -248,6 +274,7 @@ class Runs:
         closed.state = run.state = Digest(facts["state"])
         run.momentum = Digest(facts["momentum"]) if facts["momentum"] else None
         closed.missing = tuple(SiteId(s) for s in facts["missing"])
+        run.carried |= {SiteId(s): closed.number for s in facts.get("carried", ())}
         closed.bytes_down, closed.closed_ms = facts["bytes_down"], at_ms
 
     def _round(self, run: str, number: int) -> RoundState:
@@ -257,105 +284,3 @@ class Runs:
 def hold_id(run: RunId, number: int, site: SiteId, attempt: int) -> str:
     """Id of the hold for one site's round; a repeated attempt holds anew under its own id."""
     return f"hold/{run}/{number}/{site}" + (f"/{attempt}" if attempt > 1 else "")
-
-
-def run_fact(
-    now_ms: int, *, run: RunId, rounds: int, state: Digest, charter_version: int, expert_map: Digest
-) -> Record:
-    return fact(
-        Kind.RUN,
-        now_ms,
-        run=run,
-        rounds=rounds,
-        state=state,
-        charter_version=charter_version,
-        expert_map=expert_map,
-    )
-
-
-def round_fact(
-    now_ms: int,
-    *,
-    run: RunId,
-    number: RoundNumber,
-    attempt: int,
-    base: Digest,
-    charter_version: int,
-    charter: Digest,
-    expert_map: Digest,
-    quorum: int,
-    lease_until_ms: int,
-    holds: Mapping[SiteId, Micro],
-) -> Record:
-    """A round, or a further attempt at the open one. Assignments follow from it; left-out sites are REJECTIONs."""
-    return fact(
-        Kind.ROUND,
-        now_ms,
-        run=run,
-        round=number,
-        attempt=attempt,
-        base=base,
-        charter_version=charter_version,
-        charter=charter,
-        expert_map=expert_map,
-        quorum=quorum,
-        lease_until_ms=lease_until_ms,
-        holds=dict(holds),
-    )
-
-
-def rejection_fact(
-    now_ms: int, *, run: RunId, number: RoundNumber, site: SiteId, code: str, message: str, update: str = ""
-) -> Record:
-    """An update rejected, or, for a site without an assignment, why it was left out of the round."""
-    return fact(
-        Kind.REJECTION,
-        now_ms,
-        run=run,
-        round=number,
-        site=site,
-        code=code,
-        message=message[:MESSAGE_CHARS_MAX],
-        update=update,
-    )
-
-
-def close_fact(
-    now_ms: int,
-    *,
-    run: RunId,
-    number: RoundNumber,
-    base: Digest,
-    state: Digest,
-    momentum: Digest | None,
-    contributors: Iterable[SiteId],
-    missing: Iterable[SiteId],
-    bytes_up: int,
-    bytes_down: int,
-) -> Record:
-    """The round's commit point: `state` is saved and follows from base and the contributors' updates."""
-    return fact(
-        Kind.CLOSE,
-        now_ms,
-        run=run,
-        round=number,
-        base=base,
-        state=state,
-        momentum=momentum or "",
-        contributors=sorted(contributors),
-        missing=sorted(missing),
-        bytes_up=bytes_up,
-        bytes_down=bytes_down,
-    )
-
-
-def finish_fact(now_ms: int, *, run: RunState, phase: str, reason: str) -> Record:
-    return fact(
-        Kind.FINISH,
-        now_ms,
-        run=run.run,
-        phase=phase,
-        reason=reason[:MESSAGE_CHARS_MAX],
-        round=run.closed,
-        state=run.state,
-    )

@@ -19,6 +19,7 @@ from orchestrator import checkpoints
 from orchestrator.charges import end_hold, end_holds
 from orchestrator.combine import Combined, Contribution, combine
 from orchestrator.desk import Desk
+from orchestrator.facts import close_fact, finish_fact, rejection_fact
 from orchestrator.plan import (
     Verdict,
     closing,
@@ -28,7 +29,7 @@ from orchestrator.plan import (
     too_few,
     without_lacking,
 )
-from orchestrator.progress import RunState, close_fact, finish_fact, rejection_fact
+from orchestrator.progress import RunState
 
 log = logging.getLogger("hansa.coordinator")
 

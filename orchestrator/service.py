@@ -27,9 +27,9 @@ from orchestrator.charges import TopUp
 from orchestrator.desk import Desk
 from orchestrator.enrolment import Enrolments
 from orchestrator.evaluation import decide_evaluation
+from orchestrator.facts import run_fact
 from orchestrator.live import Beat
 from orchestrator.orders import Order, order_for, runs_over
-from orchestrator.progress import run_fact
 from orchestrator.round import finishing_records
 from orchestrator.seed import load_seed
 from orchestrator.streams import Streams

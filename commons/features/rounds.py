@@ -6,8 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from commons.charter import Charter, Section
+from commons.charter import Charter
 from commons.features.feature import Feature, Patch, replaced
+from commons.section import Section
 
 
 class Grace(Section):

@@ -44,8 +44,9 @@ from governance.statements.issuing import Statements
 from orchestrator.desk import Desk
 from orchestrator.enrolment import Enrolments
 from orchestrator.evaluation import finish_run
+from orchestrator.facts import run_fact
 from orchestrator.live import Live
-from orchestrator.progress import Runs, run_fact
+from orchestrator.progress import Runs
 from orchestrator.round import carry_out_votes, run_round
 from orchestrator.service import Operator
 from orchestrator.spool import Spool

@@ -28,11 +28,12 @@ from governance.ledger import Budget, Hold, Ledger
 from orchestrator.admit import admit
 from orchestrator.charges import TopUp
 from orchestrator.desk import Desk
+from orchestrator.facts import run_fact
 from orchestrator.home import Home
 from orchestrator.intake import Upload, read_claim
 from orchestrator.live import Live
 from orchestrator.orders import order_for
-from orchestrator.progress import Runs, run_fact
+from orchestrator.progress import Runs
 from orchestrator.round import run_round
 from orchestrator.spool import Spool
 from orchestrator.topups import top_up

@@ -14,7 +14,8 @@ from commons.work import EvaluationNote, UpdateNote, UsageNote
 from governance.consortium import Consortium
 from governance.ledger import Charge, HoldRequest, decide_grants, decide_hold, decide_settle
 from governance.ratecard import rate_card_digest
-from orchestrator.progress import Runs, close_fact, finish_fact, rejection_fact, round_fact, run_fact
+from orchestrator.facts import close_fact, finish_fact, rejection_fact, round_fact, run_fact
+from orchestrator.progress import Runs
 from tests.support.chamber import LOG, ballot, charter, founding_notes, proposal, sign, signer
 
 RUN = RunId("first")

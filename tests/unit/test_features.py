@@ -150,6 +150,14 @@ def test_a_vote_for_a_mode_the_charter_cannot_keep_is_refused_before_anybody_vot
     assert "there are 2 sites" in result.message
 
 
+def test_late_updates_and_masked_ones_exclude_each_other() -> None:
+    masked = with_sites(3, rounds__quorum=3, privacy={"mode": "secagg"})
+    result = apply(masked, "late-updates", {"late_rounds": 1})
+    assert isinstance(result, Refusal)
+    assert result.code == Code.CHARTER_INVALID
+    assert "rounds.late_rounds is 1 but privacy.mode is 'secagg'" in result.message
+
+
 def test_every_feature_of_the_registry_is_tried_above() -> None:
     tests = (
         test_each_feature_changes_its_own_values_and_nothing_else,

@@ -8,7 +8,8 @@ from commons.errors import Code, Refusal
 from commons.names import Digest, Micro, RoundNumber, RunId, SiteId
 from commons.records import Kind, Record
 from commons.work import EvaluationNote, UpdateNote, UsageNote
-from orchestrator.progress import Runs, close_fact, finish_fact, rejection_fact, round_fact, run_fact
+from orchestrator.facts import close_fact, finish_fact, rejection_fact, round_fact, run_fact
+from orchestrator.progress import Runs
 from tests.support.consortium import NAME, signer
 
 RUN, ONE = RunId("run-1"), RoundNumber(1)

@@ -20,9 +20,10 @@ from governance.bell import Bell
 from governance.consortium import Consortium
 from governance.journal import Journal
 from orchestrator.desk import Desk
+from orchestrator.facts import close_fact, round_fact, run_fact
 from orchestrator.home import Home
 from orchestrator.live import Live
-from orchestrator.progress import Runs, RunState, close_fact, round_fact, run_fact
+from orchestrator.progress import Runs, RunState
 from orchestrator.release import Made, make, verify
 from orchestrator.release.layout import state_in
 from orchestrator.seed import load_seed

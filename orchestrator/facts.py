@@ -1,0 +1,125 @@
+"""The records that a run's course is written in: RUN, ROUND, REJECTION, CLOSE and FINISH, field by field.
+
+`orchestrator.progress` folds them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+
+from commons.names import Digest, Micro, RoundNumber, RunId, SiteId
+from commons.records import Kind, Record, fact
+from orchestrator.progress import RunState
+
+MESSAGE_CHARS_MAX = 1000
+
+
+def run_fact(
+    now_ms: int, *, run: RunId, rounds: int, state: Digest, charter_version: int, expert_map: Digest
+) -> Record:
+    return fact(
+        Kind.RUN,
+        now_ms,
+        run=run,
+        rounds=rounds,
+        state=state,
+        charter_version=charter_version,
+        expert_map=expert_map,
+    )
+
+
+def round_fact(
+    now_ms: int,
+    *,
+    run: RunId,
+    number: RoundNumber,
+    attempt: int,
+    base: Digest,
+    charter_version: int,
+    charter: Digest,
+    expert_map: Digest,
+    quorum: int,
+    lease_until_ms: int,
+    holds: Mapping[SiteId, Micro],
+) -> Record:
+    """A round, or a further attempt at the open one. Assignments follow from it; left-out sites are REJECTIONs."""
+    return fact(
+        Kind.ROUND,
+        now_ms,
+        run=run,
+        round=number,
+        attempt=attempt,
+        base=base,
+        charter_version=charter_version,
+        charter=charter,
+        expert_map=expert_map,
+        quorum=quorum,
+        lease_until_ms=lease_until_ms,
+        holds=dict(holds),
+    )
+
+
+def rejection_fact(
+    now_ms: int, *, run: RunId, number: RoundNumber, site: SiteId, code: str, message: str, update: str = ""
+) -> Record:
+    """An update rejected, or, for a site without an assignment, why it was left out of the round."""
+    return fact(
+        Kind.REJECTION,
+        now_ms,
+        run=run,
+        round=number,
+        site=site,
+        code=code,
+        message=message[:MESSAGE_CHARS_MAX],
+        update=update,
+    )
+
+
+def close_fact(
+    now_ms: int,
+    *,
+    run: RunId,
+    number: RoundNumber,
+    base: Digest,
+    state: Digest,
+    momentum: Digest | None,
+    contributors: Iterable[SiteId],
+    missing: Iterable[SiteId],
+    bytes_up: int,
+    bytes_down: int,
+    late: Mapping[SiteId, RoundNumber] | None = None,
+    carried: Collection[SiteId] = (),
+) -> Record:
+    """The round's commit point: `state` is saved and follows from base, the contributors' updates and `late` ones.
+
+    `carried`: those of the missing that stay at work on it. Both stand in the record only where there are some.
+    """
+    more = {"late": dict(late)} if late else {}
+    stay = {"carried": sorted(carried)} if carried else {}
+    return fact(
+        Kind.CLOSE,
+        now_ms,
+        run=run,
+        round=number,
+        base=base,
+        state=state,
+        momentum=momentum or "",
+        contributors=sorted(contributors),
+        missing=sorted(missing),
+        bytes_up=bytes_up,
+        bytes_down=bytes_down,
+        **more,
+        **stay,
+    )
+
+
+def finish_fact(now_ms: int, *, run: RunState, phase: str, reason: str) -> Record:
+    return fact(
+        Kind.FINISH,
+        now_ms,
+        run=run.run,
+        phase=phase,
+        reason=reason[:MESSAGE_CHARS_MAX],
+        round=run.closed,
+        state=run.state,
+    )
