@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c requirements.lock
 
-.PHONY: demo test check format stubs simulate lock clean
+.PHONY: demo test check format stubs simulate lock peers clean
 
 demo: $(VENV)/.demo       ## set up, then run the main job
 	$(BIN)/hansa demo $(ARGS)
@@ -31,6 +31,14 @@ stubs: $(VENV)/.dev       ## regenerate commons/wire/v1 from proto/
 
 lock: $(VENV)/.dev        ## write the versions now installed
 	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' | grep -v '^hansa' > requirements.lock
+
+PEERS  ?= runs/peers
+peers: $(PEERS)/flower/.ready $(PEERS)/nvflare/.ready  ## environments of the systems that the benches put beside Hansa
+
+$(PEERS)/%/.ready: benchmarks/peers/requirements-%.txt
+	$(PYTHON) -m venv $(PEERS)/$*
+	$(PEERS)/$*/bin/python -m pip --disable-pip-version-check install --quiet -r $<
+	@touch $@
 
 clean:
 	rm -rf $(VENV) runs

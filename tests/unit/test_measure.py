@@ -1,4 +1,4 @@
-"""The sampler tells what a real process burned and held; a peer's row is the same after a trip through JSON."""
+"""The sampler tells what a real process burned, held and sent."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import fields
 
 import pytest
 
 from benchmarks.measure import Sampler
-from benchmarks.peers import PeerRun, rounds_of
+from benchmarks.peers import rounds_of
 
 pytestmark = pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="reads /proc")
 HELD_MB, BURNED_S = 200, 0.5
@@ -101,19 +100,6 @@ def test_a_limit_is_told_and_nothing_is_ended() -> None:
     with Sampler(role=lambda _: "all", limit_mb=HELD_MB / 2) as sampler:
         assert subprocess.run([sys.executable, "-c", BURN], check=False).returncode == 0
     assert sampler.over_limit
-
-
-def test_a_peers_row_is_one_line_of_json_and_back() -> None:
-    row = PeerRun(
-        system="flower", version="1", configuration="TLS", sites=3, mb=1.0, rounds=2, wall_s_min=1.0, wall_s_median=2.0,
-        cpu_s_per_round=3.0, foreign_cpu_s_per_round=0.0, wire_mb_per_round=None, loopback_mb_per_round=6.1,
-        server_peak_rss_mb=100.0, server_idle_rss_mb=90.0, total_peak_rss_mb=300.0, submit_to_done_s=4.0,
-        start_to_done_s=9.0, notes=("one",),
-    )  # fmt: skip
-    line = row.as_json()
-    assert "\n" not in line
-    assert list(json.loads(line)) == [f.name for f in fields(PeerRun)]
-    assert PeerRun.from_json(line) == row
 
 
 def test_rounds_count_from_the_end_of_the_first() -> None:

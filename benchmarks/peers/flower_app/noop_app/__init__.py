@@ -1,0 +1,1 @@
+"""The work every system is measured with, as a Flower app."""
