@@ -55,7 +55,7 @@ def run_site(file: SiteFile, stop: threading.Event, begin: Begin | None = None) 
     seat, signer = _seat(file)
     _check_text(file, seat)
     with alone_in(file.home):
-        status, store = Status(), StateStore(file.home / "model")
+        status, store = Status(), StateStore(file.home / "model", durable=False)
         outbox = Outbox(file.home / "outbox")
         verification = Verification(seat, file.policy, file.home / "verified.json", SystemClock())
         link = Link(seat, status, store, parts=file.home / "parts", stop=stop)
@@ -92,7 +92,9 @@ def verify_site(file: SiteFile) -> VerifiedCharter:
     """
     seat, signer = _seat(file)
     stop = threading.Event()
-    link = Link(seat, Status(), StateStore(file.home / "model"), parts=file.home / "parts", stop=stop)
+    link = Link(
+        seat, Status(), StateStore(file.home / "model", durable=False), parts=file.home / "parts", stop=stop
+    )
     try:
         witness = SiteWitness(signer, seat.log_verifier, file.home, SystemClock())
         if witness.fork:

@@ -1,0 +1,1 @@
+"""The parts of `benchmarks.dataplane`: each measures one promise and answers with plain numbers."""

@@ -1,0 +1,137 @@
+"""What stands in for a site's Ray and trainer: every slice comes back with a little noise on it, as fast as can be.
+
+`python -m benchmarks.dataplane_parts.standin SITE.toml` is `hansa site start` but for that: everything else of the
+site is real. A slice is computed when it is asked for and kept by nobody, so that no model is too large.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from commons.charter import Charter
+from commons.experts.map import ExpertMap
+from commons.names import SiteId
+from workers.meter import Usage
+from workers.seal import Trained
+from workers.site_file import SiteFile
+from workers.training import Abandoned, Progress, Training, Watch, Wish
+
+Array = NDArray[np.float32]
+AMPLITUDE = np.float32(1e-4)
+LOSS = 1.0
+NOISE = 1 << 16
+"""Different values of it."""
+
+
+class Lazy(Mapping[str, Array]):
+    """Arrays that are computed when they are looked up, each time anew."""
+
+    def __init__(self, names: tuple[str, ...], compute: Callable[[str], Array]) -> None:
+        self._names, self._compute = dict.fromkeys(names), compute
+
+    def __getitem__(self, name: str) -> Array:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._compute(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+class StandIn:
+    """`workers.training.Training`. The same round of the same site from the same base gives the same bytes."""
+
+    def __init__(self, partner: str, site: str) -> None:
+        self._device, self._site = f"cpu/{partner}/{site}", SiteId(site)
+
+    def train(
+        self,
+        run: str,
+        number: int,
+        charter: Charter,
+        base: Mapping[str, Array],
+        *,
+        not_before_ms: int,
+        watch: Watch,
+    ) -> Trained:
+        learning = charter.learning
+        steps, tokens = learning.inner_steps, learning.batch_size * learning.sequence_length
+        began_ms = max(_now_ms(), not_before_ms)
+        if watch(Progress(step=steps, steps=steps, loss=LOSS)) is Wish.ABANDON:
+            raise Abandoned
+        noise = _noise(f"{run}/{number}/{self._site}")
+        expert_map = ExpertMap.from_charter(charter)
+        shared = tuple(part.name for part in expert_map.shared())
+        own = tuple(part.name for part in expert_map.owned_by(self._site))
+        ended_ms = max(_now_ms(), began_ms)
+        return Trained(
+            trunk_delta=Lazy(shared, lambda name: _moved(base[name], noise) - base[name]),
+            experts=Lazy(own, lambda name: _moved(base[name], noise)),
+            steps=steps,
+            tokens=steps * tokens,
+            loss=LOSS,
+            held_out_loss=None,
+            gflop=expert_map.training_gflop(steps * tokens),
+            usage=Usage(began_ms, ended_ms, ended_ms - began_ms, (self._device,), "fp32"),
+        )
+
+    def evaluate(
+        self, run: str, charter: Charter, state: Mapping[str, Array], *, watch: Watch
+    ) -> tuple[float, int]:
+        watch(Progress())
+        return LOSS, charter.learning.sequence_length
+
+
+@contextlib.contextmanager
+def standing_in(file: SiteFile, stop: threading.Event) -> Iterator[Training]:
+    """`workers.training.Begin`."""
+    yield StandIn(file.partner, file.name)
+
+
+def _noise(of: str) -> Array:
+    key = np.frombuffer(hashlib.sha256(of.encode()).digest()[:16], np.uint64)
+    drawn = np.random.Generator(np.random.Philox(key=key)).standard_normal(NOISE, np.float32)
+    return np.asarray(drawn * AMPLITUDE, np.float32)
+
+
+def _moved(base: Array, noise: Array) -> Array:
+    """`base` plus the noise, which is repeated as often as it takes."""
+    moved = base.astype(np.float32)
+    flat = moved.reshape(-1)
+    whole = flat.size // noise.size * noise.size
+    flat[:whole].reshape(-1, noise.size)[:] += noise
+    flat[whole:] += noise[: flat.size - whole]
+    return moved
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def main(path: str) -> None:
+    """Be the site until SIGTERM."""
+    from hansa.hosting import stop_signal
+    from workers.site import run_site
+    from workers.site_file import load
+
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("hansa").setLevel(logging.INFO)
+    with stop_signal() as stop:
+        run_site(load(Path(path)), stop, standing_in)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
