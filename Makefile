@@ -9,8 +9,13 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c re
 demo: $(VENV)/.demo       ## set up, then run the main job
 	$(BIN)/hansa demo $(ARGS)
 
-test: $(VENV)/.dev        ## set up, then run every test
+test: $(VENV)/.dev        ## set up, then run every test, or make test ARGS=tests/unit/test_ledger.py
+ifdef ARGS
 	$(BIN)/python -m pytest $(ARGS)
+else
+	$(BIN)/python -m pytest -q -n 2 --ignore tests/processes
+	$(BIN)/python -m pytest tests/processes
+endif
 
 check: $(VENV)/.dev       ## lint, types, house laws, stubs
 	$(BIN)/ruff check .

@@ -1,24 +1,31 @@
-"""The manifest of an update: which slice lies where in the payload, in which encoding.
+"""The manifest of an update: which slice lies where in the payload, in which encoding, with which bytes.
 
-The payload is the parts' encoded bytes one after another, in name order and without gaps. Every part is a
-DELTA against the assignment's base state: trunk, router and the site's own experts alike. Site and
-coordinator compare the manifest by the digest of its exact bytes.
+The payload is the frames (`commons.codec`) of all parts one after another, parts in name order, without gaps. Every part
+is a DELTA against the assignment's base state: trunk, router and the site's own experts alike. The manifest holds the
+digest of every frame, so each can be verified as it lands and no byte is hashed twice. Site and coordinator compare
+manifests by the digest of their exact bytes.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
+from math import prod
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from commons.charter import Codec
+from commons.codec import FRAME, encoded_bytes, frame_bytes, frame_count
 from commons.names import Digest
 from commons.records import canonical_json
 
 MANIFEST_BYTES_MAX = 8 << 20
-Sha256 = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
+LANES_MAX = 8
+Hex = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Size = Annotated[int, Field(ge=1, lt=2**63)]
 
 
@@ -34,8 +41,51 @@ class Part(_Value):
     shape: Annotated[tuple[Size, ...], Field(max_length=8)]
     offset: Annotated[int, Field(ge=0, lt=2**63)]
     bytes: Size
-    sha256: Sha256
-    """Digest of the encoded bytes."""
+    frames: Annotated[tuple[Hex, ...], Field(min_length=1)]
+    """SHA-256 of each frame's bytes."""
+
+    @model_validator(mode="after")
+    def _has_the_frames_of_its_shape(self) -> Part:
+        if len(self.frames) != frame_count(prod(self.shape)):
+            raise ValueError(f"part {self.name!r} of shape {list(self.shape)} lists {len(self.frames)} frames")
+        if self.bytes != encoded_bytes(self.codec, self.shape):
+            raise ValueError(f"part {self.name!r} takes {self.bytes} bytes, not those of its codec and shape")
+        return self
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One frame of a payload."""
+
+    part: Part
+    number: int
+    """Within its part."""
+    offset: int
+    """Of its first byte in the payload."""
+    bytes: int
+    count: int
+    """Elements."""
+
+    @property
+    def sha256(self) -> str:
+        return self.part.frames[self.number]
+
+
+@dataclass(frozen=True)
+class Lane:
+    """A run of frames that is sent as one stream."""
+
+    number: int
+    frames: tuple[Frame, ...]
+
+    @property
+    def bytes(self) -> int:
+        return sum(frame.bytes for frame in self.frames)
+
+    @property
+    def offset(self) -> int:
+        """Of its first byte in the payload; 0 for a lane without frames."""
+        return self.frames[0].offset if self.frames else 0
 
 
 class UpdateManifest(_Value):
@@ -55,6 +105,25 @@ class UpdateManifest(_Value):
             raise ValueError(f"the parts take {position} bytes, the payload {self.payload_bytes}")
         return self
 
+    @cached_property
+    def payload_digest(self) -> Digest:
+        """What the update note's `payload` is: SHA-256 over all frames' raw digests in order."""
+        found = hashlib.sha256()
+        for part in self.parts:
+            found.update(bytes.fromhex("".join(part.frames)))
+        return Digest("sha256:" + found.hexdigest())
+
+    @cached_property
+    def frames(self) -> tuple[Frame, ...]:
+        """All frames in payload order."""
+        return tuple(frame for part in self.parts for frame in _frames_of(part))
+
+    def lanes(self, number: int) -> tuple[Lane, ...]:
+        """The payload cut into `number` lanes of nearly equal bytes, at frame boundaries; some may be empty."""
+        of_lane = groupby(self.frames, lambda frame: frame.offset * number // self.payload_bytes)
+        filled = {lane: tuple(frames) for lane, frames in of_lane}
+        return tuple(Lane(n, filled.get(n, ())) for n in range(number))
+
     def to_bytes(self) -> bytes:
         """Canonical JSON: what is sent, and what the update note's `manifest` digest is taken over."""
         return canonical_json(self.model_dump(mode="json"))
@@ -72,11 +141,23 @@ class UpdateManifest(_Value):
 
 def lay_out(encoded: Iterable[tuple[str, Codec, tuple[int, ...], bytes]]) -> tuple[UpdateManifest, bytes]:
     """Manifest and payload of encoded slices (name, codec, shape, bytes), given in any order."""
-    parts, position, payload = [], 0, bytearray()
+    parts, payload = [], bytearray()
     for name, codec, shape, data in sorted(encoded, key=lambda part: part[0]):
-        digest = Digest("sha256:" + hashlib.sha256(data).hexdigest())
-        part = Part(name=name, codec=codec, shape=shape, offset=position, bytes=len(data), sha256=digest)
-        parts.append(part)
+        step = frame_bytes(codec, FRAME)
+        digests = [hashlib.sha256(data[at : at + step]).hexdigest() for at in range(0, len(data), step)]
+        parts.append(
+            Part(
+                name=name, codec=codec, shape=shape, offset=len(payload), bytes=len(data), frames=tuple(digests)
+            )
+        )
         payload += data
-        position += len(data)
-    return UpdateManifest(parts=tuple(parts), payload_bytes=position), bytes(payload)
+    return UpdateManifest(parts=tuple(parts), payload_bytes=len(payload)), bytes(payload)
+
+
+def _frames_of(part: Part) -> Iterator[Frame]:
+    size, offset = prod(part.shape), part.offset
+    for number in range(len(part.frames)):
+        count = min(FRAME, size - number * FRAME)
+        length = frame_bytes(part.codec, count)
+        yield Frame(part, number, offset, length, count)
+        offset += length

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 
-from commons.errors import Refusal
+from commons.errors import Code, Refusal
 from commons.names import RunId
 from commons.records import Kind, Record
 from orchestrator.desk import Desk
@@ -16,7 +16,6 @@ from orchestrator.intake import (
     check_claim,
     check_open,
     check_overlap,
-    check_payload,
     check_usage,
     find_round,
 )
@@ -25,10 +24,12 @@ from orchestrator.progress import RoundState
 log = logging.getLogger("hansa.coordinator")
 
 
-def admit(desk: Desk, claim: Claim, offset: int, frames: Iterable[bytes]) -> int | Refusal:
-    """Journal index of the admitted update; the same update again has the same index.
+def admit(
+    desk: Desk, claim: Claim, lane: int, lanes: int, offset: int, messages: Iterable[bytes]
+) -> int | Refusal | None:
+    """Journal index of the admitted update, None while other lanes are missing; the same update has the same index.
 
-    When this returns an index the update is durable: it is combined even if the coordinator dies now. A payload
+    When this returns an index the update is durable: it is combined even if the coordinator dies now. A lane
     that breaks off is kept for resuming. Raises StoreError when the disk is full.
     """
     with desk.consortium.lock:
@@ -38,14 +39,10 @@ def admit(desk: Desk, claim: Claim, offset: int, frames: Iterable[bytes]) -> int
     refusal = wanted if isinstance(wanted, Refusal) else _check(desk, claim, wanted)
     if refusal is not None:
         return _refuse(desk, claim, refusal)
-    if refusal := desk.spool.receive(claim, offset, frames):
-        return refusal
-    with desk.spool.payload(RunId(claim.update.run), claim.update.round, claim.site) as payload:
-        wrong = check_payload(claim, payload)
-    if wrong is not None:
-        desk.spool.discard(claim)
-        return _refuse(desk, claim, wrong)
-    return _record(desk, claim)
+    refusal = desk.spool.receive(claim, lane, lanes, offset, messages)
+    if refusal is not None:  # bytes that went wrong on the way may be sent again, values that are wrong stay wrong
+        return _refuse(desk, claim, refusal) if refusal.code is Code.UPDATE_NOT_FINITE else refusal
+    return _record(desk, claim) if desk.spool.is_whole(claim, lanes) else None
 
 
 def _is_wanted(desk: Desk, claim: Claim) -> RoundState | int | Refusal:

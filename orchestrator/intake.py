@@ -1,7 +1,7 @@
-"""The gate for updates: numbered checks on what a site claims, then on every byte it sent.
+"""The gate for updates: numbered checks on what a site claims, then on every frame it sends.
 
-`check_claim` runs before a payload byte is taken, `check_payload` once all are on disk. Both are pure over
-their arguments and answer with None or a refusal. Where the bytes lie is `orchestrator.spool`, which time of which
+`check_claim` runs before a payload byte is taken, `check_frame` on each frame before it is written to disk. Both are
+pure over their arguments. Where the bytes lie is `orchestrator.spool`, which time of which
 device is taken `orchestrator.usages`.
 """
 
@@ -12,13 +12,14 @@ from dataclasses import dataclass
 
 from commons.charter import Charter, Codec
 from commons.charter import Site as CharterSite
-from commons.codec import CodecError, decode, encoded_bytes
+from commons.codec import CodecError, encoded_bytes
+from commons.codec import check_frame as check_values
 from commons.errors import Code, Refusal
 from commons.experts.map import ExpertMap, Kind
 from commons.names import Digest, RunId, SiteId
 from commons.notes import NoteError, Verifier, digest, open_note
 from commons.pricing import rates_of
-from commons.updates import UpdateManifest
+from commons.updates import Frame, UpdateManifest
 from commons.work import UpdateNote, UsageNote
 from orchestrator.progress import RoundState, Runs, RunState
 from orchestrator.usages import CLOCK_SLACK_MS, Usages, device_ids
@@ -91,7 +92,7 @@ def read_claim(upload: Upload, site: SiteId, verifier: Verifier | None) -> Claim
         manifest = UpdateManifest.from_bytes(upload.manifest)
     except ValueError as error:
         return Refusal(Code.UPDATE_MALFORMED, f"manifest of site {site}: {str(error)[:500]}")
-    if digest(upload.manifest) != update.manifest:
+    if digest(upload.manifest) != update.manifest or manifest.payload_digest != update.payload:
         return Refusal(Code.UPDATE_DIGEST_MISMATCH, f"site {site} signed another manifest than it sent")
     return Claim(update, usage, manifest, upload)
 
@@ -209,24 +210,17 @@ def check_overlap(claim: Claim, usages: Usages) -> Refusal | None:
     return Refusal(Code.USAGE_OVERLAP, message)
 
 
-def check_payload(claim: Claim, payload: memoryview) -> Refusal | None:
-    """Check 17 and 18: every byte is what was signed, and every value is finite."""
-    site = claim.site
-    # 17 digests, whole and of each part
-    if "sha256:" + hashlib.sha256(payload).hexdigest() != claim.update.payload:
-        return Refusal(
-            Code.UPDATE_DIGEST_MISMATCH, f"payload of site {site} is not the one signed; send it anew"
-        )
-    for part in claim.manifest.parts:
-        data = payload[part.offset : part.offset + part.bytes]
-        if "sha256:" + hashlib.sha256(data).hexdigest() != part.sha256:
-            return Refusal(Code.UPDATE_MALFORMED, f"{part.name} of site {site} is not what its manifest says")
-        # 18 decodable, and no NaN or infinity
-        try:
-            decode(part.codec, data, part.shape)
-        except CodecError as error:
-            return Refusal(Code.UPDATE_NOT_FINITE, f"{part.name} of site {site}: {error}")
-    return None
+def check_frame(site: SiteId, frame: Frame, data: memoryview) -> float | Refusal:
+    """Check 17 and 18: every byte is what was signed, and every value is finite. The sum of the values' squares."""
+    # 17 the frame's digest is the manifest's
+    if hashlib.sha256(data).hexdigest() != frame.sha256:
+        message = f"frame {frame.number} of {frame.part.name} of site {site} is not the one signed; send it anew"
+        return Refusal(Code.UPDATE_DIGEST_MISMATCH, message)
+    # 18 decodable, and no NaN or infinity
+    try:
+        return check_values(frame.part.codec, data, frame.count)
+    except CodecError as error:
+        return Refusal(Code.UPDATE_NOT_FINITE, f"{frame.part.name} of site {site}: {error}")
 
 
 def payload_bytes(expert_map: ExpertMap, site: SiteId, charter: Charter) -> int:

@@ -13,7 +13,6 @@ from contextlib import ExitStack
 from commons.errors import Code, Refusal, Refused
 from commons.names import RunId, SiteId
 from commons.records import Record
-from commons.updates import UpdateManifest
 from governance.ledger import decide_expire, decide_failed, decide_grants, decide_hold, decide_rulings
 from orchestrator import checkpoints
 from orchestrator.charges import end_hold, end_holds
@@ -112,12 +111,7 @@ def _combine_and_save(desk: Desk, run: RunId) -> Combined | None:
         momentum, expert_map = state.momentum, desk.expert_map(opened.charter_version)
     with ExitStack() as stack:
         contributions = [
-            Contribution(
-                site=site,
-                tokens=update.tokens,
-                manifest=UpdateManifest.from_bytes(desk.spool.manifest(run, opened.number, site)),
-                payload=stack.enter_context(desk.spool.payload(run, opened.number, site)),
-            )
+            Contribution(site, update.tokens, stack.enter_context(desk.spool.open(run, opened.number, site)))
             for site, update in sorted(admitted.items())
         ]
         return combine(

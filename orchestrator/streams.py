@@ -17,6 +17,7 @@ from google.protobuf.message import DecodeError
 
 from commons.errors import Code, Refusal
 from commons.names import Digest, RunId, SiteId
+from commons.updates import LANES_MAX
 from commons.wire.v1 import consortium_pb2 as wire
 from orchestrator.admit import admit
 from orchestrator.desk import Desk
@@ -27,7 +28,6 @@ STALL_S = 120.0
 """In this time a frame must be complete; slower streams are ended."""
 STREAMS_MAX = 8
 """Uploads, and likewise downloads, of one site at once."""
-LANES_MAX = 8
 MESSAGE_BYTES_MAX = 1 << 20
 HEADER_BYTES_MAX = 9 << 20
 NOTE_BYTES_MAX = 8192
@@ -44,7 +44,7 @@ class Streams:
 
     def position(self, site: SiteId, asked: wire.UploadKey) -> wire.UploadPosition | Refusal:
         """What is durable of each lane of an update. Raises StoreError when the disk fails."""
-        if asked.lanes != 1:
+        if not 1 <= asked.lanes <= LANES_MAX:
             return _no_such_lane(0, asked.lanes)
         key, nothing = Digest(asked.update), wire.UploadPosition(offsets=[0] * asked.lanes)
         with self._desk.consortium.lock:
@@ -54,7 +54,8 @@ class Streams:
             admitted = run.history[asked.round - 1].admitted.get(site)
         if admitted is not None and admitted.update.digest == key:
             return wire.UploadPosition(admitted=True)
-        return wire.UploadPosition(offsets=[self._desk.spool.offset(run.run, asked.round, site, key)])
+        offsets = self._desk.spool.positions(run.run, asked.round, site, key, asked.lanes)
+        return wire.UploadPosition(offsets=offsets)
 
     def upload(self, site: SiteId, messages: Iterator[bytes]) -> wire.UploadReply | Refusal:
         """Take one lane. Raises StoreError when the disk fails; what was durable stays."""
@@ -109,8 +110,11 @@ class Streams:
         claim = read_claim(upload, site, verifier)
         if isinstance(claim, Refusal):
             return claim
-        done = admit(self._desk, claim, header.offset, self._progressing(inflow))
-        return done if isinstance(done, Refusal) else wire.UploadReply(index=done + 1)
+        messages = self._progressing(inflow)
+        done = admit(self._desk, claim, header.lane, header.lanes, header.offset, messages)
+        if isinstance(done, Refusal):
+            return done
+        return wire.UploadReply(index=0 if done is None else done + 1)
 
     def _progressing(self, inflow: Inflow) -> Iterator[bytes]:
         """Messages for as long as a frame completes in time. Raises Stalled."""
@@ -149,7 +153,7 @@ def _parsed_header(first: bytes) -> wire.UploadHeader | Refusal:
         return Refusal(Code.REQUEST_INVALID, f"an upload begins with its header: {error}")
     if max(len(header.update), len(header.usage)) > NOTE_BYTES_MAX:
         return Refusal(Code.NOTE_MALFORMED, f"update and usage notes have at most {NOTE_BYTES_MAX} bytes")
-    if not (header.lane < header.lanes == 1):
+    if not header.lane < header.lanes <= LANES_MAX:
         return _no_such_lane(header.lane, header.lanes)
     return header
 

@@ -9,10 +9,14 @@ from __future__ import annotations
 import logging
 import threading
 
+import numpy as np
+
+from commons.codec import FRAME, decode_frame, frame_bytes
 from commons.errors import HansaError
 from commons.names import Digest, SiteId
 from commons.notes import Signer
 from commons.states import StateStore
+from commons.updates import UpdateManifest
 from commons.work import EvaluationNote
 from workers import seal
 from workers.allowance import Allowance
@@ -71,27 +75,24 @@ class Computing:
         self._status.set(
             state="sealing", why=why, step=trained.steps, loss=trained.loss, model_bytes=trained.model_bytes
         )
-        packed = seal.pack(
-            trained,
-            base=base,
-            residual=self._outbox.residual(note),
-            expert_map=order.expert_map,
-            site=self._name,
-            codecs=charter.learning.codecs,
-        )
         entry = charter.site(self._name)
         assert entry is not None, "an order for this site is under a charter that has it"
-        update, used = seal.sign(note, trained, packed, device=entry.device, signer=self._signer)
-        what = f"trained, loss {trained.loss:.4f}, update of {len(packed.payload)} bytes"
-        log.info("round %d: %s%s", note.round, what, f" ({why})" if why else "")
-        return self._outbox.seal(
-            note,
-            update=update,
-            usage=used,
-            manifest=packed.manifest.to_bytes(),
-            payload=packed.payload,
-            residual=packed.residual,
-        )
+        with self._outbox.draft(note) as folder:
+            manifest = seal.pack(
+                trained,
+                base=base,
+                residual=self._outbox.residual(note),
+                expert_map=order.expert_map,
+                site=self._name,
+                codecs=charter.learning.codecs,
+                folder=folder,
+            )
+            update, used = seal.sign(note, trained, manifest, device=entry.device, signer=self._signer)
+            what = f"trained, loss {trained.loss:.4f}, update of {manifest.payload_bytes} bytes"
+            log.info("round %d: %s%s", note.round, what, f" ({why})" if why else "")
+            return self._outbox.seal(
+                note, folder, update=update, usage=used, manifest=manifest.to_bytes()
+            )
 
     def evaluate(self, order: Order) -> bytes:
         """A signed hansa-evaluation/v1 note of the order's state on this site's held-out text. Raises as `train`."""
@@ -116,6 +117,34 @@ class Computing:
         log.info("held-out loss of the consortium's model: %.4f nats per byte", loss)
         return self._signer.sign(said.text)
 
+    def anticipate(self, order: Order, sealed: Sealed) -> None:
+        """Drop older states; keep what the coordinator must compute for this site's own experts: base + delta.
+
+        States are addressed by content, so a coordinator that computes otherwise costs a download, no more.
+        """
+        base = Digest(order.note.base)
+        self._store.prune([base])
+        blobs = self._store.manifest(base)
+        own = {part.name: part for part in order.expert_map.owned_by(self._name)}
+        weights, delta = np.empty(FRAME, np.float32), np.empty(FRAME, np.float32)
+        with sealed.payload.open("rb") as payload, self._store.writer() as ahead:
+            for part in UpdateManifest.from_bytes(sealed.manifest).parts:
+                if part.name not in own:
+                    continue
+                payload.seek(part.offset)
+                size = own[part.name].size
+                new = ahead.slice(part.name, part.shape)
+                with self._store.open(blobs[part.name]) as old:
+                    for first in range(0, size, FRAME):
+                        count = min(FRAME, size - first)
+                        data = payload.read(frame_bytes(part.codec, count))
+                        block = weights[:count]
+                        old.read_into(first, block)
+                        block += decode_frame(part.codec, data, count, delta)
+                        new.write(block)
+                new.close()
+            ahead.publish()
+
     def _fetch(self, order: Order, *, whole: bool) -> dict[str, seal.Array]:
         """The order's base: every slice, or those this site trains."""
         self._status.enter("fetching")
@@ -129,7 +158,7 @@ class Computing:
                     f"{part.name} of state {base} has shape {manifest[part.name].shape}, the expert map says "
                     f"{part.shape}; the coordinator's operator must check the run's seed model"
                 )
-        return {part.name: self._store.tensor(manifest[part.name]) for part in parts}
+        return {part.name: self._store.map(manifest[part.name]) for part in parts}
 
     def _watch(self, order: Order, progress: Progress) -> Wish:
         """Show the progress; whether the order still stands, and what is held for it suffices."""

@@ -10,18 +10,15 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-from safetensors.numpy import load_file, save
-
 from commons.errors import StoreError
 from commons.work import AssignmentNote
-
-Array = NDArray[np.float32]
+from workers.residual import Residual
+from workers.seal import PAYLOAD
 
 _KEPT = 2
 """Sealed rounds kept: the last, to send again, and the one before, whose residual a re-sealed last starts from."""
@@ -40,7 +37,7 @@ class Sealed:
 
     @property
     def payload(self) -> Path:
-        return self.folder / "payload.bin"
+        return self.folder / PAYLOAD
 
 
 class Outbox:
@@ -64,51 +61,49 @@ class Outbox:
             return None
         return Sealed(folder, **read)
 
-    def residual(self, order: AssignmentNote) -> dict[str, Array]:
-        """What quantisation left over in the latest sealed round of the run before this one; empty at first."""
+    def residual(self, order: AssignmentNote) -> Residual:
+        """What quantisation left over in the latest sealed round of the run before this one; nothing at first."""
         earlier = [n for n in self._rounds(order.run) if n < order.round]
-        if not earlier:
-            return {}
-        file = self._folder(order.run, earlier[-1]) / "residual.safetensors"
-        return dict(load_file(file)) if file.exists() else {}
+        return Residual(self._folder(order.run, earlier[-1]) if earlier else None)
+
+    @contextmanager
+    def draft(self, order: AssignmentNote) -> Iterator[Path]:
+        """A folder to pack the order's payload in, for `seal`; gone when it was not sealed.
+
+        Raises StoreError when the disk is full or fails, then too.
+        """
+        draft = self._root / f".{self._folder(order.run, order.round).name}"
+        try:
+            shutil.rmtree(draft, ignore_errors=True)
+            draft.mkdir()
+            yield draft
+        except OSError as error:
+            raise StoreError(
+                f"cannot keep round {order.round} in {self._root}: {error.strerror}; the site's operator makes room, "
+                "the round is then sealed again"
+            ) from error
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
 
     def seal(
-        self,
-        order: AssignmentNote,
-        *,
-        update: bytes,
-        usage: bytes,
-        manifest: bytes,
-        payload: bytes,
-        residual: Mapping[str, Array],
+        self, order: AssignmentNote, draft: Path, *, update: bytes, usage: bytes, manifest: bytes
     ) -> Sealed:
-        """Make a round durable; an older result of the same round is replaced. Raises StoreError, changing nothing."""
+        """Make the round packed in `draft` durable, within the draft's context; an older result of it is replaced."""
         folder = self._folder(order.run, order.round)
-        draft = self._root / f".{folder.name}"
         files = {
             "order.json": json.dumps(_identity(order)).encode(),
             "update.note": update,
             "usage.note": usage,
             "manifest.json": manifest,
-            "payload.bin": payload,
         }
-        if residual:
-            files["residual.safetensors"] = save(dict(residual))
-        try:
-            shutil.rmtree(draft, ignore_errors=True)
-            draft.mkdir()
-            for name, content in files.items():
-                _write(draft / name, content)
-            _sync(draft)
-            shutil.rmtree(folder, ignore_errors=True)
-            draft.rename(folder)
-            _sync(self._root)
-        except OSError as error:
-            shutil.rmtree(draft, ignore_errors=True)
-            raise StoreError(
-                f"cannot keep round {order.round} in {self._root}: {error.strerror}; the site's operator makes room, "
-                "the round is then sealed again"
-            ) from error
+        for name, content in files.items():
+            (draft / name).write_bytes(content)
+        for file in draft.iterdir():
+            _sync(file)
+        _sync(draft)
+        shutil.rmtree(folder, ignore_errors=True)
+        draft.rename(folder)
+        _sync(self._root)
         self._forget(order)
         return Sealed(folder, update, usage, manifest)
 
@@ -149,15 +144,8 @@ def _identity(order: AssignmentNote) -> dict[str, str | int]:
     }
 
 
-def _write(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

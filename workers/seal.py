@@ -1,26 +1,30 @@
 """From a trained round to an update: deltas, error feedback, codecs, signed notes.
 
-Pure but for the signatures' key. Everything sent is a delta against the assignment's base. For shared slices what
-quantisation dropped is added to the next round's delta (error feedback, EF-SGD, arXiv 1901.09847); own experts need
+Works frame by frame from arrays to files: sealing takes no memory beyond one slice. Everything sent is a delta against
+the assignment's base. For shared slices what quantisation dropped is added to the next round's delta (error feedback, EF-SGD, arXiv 1901.09847); own experts need
 none, since their next delta is taken against the base the coordinator built from this one.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from commons.charter import Codecs
-from commons.codec import decode, encode
-from commons.experts.map import ExpertMap
+from commons.charter import Codec, Codecs
+from commons.codec import FRAME, encode_frame, encode_with_feedback
+from commons.experts.map import ExpertMap, Slice
 from commons.names import SiteId
 from commons.notes import Signer, digest
-from commons.updates import UpdateManifest, lay_out
+from commons.updates import Part, UpdateManifest
 from commons.work import AssignmentNote, UpdateNote, UsageNote
 from workers.meter import Usage
+from workers.residual import Residual, ResidualWriter
 
 Array = NDArray[np.float32]
 
@@ -42,60 +46,83 @@ class Trained:
     """Weights, gradients and moments held while training."""
 
 
-@dataclass(frozen=True)
-class Packed:
-    manifest: UpdateManifest
-    payload: bytes
-    residual: dict[str, Array]
-    """To be added to the next round's delta; only slices where the codec dropped something."""
+PAYLOAD = "payload.bin"
 
 
 def pack(
     trained: Trained,
     *,
     base: Mapping[str, Array],
-    residual: Mapping[str, Array],
+    residual: Residual,
     expert_map: ExpertMap,
     site: SiteId,
     codecs: Codecs,
-) -> Packed:
-    """Encode every slice this site sends. The same arguments give the same bytes.
+    folder: Path,
+) -> UpdateManifest:
+    """Encode every slice this site sends into `folder`: the payload, and what the codecs dropped for the next round.
 
-    Raises CodecError when a delta is not finite.
+    The same arguments give the same bytes. Raises CodecError when a delta is not finite.
     """
-    left: dict[str, Array] = {}
-    encoded = []
-    for part in expert_map.uplink(site):
-        codec = codecs.of(part.kind)
-        if part.expert is not None:
-            delta = trained.experts[part.name] - base[part.name]
-            encoded.append((part.name, codec, part.shape, encode(codec, delta)))
-            continue
-        delta = trained.trunk_delta[part.name]
-        if part.name in residual:
-            delta = delta + residual[part.name]
-        data = encode(codec, delta)
-        if codec != "fp32":
-            left[part.name] = delta - decode(codec, data, part.shape)
-        encoded.append((part.name, codec, part.shape, data))
-    manifest, payload = lay_out(encoded)
-    return Packed(manifest, payload, left)
+    parts: list[Part] = []
+    left = ResidualWriter(folder)
+    with (folder / PAYLOAD).open("wb") as payload:
+        try:
+            for part in expert_map.uplink(site):
+                at = parts[-1].offset + parts[-1].bytes if parts else 0
+                delta = _delta(part, trained, base)
+                parts.append(_encode(part, delta, codecs.of(part.kind), at, residual, left, payload))
+        finally:
+            left.close()
+        return UpdateManifest(parts=tuple(parts), payload_bytes=payload.tell())
+
+
+def _delta(part: Slice, trained: Trained, base: Mapping[str, Array]) -> Array:
+    if part.expert is None:
+        return np.ascontiguousarray(trained.trunk_delta[part.name], np.float32).reshape(-1)
+    own = np.ascontiguousarray(trained.experts[part.name], np.float32)
+    return np.subtract(own, base[part.name]).reshape(-1)
+
+
+def _encode(
+    part: Slice,
+    delta: Array,
+    codec: Codec,
+    offset: int,
+    residual: Residual,
+    left: ResidualWriter,
+    payload: BinaryIO,
+) -> Part:
+    digests, written = [], 0
+    for first in range(0, part.size, FRAME):
+        values = delta[first : first + FRAME]
+        earlier = residual.read(part.name, first, values.size) if part.expert is None else None
+        if part.expert is None and (codec != "fp32" or earlier is not None):
+            data, rest = encode_with_feedback(codec, values, earlier)
+            if codec != "fp32":
+                left.add(part.name, rest)
+        else:
+            data = encode_frame(codec, values)
+        written += payload.write(data)
+        digests.append(hashlib.sha256(data).hexdigest())
+    return Part(
+        name=part.name, codec=codec, shape=part.shape, offset=offset, bytes=written, frames=tuple(digests)
+    )
 
 
 def sign(
-    order: AssignmentNote, trained: Trained, packed: Packed, *, device: str, signer: Signer
+    order: AssignmentNote, trained: Trained, manifest: UpdateManifest, *, device: str, signer: Signer
 ) -> tuple[bytes, bytes]:
     """The update note and the usage note of a packed round. `device`: its kind, as the rate card names it."""
-    payload, usage = digest(packed.payload), trained.usage
+    payload, usage = manifest.payload_digest, trained.usage
     update = UpdateNote(
         consortium=order.consortium,
         run=order.run,
         round=order.round,
         site=order.site,
         base=order.base,
-        manifest=digest(packed.manifest.to_bytes()),
+        manifest=digest(manifest.to_bytes()),
         payload=payload,
-        payload_bytes=len(packed.payload),
+        payload_bytes=manifest.payload_bytes,
         steps=trained.steps,
         tokens=trained.tokens,
         loss=trained.loss,

@@ -15,13 +15,10 @@ from typing import Literal, NoReturn
 from commons import charter_file
 from commons.chain import LACKS, VerifiedCharter
 from commons.clock import SystemClock
-from commons.codec import decode
 from commons.errors import Code, ConfigError, HansaError, Refusal, Refused, Unreachable
 from commons.identity import Seat, load_signer
-from commons.names import Digest, SiteId
 from commons.notes import NoteError, Signer, parse
 from commons.states import StateStore
-from commons.updates import UpdateManifest
 from commons.work import AssignmentNote
 from workers.allowance import Allowance
 from workers.backoff import pauses
@@ -127,7 +124,6 @@ class _Site:
         self._link, self._status, self._store, self._outbox = link, status, store, outbox
         self._verification, self._computing = verification, computing
         self._witness, self._stop = witness, stop
-        self._name = SiteId(signer.name.partition("/")[2])
         self._evaluated: dict[str, bytes] = {}
         self._said = ""
 
@@ -154,7 +150,7 @@ class _Site:
             return
         sealed = self._outbox.find(order.note) or self._computing.train(order)
         self._upload(order, sealed)
-        self._anticipate(order, sealed)
+        self._computing.anticipate(order, sealed)
 
     def work(self) -> None:
         """Carry out whatever is ordered, until stopped."""
@@ -206,21 +202,6 @@ class _Site:
         what = "was admitted before" if index is None else f"is admitted, record {index} of the journal"
         log.info("round %d: the update %s", order.note.round, what)
         self._status.enter("idle", "waiting for the round to close")
-
-    def _anticipate(self, order: Order, sealed: Sealed) -> None:
-        """Drop older states; keep what the coordinator must compute for this site's own experts: base + delta.
-
-        States are addressed by content, so a coordinator that computes otherwise costs a download, no more.
-        """
-        base = Digest(order.note.base)
-        self._store.prune([base])
-        manifest = self._store.manifest(base)
-        own = {part.name for part in order.expert_map.owned_by(self._name)}
-        payload = sealed.payload.read_bytes()
-        for part in UpdateManifest.from_bytes(sealed.manifest).parts:
-            if part.name in own:
-                delta = decode(part.codec, payload[part.offset : part.offset + part.bytes], part.shape)
-                self._store.put((self._store.tensor(manifest[part.name]) + delta).astype("<f4").tobytes())
 
     def _evaluate(self, order: Order) -> None:
         base = order.note.base

@@ -12,6 +12,7 @@ from commons.work import UpdateNote
 from orchestrator.combine import Contribution, combine
 from orchestrator.intake import Upload
 from orchestrator.progress import RoundState
+from tests.support.updates import UpdateInMemory
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -47,7 +48,7 @@ class Closings:
     def _sent(self, found: RoundState, run: Any, site: SiteId) -> Contribution:
         upload, payload = self._world.sites.all[site].outbox[found.lease(run, site)]
         manifest = UpdateManifest.from_bytes(upload.manifest)
-        return Contribution(site, _tokens(upload), manifest, memoryview(payload))
+        return Contribution(site, _tokens(upload), UpdateInMemory(manifest, payload))
 
     def _momentum(self, index: int) -> Digest | None:
         """Of the round before."""

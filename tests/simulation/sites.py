@@ -132,8 +132,14 @@ class Sites:
         claim = read_claim(upload, site.name, desk.consortium.members.site_key(site.name))
         assert not isinstance(claim, Refusal), claim
         run, number = RunId(claim.update.run), claim.update.round
-        offset = desk.spool.offset(run, number, site.name, claim.key)
-        answer = admit(desk, claim, offset, self._frames(payload[offset:]))
+        cut = claim.manifest.lanes(1 + len(site.outbox) % 3)
+        answer: int | Refusal | None = None
+        for lane in cut:
+            offset = desk.spool.positions(run, number, site.name, claim.key, len(cut))[lane.number]
+            data = payload[lane.offset + offset : lane.offset + lane.bytes]
+            answer = admit(desk, claim, lane.number, len(cut), offset, self._frames(data))
+            if isinstance(answer, Refusal):
+                break
         if isinstance(answer, int) and not world.chance(world.faults.reply_lost):
             key = (str(run), number, str(site.name))
             known = world.acknowledged.setdefault(key, answer)
@@ -229,7 +235,7 @@ class Sites:
         update = UpdateNote(
             consortium=order.consortium, run=order.run, round=order.round, site=site.name,
             base=order.base if wrong != "base" else digest(b"another"), manifest=digest(manifest.to_bytes()),
-            payload=digest(payload), payload_bytes=len(payload), steps=steps, tokens=tokens, loss=1.5,
+            payload=manifest.payload_digest, payload_bytes=len(payload), steps=steps, tokens=tokens, loss=1.5,
             held_out_loss=None,
         )  # fmt: skip
         entry = charter.site(site.name)

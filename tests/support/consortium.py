@@ -242,14 +242,14 @@ class FakeSite:
         now_ms = time.time_ns() // 1_000_000
         update = {
             "consortium": NAME, "run": order.run, "round": order.round, "site": self.name, "base": order.base,
-            "manifest": digest(text), "payload": digest(payload), "payload_bytes": len(payload),
+            "manifest": digest(text), "payload": manifest.payload_digest, "payload_bytes": len(payload),
             "steps": learning.inner_steps, "tokens": tokens, "loss": 2.5, "held_out_loss": 2.25,
         }  # fmt: skip
         usage = {
             "consortium": NAME, "run": order.run, "round": order.round, "site": self.name, "lease": order.lease,
             "device": "cpu", "device_ids": f"cpu/{self.name}/{self.name}", "precision": "fp32", "energy_j": None,
             "started_ms": max(now_ms - 5, self.ended_ms), "ended_ms": now_ms, "device_ms": 0,
-            "steps": learning.inner_steps, "tokens": tokens, "update": digest(payload), "gflop": 0,
+            "steps": learning.inner_steps, "tokens": tokens, "update": manifest.payload_digest, "gflop": 0,
         }  # fmt: skip
         update |= {k: v for k, v in changes.items() if k in update}
         usage |= {k: v for k, v in changes.items() if k in usage}

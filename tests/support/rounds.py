@@ -144,7 +144,7 @@ class Stage:
         )
         common = {"consortium": NAME, "run": order.run, "round": order.round, "site": site}
         update: dict[str, Any] = {
-            "base": order.base, "manifest": digest(manifest.to_bytes()), "payload": digest(payload),
+            "base": order.base, "manifest": digest(manifest.to_bytes()), "payload": manifest.payload_digest,
             "payload_bytes": len(payload), "steps": steps, "tokens": tokens, "loss": 2.0, "held_out_loss": None,
         }  # fmt: skip
         entry = self.of.site(site)
@@ -153,7 +153,7 @@ class Stage:
             "lease": order.lease, "device": "cpu", "device_ids": f"cpu/{entry.partner}/{site}", "precision": "fp32",
             "started_ms": self.at_ms - ms, "ended_ms": self.at_ms, "device_ms": ms, "steps": steps,
             "tokens": tokens, "gflop": self.map.training_gflop(tokens), "energy_j": None,
-            "update": digest(payload),
+            "update": manifest.payload_digest,
         }  # fmt: skip
         key = signer(f"{entry.partner}/{site}")
         notes = [
@@ -169,7 +169,9 @@ class Stage:
             meanwhile()
             yield payload[1000:]
 
-        return admit(self.desk, claim, 0, frames())
+        done = admit(self.desk, claim, 0, 1, 0, frames())
+        assert done is not None, "all lanes were sent"
+        return done
 
     def asks(self, site: str, n: int, amount_micro: int, **changes: Any) -> Refusal | None:
         """The site asks for a top-up of its open round."""

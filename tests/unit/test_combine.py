@@ -17,6 +17,7 @@ from commons.updates import lay_out
 from orchestrator.combine import Contribution, combine
 from orchestrator.combine.outer import outer_step
 from tests.support.consortium import charter, seed_state
+from tests.support.updates import UpdateInMemory
 
 MAP = ExpertMap.from_charter(charter())
 
@@ -31,7 +32,7 @@ def contribution(
     shapes = {s.name: s.shape for s in MAP.slices}
     manifest, payload = lay_out((n, codec, shapes[n], encode(codec, d)) for n, d in deltas.items())
     sent = {n: decode(codec, encode(codec, d), shapes[n]) for n, d in deltas.items()}
-    return Contribution(SiteId(site), tokens, manifest, memoryview(payload)), sent
+    return Contribution(SiteId(site), tokens, UpdateInMemory(manifest, payload)), sent
 
 
 @pytest.fixture
@@ -98,7 +99,8 @@ def test_the_outer_step_is_pytorchs_sgd(nesterov: bool) -> None:
     outer, velocity = Outer(learning_rate=0.7, momentum=0.9, nesterov=nesterov), None
     for _ in range(3):
         delta = rng.standard_normal(9, np.float32)
-        base, velocity = outer_step(base, delta, velocity, outer)
+        step, velocity = outer_step(delta, velocity, outer)
+        base = base + step
         weight.grad = torch.from_numpy(-delta)
         sgd.step()
     np.testing.assert_allclose(base, weight.detach().numpy(), rtol=1e-6, atol=1e-6)

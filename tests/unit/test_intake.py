@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from commons.errors import Code, Refusal
 from commons.experts.map import ExpertMap
 from commons.names import Digest, Micro, RoundNumber, RunId, SiteId
 from commons.notes import NoteError, digest
-from commons.updates import lay_out
+from commons.updates import UpdateManifest, lay_out
 from commons.work import UpdateNote, UsageNote
 from orchestrator.intake import (
     RECORDED,
@@ -24,7 +25,7 @@ from orchestrator.intake import (
     Upload,
     check_claim,
     check_open,
-    check_payload,
+    check_frame,
     check_usage,
     find_round,
     payload_bytes,
@@ -55,14 +56,14 @@ def sent(of: Charter = OF, **changes: Any) -> tuple[Upload, bytes]:
     text = manifest.to_bytes()
     update: dict[str, Any] = {
         "consortium": NAME, "run": RUN, "round": 1, "site": ALDER, "base": D, "manifest": digest(text),
-        "payload": digest(payload), "payload_bytes": len(payload), "steps": 4, "tokens": TOKENS,
+        "payload": manifest.payload_digest, "payload_bytes": len(payload), "steps": 4, "tokens": TOKENS,
         "loss": 2.0, "held_out_loss": None,
     }  # fmt: skip
     usage: dict[str, Any] = {
         "consortium": NAME, "run": RUN, "round": 1, "site": ALDER, "lease": "lease/run-1/1/alder/1",
         "device": "cpu", "device_ids": "cpu/alder/alder", "precision": "fp32", "started_ms": 1000, "ended_ms": 2000,
         "device_ms": 900, "steps": 4, "tokens": TOKENS, "gflop": MAP.training_gflop(TOKENS), "energy_j": None,
-        "update": digest(payload),
+        "update": manifest.payload_digest,
     }  # fmt: skip
     update |= {k: v for k, v in changes.items() if k in update}
     usage |= {k: v for k, v in changes.items() if k in usage}
@@ -126,7 +127,7 @@ def test_a_right_update_passes_every_check() -> None:
     upload, payload = sent()
     claim = read_claim(upload, ALDER, KEY.verifier)
     assert isinstance(claim, Claim) and checked(claim) is None
-    assert check_payload(claim, memoryview(payload)) is None
+    assert not any(isinstance(found, Refusal) for found in frames_checked(claim.manifest, payload))
     assert len(payload) == payload_bytes(MAP, ALDER, OF)
 
 
@@ -342,16 +343,21 @@ def test_a_payload_with_other_bytes_or_values_that_are_not_finite_is_refused() -
     claim = claimed()
     flipped = bytearray(payload)
     flipped[3] ^= 1
-    refusal = check_payload(claim, memoryview(flipped))
-    assert refusal is not None and refusal.code is Code.UPDATE_DIGEST_MISMATCH
+    first, *others = frames_checked(claim.manifest, bytes(flipped))
+    assert isinstance(first, Refusal) and first.code is Code.UPDATE_DIGEST_MISMATCH
+    assert not any(isinstance(found, Refusal) for found in others)
     poison = np.frombuffer(payload, np.float32).copy()
     poison[5] = np.nan
     parts = {p.name: poison[p.offset // 4 : (p.offset + p.bytes) // 4] for p in claim.manifest.parts}
     shapes = {p.name: p.shape for p in claim.manifest.parts}
     manifest, bad = lay_out((n, "fp32", shapes[n], d.tobytes()) for n, d in parts.items())
-    said = replace(claim.update, payload=digest(bad))
-    refusal = check_payload(replace(claim, manifest=manifest, update=said), memoryview(bad))
-    assert refusal is not None and refusal.code is Code.UPDATE_NOT_FINITE
+    first, *_ = frames_checked(manifest, bad)
+    assert isinstance(first, Refusal) and first.code is Code.UPDATE_NOT_FINITE
+
+
+def frames_checked(manifest: UpdateManifest, payload: bytes) -> list[float | Refusal]:
+    data = memoryview(payload)
+    return [check_frame(ALDER, f, data[f.offset : f.offset + f.bytes]) for f in manifest.frames]
 
 
 @pytest.fixture
@@ -365,52 +371,110 @@ def frames(payload: bytes, start: int = 0, stop: int | None = None, size: int = 
 
 
 def held(spool: Spool) -> bytes:
-    with spool.payload(RUN, 1, ALDER) as view:
-        return bytes(view)
+    with spool.open(RUN, 1, ALDER) as update:
+        payload = bytearray(update.manifest.payload_bytes)
+        for frame in update.manifest.frames:
+            update.read_into(frame.offset, memoryview(payload)[frame.offset : frame.offset + frame.bytes])
+        return bytes(payload)
 
 
-def test_a_broken_upload_goes_on_at_its_durable_offset_also_in_a_new_life(
+def at(spool: Spool, claim: Claim) -> int:
+    return spool.positions(RUN, 1, ALDER, claim.key, 1)[0]
+
+
+def boundary(claim: Claim, below: int) -> int:
+    """Where the last frame ends that ends at or below this byte."""
+    return max(f.offset + f.bytes for f in claim.manifest.frames if f.offset + f.bytes <= below)
+
+
+def test_a_broken_upload_goes_on_at_its_last_whole_frame_also_in_a_new_life(
     spool: Spool, tmp_path: Path
 ) -> None:
     _, payload = sent()
     claim = claimed()
-    broken = spool.receive(claim, 0, frames(payload, stop=2500))
+    broken = spool.receive(claim, 0, 1, 0, frames(payload, stop=29_500))
     assert broken is not None and broken.code is Code.REQUEST_INVALID
     again = Spool(tmp_path)
-    assert again.offset(RUN, 1, ALDER, claim.key) == 2500
-    assert again.receive(claim, 2000, frames(payload, 2000)) is None
+    assert at(again, claim) == at(spool, claim) == boundary(claim, 29_500)
+    assert again.receive(claim, 0, 1, at(again, claim), frames(payload, at(again, claim))) is None
     assert held(again) == payload
-    assert again.manifest(RUN, 1, ALDER) == claim.upload.manifest
+    assert again.is_whole(claim, 1) and again.norm(RUN, 1, ALDER) == pytest.approx(
+        0.01 * (len(payload) // 4) ** 0.5, rel=1e-4
+    )
 
 
-def test_another_update_of_the_site_starts_anew(spool: Spool) -> None:
+def test_what_a_power_cut_left_damaged_is_taken_again(spool: Spool, tmp_path: Path) -> None:
     _, payload = sent()
-    spool.receive(claimed(), 0, frames(payload, stop=2500))
+    claim = claimed()
+    spool.receive(claim, 0, 1, 0, frames(payload, stop=29_500))
+    part = next(tmp_path.rglob("*.part"))
+    data = bytearray(part.read_bytes())
+    data[-1] ^= 1
+    part.write_bytes(data + b"torn")
+    again = Spool(tmp_path)
+    assert at(again, claim) < boundary(claim, 29_500)
+    assert again.receive(claim, 0, 1, at(again, claim), frames(payload, at(again, claim))) is None
+    assert held(again) == payload
+
+
+@pytest.mark.parametrize("lanes", [1, 2, 3, 8])
+def test_lanes_come_in_any_order_and_make_one_payload(spool: Spool, tmp_path: Path, lanes: int) -> None:
+    _, payload = sent()
+    claim = claimed()
+    cut = claim.manifest.lanes(lanes)
+    assert sum(lane.bytes for lane in cut) == len(payload)
+    for lane in reversed(cut):
+        assert not spool.is_whole(claim, lanes)
+        data = payload[lane.offset : lane.offset + lane.bytes]
+        assert spool.receive(claim, lane.number, lanes, 0, frames(data)) is None
+    assert spool.is_whole(claim, lanes) and Spool(tmp_path).is_whole(claim, lanes)
+    assert held(spool) == held(Spool(tmp_path)) == payload
+
+
+def test_another_cut_or_another_update_of_the_site_starts_anew(spool: Spool) -> None:
+    _, payload = sent()
+    spool.receive(claimed(), 0, 1, 0, frames(payload, stop=29_500))
+    assert spool.positions(RUN, 1, ALDER, claimed().key, 2) == (0, 0)
     other = claimed(loss=1.0)
-    assert spool.offset(RUN, 1, ALDER, other.key) == 0
-    ahead = spool.receive(other, 2500, frames(payload, 2500))
+    assert at(spool, other) == 0
+    ahead = spool.receive(other, 0, 1, 2500, frames(payload, 2500))
     assert ahead is not None and ahead.code is Code.REQUEST_INVALID
-    assert spool.receive(other, 0, frames(payload)) is None
+    assert spool.receive(other, 0, 1, 0, frames(payload)) is None
     assert held(spool) == payload
 
 
 def test_more_bytes_than_were_signed_are_not_kept(spool: Spool) -> None:
     _, payload = sent()
-    refusal = spool.receive(claimed(), 0, frames(payload + b"x"))
+    refusal = spool.receive(claimed(), 0, 1, 0, frames(payload + b"x"))
     assert refusal is not None and refusal.code is Code.UPDATE_TOO_LARGE
-    assert spool.offset(RUN, 1, ALDER, claimed().key) <= len(payload)
+    assert at(spool, claimed()) <= len(payload)
 
 
-def test_a_newer_upload_of_a_site_takes_over_from_one_that_hangs(spool: Spool) -> None:
+def test_a_message_above_its_size_is_refused_before_it_is_looked_at(spool: Spool) -> None:
+    refusal = spool.receive(claimed(), 0, 1, 0, iter([bytes((1 << 20) + 1)]))
+    assert refusal is not None and refusal.code is Code.UPDATE_TOO_LARGE
+    assert at(spool, claimed()) == 0
+
+
+def test_a_frame_with_another_digest_ends_the_upload_and_what_was_right_before_it_stays(spool: Spool) -> None:
+    _, payload = sent()
+    wrong = bytearray(payload)
+    wrong[29_500] ^= 1
+    refusal = spool.receive(claimed(), 0, 1, 0, frames(bytes(wrong)))
+    assert refusal is not None and refusal.code is Code.UPDATE_DIGEST_MISMATCH
+    assert at(spool, claimed()) == boundary(claimed(), 29_500)
+
+
+def test_a_newer_upload_of_a_lane_takes_over_from_one_that_hangs(spool: Spool) -> None:
     _, payload = sent()
     claim = claimed()
 
     def hanging() -> Iterator[bytes]:
-        yield payload[:1000]
-        assert spool.receive(claim, spool.offset(RUN, 1, ALDER, claim.key), frames(payload, 1000)) is None
-        yield payload[1000:2000]
+        yield payload[:29_500]
+        assert spool.receive(claim, 0, 1, at(spool, claim), frames(payload, at(spool, claim))) is None
+        yield payload[29_500:]
 
-    late = spool.receive(claim, 0, hanging())
+    late = spool.receive(claim, 0, 1, 0, hanging())
     assert late is not None and "took over" in late.message
     assert held(spool) == payload
 
@@ -422,20 +486,26 @@ def test_a_full_disk_is_named_and_what_was_durable_stays(
     from orchestrator import spool as module
 
     _, payload = sent()
-    spool.receive(claimed(), 0, frames(payload, stop=1000))
+    claim = claimed()
+    spool.receive(claim, 0, 1, 0, frames(payload, stop=29_500))
 
-    def full(handle: int, data: bytes) -> None:
+    def half_full(handle: int, data: memoryview) -> None:
+        os.write(handle, data[: len(data) // 2])
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module, "_write", full)
-    with pytest.raises(StoreError, match=r"alder.*No space left on device"):
-        spool.receive(claimed(), 1000, frames(payload, 1000))
-    assert spool.offset(RUN, 1, ALDER, claimed().key) == 1000
+    durable = at(spool, claim)
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "_write", half_full)
+        with pytest.raises(StoreError, match=r"alder.*No space left on device"):
+            spool.receive(claim, 0, 1, durable, frames(payload, durable))
+    assert at(spool, claim) == durable
+    assert spool.receive(claim, 0, 1, durable, frames(payload, durable)) is None
+    assert held(spool) == payload
 
 
 def test_spools_of_closed_rounds_and_other_runs_go(spool: Spool, tmp_path: Path) -> None:
     _, payload = sent()
-    spool.receive(claimed(), 0, frames(payload))
+    spool.receive(claimed(), 0, 1, 0, frames(payload))
     spool.drop_before(RUN, 1)
     assert held(spool) == payload
     spool.drop_before(RUN, 2)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import numpy as np
@@ -18,12 +19,14 @@ from commons.errors import StoreError
 from commons.experts.map import ExpertMap, Slice
 from commons.names import SiteId
 from commons.notes import digest, open_note
+from commons.updates import UpdateManifest
 from commons.work import AssignmentNote, UpdateNote, UsageNote
 from tests.support.consortium import charter, signer
 from workers import outbox as outbox_module
 from workers.meter import Usage
 from workers.outbox import Outbox, Sealed
-from workers.seal import Packed, Trained, pack, sign
+from workers.residual import Residual, ResidualWriter
+from workers.seal import PAYLOAD, Trained, pack, sign
 
 MAP = ExpertMap.from_charter(charter())
 SITE = SiteId("alder")
@@ -72,8 +75,27 @@ def trained(seed: int = 0) -> tuple[Trained, Arrays]:
     return result, base
 
 
-def packed(result: Trained, base: Arrays, residual: Arrays, codecs: Codecs) -> Packed:
-    return pack(result, base=base, residual=residual, expert_map=MAP, site=SITE, codecs=codecs)
+@dataclass(frozen=True)
+class Packed:
+    manifest: UpdateManifest
+    payload: bytes
+    residual: Residual
+
+
+def packed(
+    result: Trained, base: Arrays, residual: Residual | None = None, codecs: Codecs | None = None
+) -> Packed:
+    folder = Path(mkdtemp())
+    manifest = pack(
+        result,
+        base=base,
+        residual=residual or Residual(None),
+        expert_map=MAP,
+        site=SITE,
+        codecs=codecs or Codecs(),
+        folder=folder,
+    )
+    return Packed(manifest, (folder / PAYLOAD).read_bytes(), Residual(folder))
 
 
 def decoded(update: Packed) -> Arrays:
@@ -83,65 +105,73 @@ def decoded(update: Packed) -> Arrays:
     }
 
 
+def left_over(update: Packed) -> Arrays:
+    found = {s.name: (s, update.residual.read(s.name, 0, s.size)) for s in MAP.slices}
+    return {name: rest.reshape(s.shape) for name, (s, rest) in found.items() if rest is not None}
+
+
 def test_an_update_holds_the_sites_slices_and_nothing_of_the_guests() -> None:
     result, base = trained()
-    update = packed(result, base, {}, Codecs())
+    update = packed(result, base)
     assert [p.name for p in update.manifest.parts] == [s.name for s in MAP.uplink(SITE)]
     sent = decoded(update)
     for part in MAP.uplink(SITE):
         wanted = result.experts[part.name] - base[part.name] if part.expert else result.trunk_delta[part.name]
         assert np.array_equal(sent[part.name], wanted)
-    assert update.residual == {}
+    assert not update.residual
 
 
 def test_trunk_and_experts_each_have_their_codec() -> None:
-    update = packed(*trained(), {}, Codecs(trunk="int8", expert="bf16"))
+    update = packed(*trained(), None, Codecs(trunk="int8", expert="bf16"))
     codecs = {s.name: ("bf16" if s.expert else "int8") for s in MAP.uplink(SITE)}
     assert {p.name: p.codec for p in update.manifest.parts} == codecs
 
 
 def test_what_int8_drops_in_the_trunk_is_sent_in_later_rounds() -> None:
-    residual: Arrays = {}
+    residual = Residual(None)
     wanted: Arrays = {s.name: np.zeros(s.shape, np.float32) for s in MAP.shared()}
     arrived = {name: array.copy() for name, array in wanted.items()}
     for number in range(8):
         result, base = trained(number)
         update = packed(result, base, residual, Codecs(trunk="int8"))
-        residual, sent = update.residual, decoded(update)
+        residual, sent, rest = update.residual, decoded(update), left_over(update)
         for name in wanted:
             wanted[name] += result.trunk_delta[name]
             arrived[name] += sent[name]
     for name in wanted:
         # Without feedback the error of eight rounds would add up; with it only the last one's is open.
-        assert np.allclose(arrived[name] + residual[name], wanted[name], atol=1e-5)
-        assert np.max(np.abs(residual[name])) <= 5.0 / 254 + 1e-3
+        assert np.allclose(arrived[name] + rest[name], wanted[name], atol=1e-5)
+        assert np.max(np.abs(rest[name])) <= 5.0 / 254 + 1e-3
 
 
 def test_a_lossless_codec_sends_what_a_lossy_one_left_over() -> None:
     result, base = trained()
-    left = packed(result, base, {}, Codecs(trunk="int8")).residual
-    update = packed(result, base, left, Codecs())
+    lossy = packed(result, base, None, Codecs(trunk="int8"))
+    update = packed(result, base, lossy.residual)
     sent = decoded(update)
-    for name, rest in left.items():
+    for name, rest in left_over(lossy).items():
         assert np.array_equal(sent[name], result.trunk_delta[name] + rest)
-    assert update.residual == {}
+    assert not update.residual
 
 
 def test_the_same_round_seals_to_the_same_bytes() -> None:
-    first, second = (packed(*trained(), {}, Codecs(trunk="int8", expert="bf16")) for _ in range(2))
+    first, second = (packed(*trained(), None, Codecs(trunk="int8", expert="bf16")) for _ in range(2))
     assert first.payload == second.payload
     assert first.manifest.to_bytes() == second.manifest.to_bytes()
-    assert sign(order(), trained()[0], first, device="cpu", signer=SIGNER) == sign(
-        order(), trained()[0], second, device="cpu", signer=SIGNER
+    assert sign(order(), trained()[0], first.manifest, device="cpu", signer=SIGNER) == sign(
+        order(), trained()[0], second.manifest, device="cpu", signer=SIGNER
     )
 
 
 def test_the_notes_name_what_was_packed_and_what_it_took() -> None:
     result, base = trained()
-    update = packed(result, base, {}, Codecs())
-    note, used = sign(order(), result, update, device="cpu", signer=SIGNER)
+    update = packed(result, base)
+    note, used = sign(order(), result, update.manifest, device="cpu", signer=SIGNER)
     said = UpdateNote.from_note(open_note(note, [SIGNER.verifier]))
-    assert (said.payload, said.payload_bytes) == (digest(update.payload), len(update.payload))
+    assert (said.payload, said.payload_bytes) == (
+        update.manifest.payload_digest,
+        len(update.payload),
+    )
     assert said.manifest == digest(update.manifest.to_bytes())
     assert (said.steps, said.tokens, said.loss, said.held_out_loss) == (4, 128, 1.25, None)
     usage = UsageNote.from_note(open_note(used, [SIGNER.verifier]))
@@ -150,17 +180,14 @@ def test_the_notes_name_what_was_packed_and_what_it_took() -> None:
     assert (usage.device, usage.device_ids, usage.precision) == ("cpu", "GPU-1,GPU-2", "bf16")
 
 
-def keep(
-    box: Outbox, what: AssignmentNote, *, residual: Arrays | None = None, payload: bytes = b"p"
-) -> Sealed:
-    return box.seal(
-        what,
-        update=b"u",
-        usage=b"s",
-        manifest=b"m",
-        payload=payload,
-        residual={} if residual is None else residual,
-    )
+def keep(box: Outbox, what: AssignmentNote, *, left: float | None = None, payload: bytes = b"p") -> Sealed:
+    with box.draft(what) as folder:
+        (folder / PAYLOAD).write_bytes(payload)
+        writer = ResidualWriter(folder)
+        if left is not None:
+            writer.add("t", np.full(3, left, np.float32))
+        writer.close()
+        return box.seal(what, folder, update=b"u", usage=b"s", manifest=b"m")
 
 
 def test_a_sealed_round_is_found_again_by_another_process(tmp_path: Path) -> None:
@@ -185,13 +212,20 @@ def test_another_order_for_the_round_finds_nothing(tmp_path: Path, change: str) 
 
 def test_the_residual_is_that_of_the_round_before_even_when_a_round_is_sealed_again(tmp_path: Path) -> None:
     box = Outbox(tmp_path)
-    first, second = ({"t": np.full(3, n, np.float32)} for n in (1, 2))
-    assert box.residual(order(1)) == {}
-    keep(box, order(1), residual=first)
-    keep(box, order(2), residual=second)
-    assert np.array_equal(box.residual(order(2))["t"], first["t"])
-    assert np.array_equal(box.residual(order(3))["t"], second["t"])
-    assert box.residual(order(3, run="run-2")) == {}
+    assert not box.residual(order(1))
+    keep(box, order(1), left=1)
+    keep(box, order(2), left=2)
+    for number, value in ((2, 1.0), (3, 2.0)):
+        rest = box.residual(order(number)).read("t", 0, 3)
+        assert rest is not None and rest.tolist() == [value] * 3
+    assert not box.residual(order(3, run="run-2"))
+
+
+def test_a_residual_of_another_size_is_not_taken(tmp_path: Path) -> None:
+    box = Outbox(tmp_path)
+    keep(box, order(1), left=1)
+    assert box.residual(order(2)).read("t", 0, 4) is None
+    assert box.residual(order(2)).read("u", 0, 1) is None
 
 
 def test_only_the_last_two_rounds_of_the_run_are_kept(tmp_path: Path) -> None:
@@ -214,10 +248,10 @@ def test_a_full_disk_leaves_the_round_before_intact(tmp_path: Path, monkeypatch:
     box = Outbox(tmp_path)
     keep(box, order(1))
 
-    def full(path: Path, content: bytes) -> None:
+    def full(path: Path) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(outbox_module, "_write", full)
+    monkeypatch.setattr(outbox_module, "_sync", full)
     with pytest.raises(StoreError, match="No space left on device; the site's operator makes room"):
         keep(box, order(2))
     assert box.find(order(1)) is not None

@@ -1,0 +1,59 @@
+"""What a codec dropped in one round, on disk, for the next round to add (error feedback).
+
+A raw fp32 file beside an index of names: written and read frame by frame, so that it costs no memory whatever the
+model's size. Belongs to a sealed round; knows nothing of codecs.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float32]
+_VALUES, _INDEX = "residual.bin", "residual.json"
+
+
+class ResidualWriter:
+    """Writes into a folder; nothing is there unless something was added."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._index: dict[str, tuple[int, int]] = {}
+        self._size = 0
+        self._file = (folder / _VALUES).open("wb")
+
+    def add(self, name: str, values: Array) -> None:
+        """The next values of slice `name`; all of one slice come one after another."""
+        first, count = self._index.get(name, (self._size, 0))
+        self._file.write(np.ascontiguousarray(values, "<f4").data)
+        self._index[name] = (first, count + values.size)
+        self._size += values.size
+
+    def close(self) -> None:
+        self._file.close()
+        if self._index:
+            (self._folder / _INDEX).write_text(json.dumps(self._index, sort_keys=True))
+        else:
+            (self._folder / _VALUES).unlink()
+
+
+class Residual:
+    """What the round sealed in `folder` left over; nothing when there is no such file."""
+
+    def __init__(self, folder: Path | None) -> None:
+        index = folder / _INDEX if folder else None
+        self._index: dict[str, tuple[int, int]] = json.loads(index.read_text()) if index and index.exists() else {}
+        self._values = folder / _VALUES if folder else None
+
+    def read(self, name: str, first: int, count: int) -> Array | None:
+        """Elements of one slice from `first` on; None when nothing is left over in it, or it had another size."""
+        start, size = self._index.get(name, (0, 0))
+        if self._values is None or first + count > size:
+            return None
+        return np.fromfile(self._values, "<f4", count, offset=4 * (start + first)).astype(np.float32, copy=False)
+
+    def __len__(self) -> int:
+        return len(self._index)
