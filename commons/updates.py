@@ -47,7 +47,9 @@ class Part(_Value):
     @model_validator(mode="after")
     def _has_the_frames_of_its_shape(self) -> Part:
         if len(self.frames) != frame_count(prod(self.shape)):
-            raise ValueError(f"part {self.name!r} of shape {list(self.shape)} lists {len(self.frames)} frames")
+            raise ValueError(
+                f"part {self.name!r} of shape {list(self.shape)} lists {len(self.frames)} frames"
+            )
         if self.bytes != encoded_bytes(self.codec, self.shape):
             raise ValueError(f"part {self.name!r} takes {self.bytes} bytes, not those of its codec and shape")
         return self
@@ -147,7 +149,12 @@ def lay_out(encoded: Iterable[tuple[str, Codec, tuple[int, ...], bytes]]) -> tup
         digests = [hashlib.sha256(data[at : at + step]).hexdigest() for at in range(0, len(data), step)]
         parts.append(
             Part(
-                name=name, codec=codec, shape=shape, offset=len(payload), bytes=len(data), frames=tuple(digests)
+                name=name,
+                codec=codec,
+                shape=shape,
+                offset=len(payload),
+                bytes=len(data),
+                frames=tuple(digests),
             )
         )
         payload += data

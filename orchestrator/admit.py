@@ -40,7 +40,9 @@ def admit(
     if refusal is not None:
         return _refuse(desk, claim, refusal)
     refusal = desk.spool.receive(claim, lane, lanes, offset, messages)
-    if refusal is not None:  # bytes that went wrong on the way may be sent again, values that are wrong stay wrong
+    if (
+        refusal is not None
+    ):  # bytes that went wrong on the way may be sent again, values that are wrong stay wrong
         return _refuse(desk, claim, refusal) if refusal.code is Code.UPDATE_NOT_FINITE else refusal
     return _record(desk, claim) if desk.spool.is_whole(claim, lanes) else None
 

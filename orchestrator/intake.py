@@ -214,7 +214,9 @@ def check_frame(site: SiteId, frame: Frame, data: memoryview) -> float | Refusal
     """Check 17 and 18: every byte is what was signed, and every value is finite. The sum of the values' squares."""
     # 17 the frame's digest is the manifest's
     if hashlib.sha256(data).hexdigest() != frame.sha256:
-        message = f"frame {frame.number} of {frame.part.name} of site {site} is not the one signed; send it anew"
+        message = (
+            f"frame {frame.number} of {frame.part.name} of site {site} is not the one signed; send it anew"
+        )
         return Refusal(Code.UPDATE_DIGEST_MISMATCH, message)
     # 18 decodable, and no NaN or infinity
     try:

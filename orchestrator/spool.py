@@ -179,7 +179,9 @@ class Spool:
             write_file(self._file(run, number, site, "manifest"), claim.upload.manifest)
             write_file(place, claim.upload.update)
             cut = claim.manifest.lanes(lanes)
-            held = _Held(claim.key, tuple(_Landing(lane, self._part(run, number, site, lane, lanes)) for lane in cut))
+            held = _Held(
+                claim.key, tuple(_Landing(lane, self._part(run, number, site, lane, lanes)) for lane in cut)
+            )
             for landing in held.lanes:
                 landing.path.touch()
             self._held[place] = held

@@ -90,9 +90,7 @@ class Computing:
             update, used = seal.sign(note, trained, manifest, device=entry.device, signer=self._signer)
             what = f"trained, loss {trained.loss:.4f}, update of {manifest.payload_bytes} bytes"
             log.info("round %d: %s%s", note.round, what, f" ({why})" if why else "")
-            return self._outbox.seal(
-                note, folder, update=update, usage=used, manifest=manifest.to_bytes()
-            )
+            return self._outbox.seal(note, folder, update=update, usage=used, manifest=manifest.to_bytes())
 
     def evaluate(self, order: Order) -> bytes:
         """A signed hansa-evaluation/v1 note of the order's state on this site's held-out text. Raises as `train`."""

@@ -45,7 +45,9 @@ class Residual:
 
     def __init__(self, folder: Path | None) -> None:
         index = folder / _INDEX if folder else None
-        self._index: dict[str, tuple[int, int]] = json.loads(index.read_text()) if index and index.exists() else {}
+        self._index: dict[str, tuple[int, int]] = (
+            json.loads(index.read_text()) if index and index.exists() else {}
+        )
         self._values = folder / _VALUES if folder else None
 
     def read(self, name: str, first: int, count: int) -> Array | None:
@@ -53,7 +55,9 @@ class Residual:
         start, size = self._index.get(name, (0, 0))
         if self._values is None or first + count > size:
             return None
-        return np.fromfile(self._values, "<f4", count, offset=4 * (start + first)).astype(np.float32, copy=False)
+        return np.fromfile(self._values, "<f4", count, offset=4 * (start + first)).astype(
+            np.float32, copy=False
+        )
 
     def __len__(self) -> int:
         return len(self._index)

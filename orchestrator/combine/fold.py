@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from commons.charter import Outer
 from commons.codec import FRAME, add_frame, decode_frame
-from commons.experts.map import ExpertMap, Kind, Slice
+from commons.experts.map import ExpertMap, Slice
 from commons.names import Digest, SiteId
 from commons.states import Blob, StateStore, StateWriter
 from commons.updates import Frame, UpdateManifest
