@@ -8,6 +8,7 @@ the same site starts anew. What makes a frame right is `orchestrator.intake`.
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import threading
@@ -90,10 +91,11 @@ class Spool:
                     landing.turn += 1
                     turn, at = landing.turn, landing.at
                     file.truncate(at)  # a write that the disk broke off left half a frame
-                if offset != at:
+                if not 0 <= offset <= at:
                     message = f"site {site} resumes lane {lane} at {offset}, durable are {at}: ask for the offset first"
                     return Refusal(Code.REQUEST_INVALID, message)
-                return self._append(claim, landing, turn, file.fileno(), messages)
+                cutter = _Cutter(messages, skip=at - offset)
+                return self._append(claim, landing, turn, file.fileno(), cutter)
         except OSError as error:
             raise self._failed(site, error) from error
 
@@ -109,7 +111,7 @@ class Spool:
         held = self._known(run, number, site)
         if held is None:
             raise self._lost(run, number, site)
-        return float(sum(landing.squares for landing in held.lanes)) ** 0.5
+        return math.sqrt(sum(landing.squares for landing in held.lanes))
 
     @contextmanager
     def open(self, run: RunId, number: int, site: SiteId) -> Iterator[SpooledUpdate]:
@@ -138,10 +140,9 @@ class Spool:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def _append(
-        self, claim: Claim, landing: _Landing, turn: int, handle: int, messages: Iterable[bytes]
+        self, claim: Claim, landing: _Landing, turn: int, handle: int, cutter: _Cutter
     ) -> Refusal | None:
         site, whole, synced = claim.site, landing.lane.bytes, landing.at
-        cutter = _Cutter(messages)
         for frame in _frames_from(landing.lane, landing.at):
             data = cutter.take(frame.bytes)
             if data is None:
@@ -251,8 +252,9 @@ class SpooledUpdate:
 class _Cutter:
     """Messages of any length cut into the lengths asked for; copies only what lies across two messages."""
 
-    def __init__(self, messages: Iterable[bytes]) -> None:
-        self._messages = iter(messages)
+    def __init__(self, messages: Iterable[bytes], *, skip: int) -> None:
+        """`skip`: bytes at the beginning that are known already."""
+        self._messages, self._skip = iter(messages), skip
         self._rest = memoryview(b"")
         self.oversized = False
         """A message was longer than one may be; nothing is taken any more."""
@@ -278,7 +280,8 @@ class _Cutter:
             if message is None:
                 return False
             self.oversized = len(message) > MESSAGE_BYTES_MAX
-            self._rest = memoryview(message)
+            self._rest = memoryview(message)[self._skip :]
+            self._skip -= len(message) - len(self._rest)
         return not self.oversized
 
 
