@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from commons.errors import StoreError
@@ -15,7 +15,7 @@ from commons.states.manifest import DIGEST
 
 
 class File:
-    """A blob opened for reading. For many threads."""
+    """A blob opened for reading (`commons.states.place.Source`)."""
 
     def __init__(self, path: Path) -> None:
         """Raises StoreError when there is none."""
@@ -29,12 +29,10 @@ class File:
             raise StoreError(f"blob {path} cannot be read: it is no file")
 
     def read(self, at: int, count: int) -> bytes:
-        """At most `count` bytes from `at`; none beyond the end. Raises StoreError when the disk fails."""
         with self._reading():
             return os.pread(self._handle, count, at)
 
     def read_into(self, at: int, out: memoryview) -> int:
-        """Fill `out` from `at` as far as there are bytes; how many there were. Raises StoreError when the disk fails."""
         filled = 0
         with self._reading():
             while filled < len(out) and (count := os.preadv(self._handle, [out[filled:]], at + filled)):
@@ -55,11 +53,11 @@ class File:
 
 
 class Folder:
-    """Blobs in ``blobs/``, named by their digests; what is being written in ``drafts/``."""
+    """Blobs in ``blobs/``, named by their digests; what is being written in ``drafts/`` (`commons.states.place.Place`)."""
 
     def __init__(self, root: Path, *, durable: bool) -> None:
         """`durable`: False leaves it to the system when bytes reach the disk."""
-        self.where = str(root)
+        self.root, self.where = root, str(root)
         self._blobs, self._drafts, self._durable = root / "blobs", root / "drafts", durable
         try:
             self._blobs.mkdir(parents=True, exist_ok=True)
@@ -73,34 +71,36 @@ class Folder:
             raise ValueError(f"not a digest: {digest[:80]!r}")
         return self._blobs / digest.removeprefix("sha256:")
 
-    def place(self, digest: Digest) -> str:
-        """As `path`, for people."""
+    def address(self, digest: Digest) -> str:
         return str(self.path(digest))
 
     def size(self, digest: Digest) -> int | None:
-        """Bytes of the blob; None when it is not here."""
         try:
             found = self.path(digest).stat()
         except OSError:
             return None
         return found.st_size if stat.S_ISREG(found.st_mode) else None
 
+    def surely_holds(self, digest: Digest, size: int) -> bool:
+        return self.size(digest) == size
+
     def open(self, digest: Digest) -> File:
-        """Raises StoreError when it is not here."""
         return File(self.path(digest))
 
+    def sources(self, digests: Iterable[Digest]) -> Iterator[File]:
+        for digest in digests:
+            with closing(self.open(digest)) as source:
+                yield source
+
     def drafts(self) -> Drafts:
-        """Where one writer's blobs grow."""
         return Drafts(self._drafts)
 
     def secure(self, draft: Path, digest: Digest) -> None:
-        """Make a draft's bytes durable, under no name yet. For many threads. Raises StoreError."""
         if self._durable:
             with saving(self.where):
                 _sync(draft)
 
     def publish(self, secured: Sequence[tuple[Path, Digest]]) -> None:
-        """Give secured drafts their names, durably. Raises StoreError."""
         with saving(self.where):
             for draft, digest in secured:
                 draft.replace(self.path(digest))
@@ -108,13 +108,11 @@ class Folder:
                 _sync(self._blobs)
 
     def digests(self) -> Iterator[Digest]:
-        """Of everything that is here, in no order."""
         for file in self._blobs.iterdir():
             if file.is_file():
                 yield Digest("sha256:" + file.name)
 
     def remove(self, digests: Iterable[Digest]) -> None:
-        """What is not here already is no error. Raises StoreError."""
         for digest in digests:
             name = digest.removeprefix("sha256:")
             try:
@@ -123,8 +121,10 @@ class Folder:
                 raise StoreError(f"cannot remove {self._blobs / name}: {error.strerror}") from error
 
     def sweep(self) -> None:
-        """Remove what crashed writers left."""
         sweep(self._drafts)
+
+    def close(self) -> None:
+        pass
 
 
 def _sync(path: Path) -> None:

@@ -1,7 +1,8 @@
 """The manifest of a model state: which slice is which blob.
 
-Canonical JSON ``{"slices": {name: {"digest", "shape", "bytes"}}}``; its SHA-256 is the state's digest. Knows nothing of
-where blobs lie.
+Canonical JSON ``{"slices": {name: {"digest", "shape", "bytes"}}}``; its SHA-256 is the state's digest. A slice may also
+have a ``"step": {"base", "bytes", "codec", "digest"}``, by which it is built from another blob. Knows nothing of where
+blobs lie.
 """
 
 from __future__ import annotations
@@ -9,12 +10,15 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import prod
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from commons.charter import Codec
+from commons.codec import encoded_bytes
 from commons.errors import StoreError
 from commons.names import Digest
 from commons.records import canonical_json
@@ -26,18 +30,29 @@ DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
+class Step:
+    """How a slice is built from an earlier one of the same shape: base + what the frames decode to, in fp32."""
+
+    base: Digest
+    codec: Codec
+    digest: Digest
+    """Blob of the encoded frames, one after the other (`commons.codec`)."""
+    bytes: int
+
+
+@dataclass(frozen=True)
 class Blob:
     """One slice of a state."""
 
     digest: Digest
     shape: tuple[int, ...]
     bytes: int
+    step: Step | None = None
 
 
 def manifest_bytes(slices: Mapping[str, Blob]) -> bytes:
     """The manifest of a state: its SHA-256 is the state's digest."""
-    listed = {n: {"digest": b.digest, "shape": list(b.shape), "bytes": b.bytes} for n, b in slices.items()}
-    return canonical_json({"slices": listed})
+    return canonical_json({"slices": {name: _entry(blob) for name, blob in slices.items()}})
 
 
 def read_manifest(data: bytes) -> dict[str, Blob]:
@@ -53,13 +68,34 @@ def read_manifest(data: bytes) -> dict[str, Blob]:
     return slices
 
 
-def _slices(value: dict[str, dict[str, dict[str, object]]]) -> Iterator[tuple[str, Blob]]:
+def _entry(blob: Blob) -> dict[str, object]:
+    entry: dict[str, object] = {"digest": blob.digest, "shape": list(blob.shape), "bytes": blob.bytes}
+    return entry | {"step": asdict(blob.step)} if blob.step else entry
+
+
+def _slices(value: dict[str, dict[str, dict[str, Any]]]) -> Iterator[tuple[str, Blob]]:
     for name, entry in value["slices"].items():
-        digest, shape, size = entry["digest"], entry["shape"], entry["bytes"]
-        if not isinstance(digest, str) or not DIGEST.fullmatch(digest):
-            raise ValueError(f"slice {name!r} has no digest")
+        shape = entry["shape"]
         if not isinstance(shape, list) or not all(type(n) is int and n > 0 for n in shape):
             raise ValueError(f"slice {name!r} has no shape")
-        if size != prod(shape) * FP32.itemsize:
-            raise ValueError(f"slice {name!r} has {size} bytes, not those of its shape")
-        yield name, Blob(Digest(digest), tuple(shape), prod(shape) * FP32.itemsize)
+        size = prod(shape) * FP32.itemsize
+        if entry["bytes"] != size:
+            raise ValueError(f"slice {name!r} has {entry['bytes']} bytes, not those of its shape")
+        step = _step(name, tuple(shape), entry["step"]) if "step" in entry else None
+        yield name, Blob(_digest(name, entry["digest"]), tuple(shape), size, step)
+
+
+def _step(name: str, shape: tuple[int, ...], entry: dict[str, Any]) -> Step:
+    codec = entry["codec"]
+    if codec not in get_args(Codec):
+        raise ValueError(f"the step of slice {name!r} has no codec")
+    size = encoded_bytes(codec, shape)
+    if entry["bytes"] != size:
+        raise ValueError(f"the step of slice {name!r} has {entry['bytes']} bytes, {codec} has {size}")
+    return Step(_digest(name, entry["base"]), codec, _digest(name, entry["digest"]), size)
+
+
+def _digest(name: str, text: object) -> Digest:
+    if not isinstance(text, str) or not DIGEST.fullmatch(text):
+        raise ValueError(f"slice {name!r} has no digest")
+    return Digest(text)

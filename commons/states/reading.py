@@ -10,8 +10,8 @@ from typing_extensions import Self
 
 from commons.errors import StoreError
 from commons.states.drafts import BLOCK_BYTES
-from commons.states.local import File
 from commons.states.manifest import FP32, Blob, Tensor
+from commons.states.place import Source
 
 
 class BlobReader:
@@ -23,7 +23,7 @@ class BlobReader:
 
     def __init__(
         self,
-        source: File,
+        source: Source,
         blob: Blob,
         *,
         check: bool,
@@ -47,9 +47,11 @@ class BlobReader:
         Raises StoreError when the blob is damaged.
         """
         assert out.dtype == FP32 and out.flags.c_contiguous, "blobs are read into contiguous fp32"
-        at = first_element * FP32.itemsize
-        assert at >= 0 and at + out.nbytes <= self._blob.bytes, "only what the slice has is read"
-        view = out.reshape(-1).view(np.uint8).data
+        self.read_bytes(first_element * FP32.itemsize, out.reshape(-1).view(np.uint8).data)
+
+    def read_bytes(self, at: int, view: memoryview) -> None:
+        """Fill `view` (one dimension, format B) with the blob's bytes from `at`. Raises as `read_into`."""
+        assert at >= 0 and at + len(view) <= self._blob.bytes, "only what the blob has is read"
         if self._hash is not None and at != self._hashed:
             self.check()
         if self._hash is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -17,25 +17,43 @@ from commons.notes import digest_file
 from commons.states.known import Known
 from commons.states.local import Folder
 from commons.states.manifest import FP32, Blob, Tensor, read_manifest
+from commons.states.place import Place
 from commons.states.reading import BlobReader
+from commons.states.steps import take_step
 from commons.states.writing import StateWriter
 
 _READ_BYTES = 64 << 20
 
 
 class StateStore:
-    """A folder of blobs. Safe for many threads; two processes may share it as long as only one prunes."""
+    """Safe for many threads; two processes may share it as long as only one prunes."""
 
-    def __init__(self, root: Path | str, *, durable: bool = True) -> None:
-        """`durable` False is for a cache of what can be fetched again: nothing waits for the disk, a blob is checked at
-        its first use in a process unless this process wrote it, and one found damaged is dropped.
+    def __init__(self, root: Path | str, *, durable: bool = True, drafts: Path | None = None) -> None:
+        """`root`: a folder, or a URL that fsspec knows, like ``s3://bucket/prefix``; what is written there grows in the
+        local folder `drafts` first (default: one in the system's temporary folder).
 
-        Raises StoreError when `root` cannot be used.
+        `durable` False is for a cache of what can be fetched again: nothing waits for the disk, a blob is checked at
+        its first use in a process unless this process wrote it, and one found damaged is dropped. Raises StoreError
+        when `root` cannot be used.
         """
-        self.root = Path(root)
         self._durable = durable
-        self._folder = Folder(self.root, durable=durable)
         self._known = Known()
+        self._place: Place
+        if "://" in str(root):
+            from commons.states.remote import Bucket
+
+            self._place = Bucket(str(root), drafts)
+        else:
+            self._place = Folder(Path(root), durable=durable)
+
+    @property
+    def root(self) -> Path:
+        """The folder of a local store."""
+        return self._local.root
+
+    def close(self) -> None:
+        """Whoever still waits for the network gets its StoreError soon. A local store needs no closing."""
+        self._place.close()
 
     def save(self, tensors: Mapping[str, Tensor] | Iterable[tuple[str, Tensor]]) -> Digest:
         """Store a state durably and return its digest; the same tensors give the same digest.
@@ -51,7 +69,7 @@ class StateStore:
     @contextmanager
     def writer(self) -> Iterator[StateWriter]:
         """Write a state slice by slice; nothing of it is seen unless `finish` is called."""
-        writer = StateWriter(self._folder, self._known)
+        writer = StateWriter(self._place, self._known)
         try:
             yield writer
         finally:
@@ -77,26 +95,26 @@ class StateStore:
         if found != digest:
             file.unlink()
             raise StoreError(f"{file} should be {digest} but its bytes are {found}: fetch it again")
-        self._folder.secure(file, digest)
-        self._folder.publish([(file, digest)])
+        self._place.secure(file, digest)
+        self._place.publish([(file, digest)])
         self._known.vouch([digest])
 
     def path(self, digest: Digest) -> Path:
-        """Where the blob is or would be. Raises ValueError for a text that is no digest."""
-        return self._folder.path(digest)
+        """The blob's file in a local store, be it there or not. Raises ValueError for a text that is no digest."""
+        return self._local.path(digest)
 
     def has(self, digest: Digest) -> bool:
         """Raises ValueError for a text that is no digest."""
-        return self._folder.size(digest) is not None
+        return self._place.size(digest) is not None
 
     def holds(self, digest: Digest, size: int) -> bool:
         """Whether the blob is here at its full size; its bytes are checked when they are read."""
-        return self._folder.size(digest) == size
+        return self._place.size(digest) == size
 
     def open(self, blob: Blob) -> BlobReader:
         """Read a slice part by part; close it in the end. Raises StoreError when it is missing or damaged."""
         return BlobReader(
-            self._folder.open(blob.digest),
+            self._place.open(blob.digest),
             blob,
             check=self._durable,
             vouched=partial(self._known.vouched, blob.digest),
@@ -111,7 +129,8 @@ class StateStore:
         return tensor
 
     def map(self, blob: Blob) -> Tensor:
-        """One slice as a read-only mapping of its file, checked once in a process. Raises StoreError as `tensor`."""
+        """One slice of a local store as a read-only mapping of its file, checked once in a process. Raises StoreError
+        as `tensor`."""
         with self.open(blob) as reader:
             reader.check()
         with self.path(blob.digest).open("rb") as file:
@@ -133,16 +152,15 @@ class StateStore:
         Not checked: whoever receives them does. Raises StoreError when a blob is missing.
         """
         pieces, room = list[bytes](), frame_bytes
-        for digest in digests:
-            with closing(self._folder.open(digest)) as source:
-                at = min(offset, source.size)
-                offset -= at
-                while piece := source.read(at, room):
-                    pieces.append(piece)
-                    at, room = at + len(piece), room - len(piece)
-                    if not room:
-                        yield b"".join(pieces)
-                        pieces, room = [], frame_bytes
+        for source in self._place.sources(digests):
+            at = min(offset, source.size)
+            offset -= at
+            while piece := source.read(at, room):
+                pieces.append(piece)
+                at, room = at + len(piece), room - len(piece)
+                if not room:
+                    yield b"".join(pieces)
+                    pieces, room = [], frame_bytes
         if pieces:
             yield b"".join(pieces)
 
@@ -151,26 +169,61 @@ class StateStore:
         return read_manifest(self.read(state))
 
     def load(self, state: Digest) -> dict[str, Tensor]:
-        """All tensors of a state in name order (fp32, writable). Raises StoreError as `tensor` does."""
-        return {name: self._filled(blob) for name, blob in self.manifest(state).items()}
+        """All tensors of a state in name order (fp32, writable), advanced where that is to be done. Raises StoreError
+        as `tensor` and `advance` do."""
+        slices = self.manifest(state)
+        for blob in slices.values():
+            self.advance(blob)
+        return {name: self._filled(blob) for name, blob in slices.items()}
 
     def missing(self, state: Digest) -> list[Digest]:
         """Blobs to fetch before `load`, each once; just the state itself while its manifest is missing."""
-        if not self.has(state):
-            return [state]
-        wanted = {blob.digest: blob.bytes for blob in self.manifest(state).values()}
-        return [digest for digest, size in wanted.items() if not self.holds(digest, size)]
+        return list(self.lacking(self.manifest(state).values())) if self.has(state) else [state]
+
+    def lacking(self, blobs: Iterable[Blob], *, steps: bool = True) -> dict[Digest, int]:
+        """What to fetch, and how many bytes each, so that every slice is here or can be advanced; without `steps`, so
+        that it is here."""
+        wanted: dict[Digest, int] = {}
+        for blob in blobs:
+            if self.holds(blob.digest, blob.bytes):
+                continue
+            if blob.step is None or not steps or not self.holds(blob.step.base, blob.bytes):
+                wanted[blob.digest] = blob.bytes
+            elif not self.holds(blob.step.digest, blob.step.bytes):
+                wanted[blob.step.digest] = blob.step.bytes
+        return wanted
+
+    def advance(self, blob: Blob) -> None:
+        """Build a slice that is not here from its base and its step; nothing when it is here, or has no step.
+
+        Raises StoreError when base or step is missing or damaged, or when they do not give the slice: nothing is left
+        then, and the slice itself is to be fetched.
+        """
+        step = blob.step
+        if step is None or self.holds(blob.digest, blob.bytes):
+            return
+        encoded = Blob(step.digest, (step.bytes,), step.bytes)
+        with self.writer() as writer, self.open(encoded) as frames:
+            with self.open(Blob(step.base, blob.shape, blob.bytes)) as base:
+                take_step(blob, base, frames, writer.frames())
+            writer.publish()
 
     def prune(self, keep: Iterable[Digest]) -> int:
         """Remove every blob that no state in `keep` and none being written uses, and what crashed writers left; returns
         how many blobs went."""
         used: set[Digest] = set()
         for state in keep:
-            used |= {state, *(blob.digest for blob in self.manifest(state).values())}
-        with self._known.removing(d for d in self._folder.digests() if d not in used) as gone:
-            self._folder.remove(gone)
-        self._folder.sweep()
+            slices = self.manifest(state).values()
+            used |= {state, *(blob.digest for blob in slices), *(b.step.digest for b in slices if b.step)}
+        with self._known.removing(d for d in self._place.digests() if d not in used) as gone:
+            self._place.remove(gone)
+        self._place.sweep()
         return len(gone)
+
+    @property
+    def _local(self) -> Folder:
+        assert isinstance(self._place, Folder), f"{self._place.where} has no files here"
+        return self._place
 
     def _filled(self, blob: Blob) -> Tensor:
         tensor = np.empty(blob.shape, FP32)
@@ -180,9 +233,9 @@ class StateStore:
 
     def _damaged(self, digest: Digest, why: str) -> StoreError:
         self._known.forget(digest)
-        text = f"blob {digest} in {self.root} is damaged: {why}"
+        text = f"blob {digest} in {self._place.where} is damaged: {why}"
         if self._durable:
-            place = self._folder.place(digest)
+            place = self._place.address(digest)
             return StoreError(f"{text}; bring {place} back from a backup, or remove it and fetch it again")
-        self._folder.remove([digest])
+        self._place.remove([digest])
         return StoreError(f"{text}; it is dropped and fetched again")

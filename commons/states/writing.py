@@ -19,11 +19,11 @@ from commons.errors import StoreError
 from commons.names import Digest
 from commons.states.drafts import Draft, saving
 from commons.states.known import Known
-from commons.states.local import Folder
-from commons.states.manifest import FP32, Blob, Tensor, manifest_bytes
+from commons.states.manifest import FP32, Blob, Step, Tensor, manifest_bytes
+from commons.states.place import Place
 
 _AT_ONCE = 8
-"""Blobs being made durable together: a file system commits concurrent fsyncs in one go."""
+"""Blobs being made durable together: a file system commits concurrent fsyncs in one go, a bucket takes uploads so."""
 
 
 class BlobWriter:
@@ -38,9 +38,12 @@ class BlobWriter:
         with saving(self._state.where):
             self._draft.append(memoryview(data).cast("B"))
 
-    def close(self) -> Digest:
-        """The blob is whole; its digest. It is durable when its state is finished. Raises StoreError."""
-        return self._state._settle(self._draft)
+    def close(self, expected: Digest | None = None) -> Digest:
+        """The blob is whole; its digest. It is durable when its state is finished.
+
+        Raises StoreError when the disk fails, or when it is not the `expected` blob: nothing is left of it then.
+        """
+        return self._state._settle(self._draft, expected)
 
 
 class SliceWriter:
@@ -60,12 +63,15 @@ class SliceWriter:
         )
         self._blob.write(raw.view(np.uint8).data)
 
-    def close(self) -> Blob:
-        """The slice is whole and of the state; durable when that is finished. Raises StoreError."""
+    def close(self, step: Step | None = None) -> Blob:
+        """The slice is whole and of the state; durable when that is finished. Raises StoreError.
+
+        `step`: how whoever has its base builds the slice; its frames are a blob of the same writer (`frames`).
+        """
         assert not self._lacking, (
             f"{self._name} is of shape {self._shape}, {self._lacking} elements are lacking"
         )
-        blob = Blob(self._blob.close(), self._shape, prod(self._shape) * FP32.itemsize)
+        blob = Blob(self._blob.close(), self._shape, prod(self._shape) * FP32.itemsize, step)
         self._state._enter(self._name, blob)
         return blob
 
@@ -73,11 +79,11 @@ class SliceWriter:
 class StateWriter:
     """Made by `StateStore.writer`. Different slices may be written from different threads."""
 
-    def __init__(self, folder: Folder, known: Known) -> None:
-        self._folder, self._known = folder, known
+    def __init__(self, place: Place, known: Known) -> None:
+        self._place, self._known = place, known
         self._lock = threading.Lock()
         self._slices: dict[str, Blob] = {}
-        self._drafts = folder.drafts()
+        self._drafts = place.drafts()
         self._open: set[Draft] = set()
         self._new: dict[Digest, Path] = {}
         self._pins: list[Digest] = []
@@ -88,7 +94,7 @@ class StateWriter:
     @property
     def where(self) -> str:
         """The store, for messages."""
-        return self._folder.where
+        return self._place.where
 
     def slice(self, name: str, shape: Iterable[int]) -> SliceWriter:
         """One slice that comes in blocks. Raises StoreError when the disk is full."""
@@ -112,12 +118,13 @@ class StateWriter:
     def finish(self) -> Digest:
         """Make the state durable; its digest.
 
-        Raises StoreError when the disk is full, or a slice that was kept is not here any more.
+        Raises StoreError when the disk is full, or a blob that was kept is not here any more.
         """
-        for name, blob in sorted(self._slices.items()):
-            if blob.digest not in self._new and self._folder.size(blob.digest) != blob.bytes:
-                raise StoreError(f"slice {name} is not in {self.where} any more: blob {blob.digest}")
         self.publish()
+        for name, blob in sorted(self._slices.items()):
+            for part in (blob, blob.step) if blob.step else (blob,):
+                if self._place.size(part.digest) != part.bytes:
+                    raise StoreError(f"slice {name}: blob {part.digest} is not in {self.where} any more")
         manifest = self.frames()
         manifest.write(manifest_bytes(self._slices))
         state = manifest.close()
@@ -130,7 +137,7 @@ class StateWriter:
         for future in self._securing:
             future.result()
         self._securing.clear()
-        self._folder.publish([(draft, digest) for digest, draft in self._new.items()])
+        self._place.publish([(draft, digest) for digest, draft in self._new.items()])
         self._known.vouch(self._new)
         self._new.clear()
 
@@ -149,21 +156,29 @@ class StateWriter:
             self._open.add(draft)
             return draft
 
-    def _settle(self, draft: Draft) -> Digest:
+    def _settle(self, draft: Draft, expected: Digest | None) -> Digest:
         """A draft is whole: begin to make it durable, or drop it when its blob is here already."""
         digest = draft.close()
+        if expected not in (None, digest):
+            self._forget(draft)
+            raise StoreError(f"what was computed as blob {expected} is {digest}: nothing is kept of it")
         self._pin(digest)
         with self._lock:
-            self._open.discard(draft)
-            fresh = digest not in self._new and self._folder.size(digest) != draft.bytes
+            fresh = digest not in self._new and not self._place.surely_holds(digest, draft.bytes)
             if fresh:
                 self._new[digest] = draft.path
+                self._open.discard(draft)
         if fresh:
             self._secure(draft.path, digest)
         else:
-            with suppress(OSError):
-                draft.remove()
+            self._forget(draft)
         return digest
+
+    def _forget(self, draft: Draft) -> None:
+        with self._lock:
+            self._open.discard(draft)
+        with suppress(OSError):
+            draft.remove()
 
     def _secure(self, draft: Path, digest: Digest) -> None:
         self._room.acquire()
@@ -174,7 +189,7 @@ class StateWriter:
 
     def _secured(self, draft: Path, digest: Digest) -> None:
         try:
-            self._folder.secure(draft, digest)
+            self._place.secure(draft, digest)
         finally:
             self._room.release()
 
