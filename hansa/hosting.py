@@ -41,6 +41,7 @@ def serve(
     listen: str,
     enrolment: str,
     store: str,
+    states: str,
     mlflow: str,
     as_json: bool,
 ) -> None:
@@ -50,7 +51,9 @@ def serve(
     _log_to_stderr()
     if not (home / CHARTER).exists():
         furnish(home, charter=charter, founding=founding, log_key=log_key)
-    coordinator = Coordinator(home, listen, store or None, mlflow or None, enrolment=enrolment or None)
+    coordinator = Coordinator(
+        home, listen, store or None, mlflow or None, states=states or None, enrolment=enrolment or None
+    )
     with stop_signal() as stop:
         coordinator.start()
         try:

@@ -1,7 +1,8 @@
 """The coordinator as a program: opens the stores, serves the wire, drives the runs. Owns nothing but composition.
 
 Home: charter.toml, founding/*.note and log.key are brought along; ca/, operator/ (the operator's seat),
-invites/, enrolled.json, journal.db, states/, spool/, mlflow.db and mlartifacts/ are made here.
+invites/, enrolled.json, journal.db, states/, spool/, mlflow.db and mlartifacts/ are made here; drafts/ if states lie
+elsewhere.
 """
 
 from __future__ import annotations
@@ -71,14 +72,17 @@ class Coordinator:
         store: str | None = None,
         mlflow: str | None = None,
         *,
+        states: str | None = None,
         enrolment: str | None = None,
         clock: Clock | None = None,
     ) -> None:
         """`store`: journal URL, default SQLite in the home. `mlflow`: tracking URI, default SQLite in the home;
-        "none": no mirror. `enrolment`: its address, default the port after `listen`'s; port 0: any free port."""
+        "none": no mirror. `states`: folder or URL of the model states (`commons.states`), default in the home.
+        `enrolment`: its address, default the port after `listen`'s; port 0: any free port."""
         self.home = Path(home)
         self.address, self.enrolment_address = listen, enrolment or _next_port(listen)
         self._store, self._mlflow, self._clock = store, mlflow, clock or SystemClock()
+        self._states = states
         self._lock = HomeLock(self.home)
         self._closing = ExitStack()
         self._stopped = threading.Event()
@@ -138,7 +142,7 @@ class Coordinator:
             consortium=consortium,
             runs=runs,
             live=Live(self._clock, bell, pulse),
-            store=StateStore(self.home / "states"),
+            store=StateStore(self._states or self.home / "states", drafts=self.home / "drafts"),
             spool=Spool(self.home / "spool"),
             signer=home.signer,
             bell=bell,
@@ -198,6 +202,7 @@ class Coordinator:
 
     def _wake(self, desk: Desk, pulse: Bell) -> None:
         desk.stopping.set()
+        desk.store.close()
         desk.bell.ring()
         pulse.ring()
 

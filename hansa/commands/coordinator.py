@@ -44,6 +44,13 @@ def start(
             envvar="HANSA_STORE", help="Journal store: empty for SQLite in home, or postgresql+psycopg://…"
         ),
     ] = "",
+    states: Annotated[
+        str,
+        typer.Option(
+            envvar="HANSA_STATES",
+            help="Model states: empty for a folder in home, s3://BUCKET/PREFIX, a folder.",
+        ),
+    ] = "",
     mlflow: Annotated[
         str,
         typer.Option(
@@ -64,4 +71,4 @@ def start(
     from hansa.hosting import serve
 
     serve(home, charter=charter, founding=founding, log_key=log_key, listen=listen, enrolment=enrolment, store=store,
-          mlflow=mlflow, as_json=as_json)  # fmt: skip
+          states=states, mlflow=mlflow, as_json=as_json)  # fmt: skip

@@ -9,10 +9,14 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from math import prod
 from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
 
 from commons.names import Digest
-from commons.states import Blob, StateStore, manifest_bytes
+from commons.states import FP32, Blob, StateStore, manifest_bytes
 
 MODEL, MANIFEST = "model.safetensors", "MANIFEST.json"
 NOTE, RECORD, PROOF = "release.note", "release.record", "release.tlog-proof"
@@ -39,9 +43,19 @@ def write_model(path: Path, store: StateStore, slices: Mapping[str, Blob]) -> No
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for blob in slices.values():
-            file.write(store.read(blob.digest))
+            _copy(store, blob, file)
         file.flush()
         os.fsync(file.fileno())
+
+
+def _copy(store: StateStore, blob: Blob, file: BinaryIO) -> None:
+    size = prod(blob.shape)
+    block = np.empty(_BLOCK // FP32.itemsize, np.float32)
+    with store.open(blob) as reader:
+        for first in range(0, size, block.size):
+            part = block[: size - first]
+            reader.read_into(first, part)
+            file.write(part.data)
 
 
 def state_in(path: Path) -> Digest:
