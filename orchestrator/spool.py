@@ -12,20 +12,21 @@ import math
 import os
 import shutil
 import threading
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from commons.disk import begin_writeback, sync
 from commons.errors import Code, Refusal, StoreError
-from commons.identity import write_file
 from commons.names import Digest, RunId, SiteId
-from commons.notes import digest, parse
+from commons.notes import NoteError, digest, parse
 from commons.updates import Frame, Lane, UpdateManifest
 from orchestrator.intake import Claim, check_frame
 
 MESSAGE_BYTES_MAX = 1 << 20
-_SYNC_EVERY = 32 << 20
+_WRITEBACK_BYTES = 8 << 20
 
 
 @dataclass
@@ -46,17 +47,23 @@ class _Landing:
 class _Held:
     """A claim and its lanes."""
 
+    place: Path
     key: Digest
+    manifest: UpdateManifest
     lanes: tuple[_Landing, ...]
+    securing: threading.Lock = field(default_factory=threading.Lock)
+    secured: threading.Event = field(default_factory=threading.Event)
+    """The claim and the names of the lanes are durable."""
 
 
 class Spool:
-    """Files ``<run>/<round>/<site>.{note,manifest}`` and ``<site>.<lanes>.<lane>.part``. Safe for many threads."""
+    """Files ``<run>/<round>/<site>.claim`` and ``<site>.<lanes>.<lane>.part``. Safe for many threads."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
         self._lock = threading.Lock()
         self._held: dict[Path, _Held] = {}
+        self._turns: defaultdict[Path, threading.Lock] = defaultdict(threading.Lock)
 
     def positions(self, run: RunId, number: int, site: SiteId, key: Digest, lanes: int) -> tuple[int, ...]:
         """Durable bytes of each lane of the claim with this key; zeros when nothing is known of it.
@@ -67,9 +74,8 @@ class Spool:
             held = self._known(run, number, site)
             if held is None or held.key != key or len(held.lanes) != lanes:
                 return (0,) * lanes
-            for landing in held.lanes:
-                if landing.at:
-                    _sync(landing.path)
+            if any(landing.at for landing in held.lanes):
+                _secure(held)
         except OSError as error:
             raise self._failed(site, error) from error
         return tuple(landing.at for landing in held.lanes)
@@ -85,7 +91,8 @@ class Spool:
         """
         site = claim.site
         try:
-            landing = self._begin(claim, lanes).lanes[lane]
+            held = self._begin(claim, lanes)
+            landing = held.lanes[lane]
             with landing.path.open("ab", buffering=0) as file:
                 with landing.lock:
                     landing.turn += 1
@@ -95,13 +102,16 @@ class Spool:
                     message = f"site {site} resumes lane {lane} at {offset}, durable are {at}: ask for the offset first"
                     return Refusal(Code.REQUEST_INVALID, message)
                 cutter = _Cutter(messages, skip=at - offset)
-                return self._append(claim, landing, turn, file.fileno(), cutter)
+                refusal = self._append(claim, landing, turn, file.fileno(), cutter)
+            if refusal is None:
+                _secure(held, landing)
+            return refusal
         except OSError as error:
             raise self._failed(site, error) from error
 
     def is_whole(self, claim: Claim, lanes: int) -> bool:
         """Whether every lane of the claim is here."""
-        held = self._known(*_place(claim))
+        held = self._known(*_named(claim))
         if held is None or held.key != claim.key or len(held.lanes) != lanes:
             return False
         return all(landing.at == landing.lane.bytes for landing in held.lanes)
@@ -126,23 +136,23 @@ class Spool:
                     for landing in held.lanes
                     if landing.lane.frames
                 ]
-                manifest = UpdateManifest.from_bytes(self._file(run, number, site, "manifest").read_bytes())
             except OSError as error:
                 raise self._lost(run, number, site) from error
-            yield SpooledUpdate(manifest, tuple(files))
+            yield SpooledUpdate(held.manifest, tuple(files))
 
     def drop_before(self, run: RunId, number: int) -> None:
         """Remove the spools of the run's rounds below `number`, and those of all other runs."""
         for folder in self._root.glob("*/*"):
             if folder.parent.name != run or int(folder.name) < number:
                 with self._lock:
-                    self._held = {place: h for place, h in self._held.items() if place.parent != folder}
+                    for place in [place for place in self._held if place.parent == folder]:
+                        del self._held[place], self._turns[place]
                 shutil.rmtree(folder, ignore_errors=True)
 
     def _append(
         self, claim: Claim, landing: _Landing, turn: int, handle: int, cutter: _Cutter
     ) -> Refusal | None:
-        site, whole, synced = claim.site, landing.lane.bytes, landing.at
+        site, whole, told = claim.site, landing.lane.bytes, landing.at
         for frame in _frames_from(landing.lane, landing.at):
             data = cutter.take(frame.bytes)
             if data is None:
@@ -156,76 +166,74 @@ class Spool:
                 _write(handle, data)
                 landing.at += frame.bytes
                 landing.squares += squares
-            if landing.at - synced >= _SYNC_EVERY:
-                os.fsync(handle)
-                synced = landing.at
+            if landing.at - told >= _WRITEBACK_BYTES:
+                begin_writeback(handle, told, landing.at - told)
+                told = landing.at
         if cutter.take(1) is not None:
             message = f"site {site} sends more than the {whole} bytes of this lane that it signed"
             return Refusal(Code.UPDATE_TOO_LARGE, message)
-        os.fsync(handle)
         return None
 
     def _begin(self, claim: Claim, lanes: int) -> _Held:
         """What is held of this claim in so many lanes; anything else of the site's in this round goes."""
-        run, number, site = _place(claim)
-        held = self._known(run, number, site)
-        with self._lock:
-            place = self._file(run, number, site, "note")
-            held = self._held.get(place, held)
+        place = self._place(*_named(claim))
+        with self._turn(place):
+            held = self._read(place)
             if held is not None and held.key == claim.key and len(held.lanes) == lanes:
                 return held
-            place.unlink(missing_ok=True)
-            for part in place.parent.glob(f"{site}.*.part"):
-                part.unlink()
-            write_file(self._file(run, number, site, "manifest"), claim.upload.manifest)
-            write_file(place, claim.upload.update)
-            cut = claim.manifest.lanes(lanes)
-            held = _Held(
-                claim.key, tuple(_Landing(lane, self._part(run, number, site, lane, lanes)) for lane in cut)
-            )
+            for landing in held.lanes if held else ():
+                with landing.lock:
+                    landing.turn += 1  # an upload of it under way ends
+            place.parent.mkdir(parents=True, exist_ok=True)
+            for old in place.parent.glob(f"{claim.site}.*"):
+                old.unlink()
+            held = _held(place, claim.key, claim.manifest, lanes)
             for landing in held.lanes:
                 landing.path.touch()
+            note = claim.upload.update
+            place.write_bytes(b"%d\n%b%b" % (len(note), note, claim.upload.manifest))
             self._held[place] = held
             return held
 
     def _known(self, run: RunId, number: int, site: SiteId) -> _Held | None:
-        """What is held of the site's update; after a restart it is read from disk and verified once."""
-        place = self._file(run, number, site, "note")
-        with self._lock:
-            if place in self._held:
-                return self._held[place]
-            try:
-                note = parse(place.read_bytes())
-                manifest = UpdateManifest.from_bytes(self._file(run, number, site, "manifest").read_bytes())
-            except (FileNotFoundError, ValueError):
-                return None
-            parts = sorted(place.parent.glob(f"{site}.*.part"))
-            lanes = int(parts[0].name.split(".")[-3]) if parts else 0
-            if not parts or len(parts) != lanes:
-                return None
-            cut = manifest.lanes(lanes)
-            held = _Held(
-                digest(note.text.encode()),
-                tuple(_Landing(lane, self._part(run, number, site, lane, lanes)) for lane in cut),
-            )
-            for landing in held.lanes:
-                _verify(site, landing)
-            self._held[place] = held
-            return held
+        place = self._place(run, number, site)
+        with self._turn(place):
+            return self._read(place)
 
-    def _part(self, run: RunId, number: int, site: SiteId, lane: Lane, lanes: int) -> Path:
-        return self._file(run, number, site, f"{lanes}.{lane.number}.part")
+    def _read(self, place: Path) -> _Held | None:
+        """What is held of a site's update; after a restart it is read from disk and verified once."""
+        if place in self._held:
+            return self._held[place]
+        try:
+            length, _, rest = place.read_bytes().partition(b"\n")
+            note = parse(rest[: int(length)])
+            manifest = UpdateManifest.from_bytes(rest[int(length) :])
+        except (FileNotFoundError, ValueError, NoteError):
+            return None
+        parts = list(place.parent.glob(f"{place.stem}.*.part"))
+        lanes = int(parts[0].name.split(".")[1]) if parts else 0
+        if not parts or len(parts) != lanes:
+            return None
+        held = _held(place, digest(note.text.encode()), manifest, lanes)
+        for landing in held.lanes:
+            _verify(SiteId(place.stem), landing)
+        self._held[place] = held
+        return held
+
+    def _turn(self, place: Path) -> threading.Lock:
+        with self._lock:
+            return self._turns[place]
+
+    def _place(self, run: RunId, number: int, site: SiteId) -> Path:
+        return self._root / run / str(number) / f"{site}.claim"
 
     def _failed(self, site: SiteId, error: OSError) -> StoreError:
         why = error.strerror or str(error)
         return StoreError(f"cannot keep the update of site {site} in {self._root}: {why}")
 
     def _lost(self, run: RunId, number: int, site: SiteId) -> StoreError:
-        where = self._file(run, number, site, "*")
+        where = self._place(run, number, site).with_suffix(".*")
         return StoreError(f"{where}: an admitted update was removed from the spool; its operator restores it")
-
-    def _file(self, run: RunId, number: int, site: SiteId, ending: str) -> Path:
-        return self._root / run / str(number) / f"{site}.{ending}"
 
 
 @dataclass(frozen=True)
@@ -293,8 +301,25 @@ def _cut_off(site: SiteId, cutter: _Cutter, at: int, whole: int) -> Refusal:
     return Refusal(Code.REQUEST_INVALID, message)
 
 
-def _place(claim: Claim) -> tuple[RunId, int, SiteId]:
+def _named(claim: Claim) -> tuple[RunId, int, SiteId]:
     return RunId(claim.update.run), claim.update.round, claim.site
+
+
+def _held(place: Path, key: Digest, manifest: UpdateManifest, lanes: int) -> _Held:
+    cut = manifest.lanes(lanes)
+    landings = (_Landing(lane, place.with_suffix(f".{lanes}.{lane.number}.part")) for lane in cut)
+    return _Held(place, key, manifest, tuple(landings))
+
+
+def _secure(held: _Held, *landings: _Landing) -> None:
+    """Make what is held durable: these lanes, or all, and what they are lanes of. Raises OSError."""
+    for landing in landings or held.lanes:
+        sync(landing.path)
+    with held.securing:
+        if not held.secured.is_set():
+            sync(held.place)
+            sync(held.place.parent)
+            held.secured.set()
 
 
 def _frames_from(lane: Lane, at: int) -> Iterator[Frame]:
@@ -317,11 +342,3 @@ def _verify(site: SiteId, landing: _Landing) -> None:
 def _write(handle: int, data: memoryview) -> None:
     while data:
         data = data[os.write(handle, data) :]
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

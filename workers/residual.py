@@ -6,11 +6,14 @@ model's size. Belongs to a sealed round; knows nothing of codecs.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
+from commons.notes import digest_file
 
 Array = NDArray[np.float32]
 _VALUES, _INDEX = "residual.bin", "residual.json"
@@ -22,20 +25,23 @@ class ResidualWriter:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._index: dict[str, tuple[int, int]] = {}
-        self._size = 0
+        self._size, self._digest = 0, hashlib.sha256()
         self._file = (folder / _VALUES).open("wb")
 
     def add(self, name: str, values: Array) -> None:
         """The next values of slice `name`; all of one slice come one after another."""
         first, count = self._index.get(name, (self._size, 0))
-        self._file.write(np.ascontiguousarray(values, "<f4").data)
+        data = np.ascontiguousarray(values, "<f4").data
+        self._digest.update(data)
+        self._file.write(data)
         self._index[name] = (first, count + values.size)
         self._size += values.size
 
     def close(self) -> None:
         self._file.close()
         if self._index:
-            (self._folder / _INDEX).write_text(json.dumps(self._index, sort_keys=True))
+            found = {"sha256": self._digest.hexdigest(), "slices": self._index}
+            (self._folder / _INDEX).write_text(json.dumps(found, sort_keys=True))
         else:
             (self._folder / _VALUES).unlink()
 
@@ -45,9 +51,8 @@ class Residual:
 
     def __init__(self, folder: Path | None) -> None:
         index = folder / _INDEX if folder else None
-        self._index: dict[str, tuple[int, int]] = (
-            json.loads(index.read_text()) if index and index.exists() else {}
-        )
+        found = json.loads(index.read_text()) if index and index.exists() else {"slices": {}}
+        self._index: dict[str, tuple[int, int]] = found["slices"]
         self._values = folder / _VALUES if folder else None
 
     def read(self, name: str, first: int, count: int) -> Array | None:
@@ -61,3 +66,14 @@ class Residual:
 
     def __len__(self) -> int:
         return len(self._index)
+
+
+def residual_is_whole(folder: Path) -> bool:
+    """Whether what a round left over is in `folder` as it was written, or nothing is."""
+    try:
+        if not (folder / _INDEX).exists():
+            return not (folder / _VALUES).exists()
+        said = json.loads((folder / _INDEX).read_text())["sha256"]
+        return digest_file(folder / _VALUES) == f"sha256:{said}"
+    except (OSError, ValueError, KeyError):
+        return False

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from commons.charter import Codec, Codecs
 from commons.codec import FRAME, encode_frame, encode_with_feedback
+from commons.disk import begin_writeback
 from commons.experts.map import ExpertMap, Slice
 from commons.names import SiteId
 from commons.notes import Signer, digest
@@ -92,7 +93,8 @@ def _encode(
     left: ResidualWriter,
     payload: BinaryIO,
 ) -> Part:
-    digests, written = [], 0
+    digests: list[str] = []
+    written = 0
     for first in range(0, part.size, FRAME):
         values = delta[first : first + FRAME]
         earlier = residual.read(part.name, first, values.size) if part.expert is None else None
@@ -104,6 +106,8 @@ def _encode(
             data = encode_frame(codec, values)
         written += payload.write(data)
         digests.append(hashlib.sha256(data).hexdigest())
+    payload.flush()
+    begin_writeback(payload.fileno(), offset, written)
     return Part(
         name=part.name, codec=codec, shape=part.shape, offset=offset, bytes=written, frames=tuple(digests)
     )

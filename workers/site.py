@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from typing import Literal, NoReturn
 
@@ -198,7 +199,10 @@ class _Site:
 
     def _upload(self, order: Order, sealed: Sealed) -> None:
         self._status.enter("uploading")
-        index = self._link.upload(sealed, run=order.note.run, round_number=order.note.round)
+        with ThreadPoolExecutor(1, thread_name_prefix="secure") as beside:
+            secured = beside.submit(sealed.secure)
+            index = self._link.upload(sealed, run=order.note.run, round_number=order.note.round)
+            secured.result()
         what = "was admitted before" if index is None else f"is admitted, record {index} of the journal"
         log.info("round %d: the update %s", order.note.round, what)
         self._status.enter("idle", "waiting for the round to close")

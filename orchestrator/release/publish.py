@@ -6,13 +6,13 @@ The folder appears whole or not at all. The same run state gives the same model,
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from commons import charter_file
 from commons.charter import Charter
+from commons.disk import sync
 from commons.errors import Code, Refusal, StoreError
 from commons.experts.glm4_moe import hf_config
 from commons.experts.tokenizer import write_tokenizer
@@ -92,7 +92,7 @@ def _fill(desk: Desk, run: RunState, draft: Path) -> Digest:
     )
     for file in draft.rglob("*"):
         if file.is_file():
-            _sync(file)
+            sync(file)
     return digest(manifest)
 
 
@@ -159,11 +159,3 @@ def _card(charter: Charter, run: RunState) -> str:
             "",
         ]
     )
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

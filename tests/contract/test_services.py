@@ -20,8 +20,8 @@ from commons.identity import Seat
 from commons.names import Digest
 from commons.records import Kind
 from commons.states import StateStore
-from commons.updates import UpdateManifest
 from commons.states.drafts import Draft
+from commons.updates import UpdateManifest
 from commons.views import BudgetsView, ProposalView
 from commons.wire import channel
 from commons.wire.v1 import consortium_pb2 as wire
@@ -221,7 +221,7 @@ def test_a_coordinator_that_died_in_a_round_goes_on_with_what_was_durable(
         position = again.link.UploadOffset(wire.UploadKey(run="run-1", round=1, update=name, lanes=1))
         ends = [f.offset + f.bytes for f in UpdateManifest.from_bytes(packed[2]).frames]
         whole = max(end for end in (0, *ends) if end <= 20_000)
-        assert 0 < whole and position.offsets[0] == (whole if when == "with half an upload" else 0)
+        assert whole > 0 and position.offsets[0] == (whole if when == "with half an upload" else 0)
         again.send(epoch, *packed, offset=position.offsets[0])
     again.silent = False
     stage.site("birch"), stage.site("cedar")

@@ -187,7 +187,9 @@ def keep(box: Outbox, what: AssignmentNote, *, left: float | None = None, payloa
         if left is not None:
             writer.add("t", np.full(3, left, np.float32))
         writer.close()
-        return box.seal(what, folder, update=b"u", usage=b"s", manifest=b"m")
+        done = box.seal(what, folder, update=b"u", usage=b"s", manifest=b"m")
+    done.secure()
+    return done
 
 
 def test_a_sealed_round_is_found_again_by_another_process(tmp_path: Path) -> None:
@@ -236,6 +238,42 @@ def test_only_the_last_two_rounds_of_the_run_are_kept(tmp_path: Path) -> None:
     assert sorted(folder.name for folder in tmp_path.iterdir()) == ["run-1-000002", "run-1-000003"]
 
 
+def sealed(box: Outbox, what: AssignmentNote) -> Sealed:
+    """A round as a site seals it, not yet secured."""
+    result, base = trained()
+    with box.draft(what) as folder:
+        manifest = pack(
+            result, base=base, residual=Residual(None), expert_map=MAP, site=SITE, codecs=Codecs(trunk="int8"),
+            folder=folder,
+        )  # fmt: skip
+        update, usage = sign(what, result, manifest, device="cpu", signer=SIGNER)
+        return box.seal(what, folder, update=update, usage=usage, manifest=manifest.to_bytes())
+
+
+def test_a_round_that_was_not_secured_before_its_process_died_is_there_if_it_is_whole(tmp_path: Path) -> None:
+    sealed(Outbox(tmp_path), order())
+    found = Outbox(tmp_path).find(order())
+    assert found is not None and found.payload.stat().st_size and Outbox(tmp_path).residual(order(2))
+
+
+@pytest.mark.parametrize(
+    "file", ["payload.bin", "manifest.json", "update.note", "order.json", "residual.bin"]
+)
+@pytest.mark.parametrize("harm", ["cut", "zeros"])
+def test_a_round_that_a_power_cut_damaged_is_sealed_anew(tmp_path: Path, file: str, harm: str) -> None:
+    path = sealed(Outbox(tmp_path), order()).folder / file
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] if harm == "cut" else content[:-8] + bytes(8))
+    assert Outbox(tmp_path).find(order()) is None
+
+
+def test_what_was_secured_is_not_read_again_when_the_site_starts(tmp_path: Path) -> None:
+    done = sealed(Outbox(tmp_path), order())
+    done.secure()
+    done.payload.write_bytes(b"damaged later; the coordinator would refuse it")
+    assert Outbox(tmp_path).find(order()) is not None
+
+
 def test_an_unfinished_seal_is_as_none(tmp_path: Path) -> None:
     draft = tmp_path / ".run-1-000001"
     draft.mkdir()
@@ -248,11 +286,23 @@ def test_a_full_disk_leaves_the_round_before_intact(tmp_path: Path, monkeypatch:
     box = Outbox(tmp_path)
     keep(box, order(1))
 
-    def full(path: Path) -> None:
+    def full(path: Path, content: bytes) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(outbox_module, "_sync", full)
-    with pytest.raises(StoreError, match="No space left on device; the site's operator makes room"):
-        keep(box, order(2))
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_bytes", full)
+        with pytest.raises(StoreError, match="No space left on device; the site's operator makes room"):
+            sealed(box, order(2))
     assert box.find(order(1)) is not None
     assert [folder.name for folder in tmp_path.iterdir()] == ["run-1-000001"]
+
+
+def test_a_disk_that_cannot_secure_a_round_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = sealed(Outbox(tmp_path), order())
+
+    def broken(path: Path) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(outbox_module, "sync", broken)
+    with pytest.raises(StoreError, match="Input/output error; its operator checks the disk"):
+        done.secure()
