@@ -22,12 +22,13 @@ from tests.simulation.world import Faults, World, facts
 ONE = os.environ.get("SEED")
 SEEDS = [int(ONE)] if ONE else range(int(os.environ.get("SEEDS", "40")))
 STEPS = {
+    "commons/disk.py": {"fsync"},
     "commons/identity.py": {"fsync", "replace"},
     "commons/states/local.py": {"fsync", "replace", "unlink"},
     "governance/consortium.py": {"committed"},
     "governance/journal/rows.py": {"statement"},
     "governance/journal/store.py": {"commit"},
-    "orchestrator/spool.py": {"write", "fsync", "unlink", "rmtree"},
+    "orchestrator/spool.py": {"write", "unlink", "rmtree"},
 }
 """Where the coordinator makes something durable while rounds go on, and how."""
 KINDS = (
