@@ -121,6 +121,7 @@ def _combine_and_save(desk: Desk, run: RunId) -> Combined | None:
             expert_map=expert_map,
             outer=charter.learning.outer,
             contributions=contributions,
+            down=charter.learning.codecs.down,
         )
 
 

@@ -2,6 +2,8 @@
 
 Shared slices (trunk and router): the mean of the contributors' deltas, weighted by tokens, through the outer
 step. An expert's slices: base plus its owner's delta, or the base as it is when the owner did not contribute.
+What sites can build from the base they hold is written as a step beside the slice: matrices of the trunk in the charter's
+`down` codec, with what it drops added to the next round's step; experts in the frames their owner sent.
 Memory: a few frames per thread, whatever the number of sites and the size of the model. Sums run in order of site
 name, in fp32, so the result depends neither on who came first nor on the number of threads.
 """
@@ -13,21 +15,23 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import Self
 
-from commons.charter import Outer
-from commons.codec import FRAME, add_frame, decode_frame
-from commons.experts.map import ExpertMap, Slice
+from commons.charter import Codec, Outer
+from commons.codec import FRAME, add_frame, decode_frame, encode_frame, encode_with_feedback, encoded_bytes
+from commons.experts.map import ExpertMap, Kind, Slice
 from commons.names import Digest, SiteId
-from commons.states import Blob, StateStore, StateWriter
+from commons.states import Blob, BlobReader, BlobWriter, SliceWriter, StateStore, StateWriter, Step
 from commons.updates import Frame, UpdateManifest
 from orchestrator.combine.outer import outer_step
 
 Array = NDArray[np.float32]
+Data = bytes | memoryview
 THREADS_MAX = 4
 _FRAME_BYTES = 4 * FRAME
 
@@ -64,7 +68,8 @@ class Contribution:
 class Combined:
     state: Digest
     momentum: Digest | None
-    """The outer optimiser's memory, kept like a state; None while there is none."""
+    """What the next round's combining starts from, kept like a state: momentum by the slice's name, what the way down
+    dropped by ``residual/<name>``; None while there is none."""
     sites: frozenset[SiteId]
     """Whose updates are in it."""
 
@@ -77,17 +82,18 @@ def combine(
     expert_map: ExpertMap,
     outer: Outer,
     contributions: Sequence[Contribution],
+    down: Codec = "fp32",
     threads: int | None = None,
 ) -> Combined:
     """Compute and save the next state; durable on return. A repeat writes the same bytes.
 
-    Raises StoreError when the disk is full or the base is damaged; nothing but unused blobs is left then.
+    `down`: codec of the step from `base`; fp32: sites fetch whole slices. Raises StoreError when the disk is full or the base is damaged; nothing but unused blobs is left then.
     """
     assert contributions, "a round combines at least one update"
     ordered = sorted(contributions, key=lambda c: c.site)
-    memory = store.manifest(momentum) if momentum and outer.momentum else {}
-    with store.writer() as state, store.writer() as velocities:
-        fold = _Fold(store, store.manifest(base), memory, outer, ordered, state, velocities)
+    memory = store.manifest(momentum) if momentum else {}
+    with store.writer() as state, store.writer() as after:
+        fold = _Fold(store, store.manifest(base), memory, outer, down, ordered, state, after)
         owners = {c.site: c for c in ordered}
 
         def one(part: Slice) -> None:
@@ -99,7 +105,7 @@ def combine(
         # Each slice is hashed by one thread, so the largest go first.
         parts = sorted(expert_map.slices, key=lambda part: -part.size)
         _each(one, parts, threads or _threads(parts))
-        kept = velocities.finish() if outer.momentum else None
+        kept = after.finish() if outer.momentum or down != "fp32" else None
         return Combined(state.finish(), kept, frozenset(owners))
 
 
@@ -107,7 +113,8 @@ class _Bench(threading.local):
     """What each thread works with: arrays of one frame."""
 
     def __init__(self) -> None:
-        self.mean, self.scratch, self.base, self.velocity = (np.empty(FRAME, np.float32) for _ in range(4))
+        arrays = (np.empty(FRAME, np.float32) for _ in range(5))
+        self.mean, self.scratch, self.base, self.velocity, self.residual = arrays
         self._raw = memoryview(bytearray(_FRAME_BYTES))
 
     def read(self, contribution: Contribution, frame: Frame) -> memoryview:
@@ -123,46 +130,65 @@ class _Fold:
     blobs: dict[str, Blob]
     memory: dict[str, Blob]
     outer: Outer
+    down: Codec
     ordered: Sequence[Contribution]
     state: StateWriter
-    velocities: StateWriter
+    after: StateWriter
     bench: _Bench = field(default_factory=_Bench)
 
     def shared(self, part: Slice) -> None:
-        bench, old = self.bench, self.memory.get(part.name)
-        new = self.state.slice(part.name, part.shape)
-        after = self.velocities.slice(part.name, part.shape) if self.outer.momentum else None
+        bench, blob = self.bench, self.blobs[part.name]
+        codec = self.down if part.kind is Kind.TRUNK_MATRIX else "fp32"
+        new, frames = self.state.slice(part.name, part.shape), _frames(self.state, codec)
         with ExitStack() as stack:
-            base = stack.enter_context(self.store.open(self.blobs[part.name]))
-            before = stack.enter_context(self.store.open(old)) if old else None
+            base = stack.enter_context(self.store.open(blob))
+            momentum = stack.enter_context(self._kept(part.name, part, wanted=self.outer.momentum > 0))
+            residual = stack.enter_context(self._kept(f"residual/{part.name}", part, wanted=codec != "fp32"))
             for number, (first, count) in enumerate(_blocks(part.size)):
-                velocity = bench.velocity[:count] if before else None
-                if before and velocity is not None:
-                    before.read_into(first, velocity)
-                step, velocity = outer_step(self._mean(part.name, number, count), velocity, self.outer)
+                mean = self._mean(part.name, number, count)
+                velocity = momentum.read(first, bench.velocity[:count]) if self.outer.momentum else None
+                move, velocity = outer_step(mean, velocity, self.outer)
+                momentum.write(velocity)
+                dropped = residual.read(first, bench.residual[:count])
+                if frames or dropped is not None:
+                    data, rest = encode_with_feedback(codec, move, dropped)
+                    move = decode_frame(codec, data, count, bench.scratch)
+                    residual.write(rest)
+                    if frames:
+                        frames.write(data)
                 weights = bench.base[:count]
                 base.read_into(first, weights)
-                weights += step
+                weights += move
                 new.write(weights)
-                if after and velocity is not None:
-                    after.write(velocity)
-        new.close()
-        if after:
-            after.close()
+        new.close(_step(blob, codec, frames))
 
     def expert(self, part: Slice, owner: Contribution | None) -> None:
         blob, bench = self.blobs[part.name], self.bench
         if owner is None:
-            self.state.keep(part.name, blob)
+            self.state.keep(part.name, replace(blob, step=None))
             return
-        new = self.state.slice(part.name, part.shape)
+        sent = owner.frames[part.name]
+        codec = sent[0].part.codec if sent[0].part.codec != "fp32" else self.down
+        new, frames = self.state.slice(part.name, part.shape), _frames(self.state, codec)
         with self.store.open(blob) as base:
-            for frame, (first, count) in zip(owner.frames[part.name], _blocks(part.size), strict=True):
+            for frame, (first, count) in zip(sent, _blocks(part.size), strict=True):
+                data: Data = bench.read(owner, frame)
+                if codec != frame.part.codec:  # its owner's next delta makes up for what is dropped here
+                    data = encode_frame(codec, decode_frame("fp32", data, count, bench.scratch))
+                if frames:
+                    frames.write(data)
                 weights = bench.base[:count]
                 base.read_into(first, weights)
-                weights += decode_frame(frame.part.codec, bench.read(owner, frame), count, bench.scratch)
+                weights += decode_frame(codec, data, count, bench.scratch)
                 new.write(weights)
-        new.close()
+        new.close(_step(blob, codec, frames))
+
+    def _kept(self, name: str, part: Slice, *, wanted: bool) -> _Kept:
+        before = self.memory.get(name)
+        return _Kept(
+            self.store.open(before) if before else None,
+            self.after.slice(name, part.shape) if wanted else None,
+        )
 
     def _mean(self, name: str, number: int, count: int) -> Array:
         bench = self.bench
@@ -174,6 +200,44 @@ class _Fold:
             share = np.float32(one.weight / total)
             add_frame(frame.part.codec, bench.read(one, frame), count, share, mean, bench.scratch)
         return mean
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """A tensor of the memory beside a slice: what the last round left, and what this one leaves."""
+
+    before: BlobReader | None
+    after: SliceWriter | None
+
+    def read(self, first: int, out: Array) -> Array | None:
+        if self.before is None:
+            return None
+        self.before.read_into(first, out)
+        return out
+
+    def write(self, values: Array | None) -> None:
+        if self.after is not None and values is not None:
+            self.after.write(values)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if self.before is not None:
+            self.before.close()
+        if self.after is not None and kind is None:
+            self.after.close()
+
+
+def _frames(state: StateWriter, codec: Codec) -> BlobWriter | None:
+    """Where the step's frames go; None when sites fetch the slice itself."""
+    return None if codec == "fp32" else state.frames()
+
+
+def _step(base: Blob, codec: Codec, frames: BlobWriter | None) -> Step | None:
+    if frames is None:
+        return None
+    return Step(base.digest, codec, frames.close(), encoded_bytes(codec, base.shape))
 
 
 def _blocks(size: int) -> Iterator[tuple[int, int]]:

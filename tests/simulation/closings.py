@@ -35,12 +35,14 @@ class Closings:
         assert world.desk is not None
         desk = world.desk
         found = desk.runs.by_id[closed["run"]].history[closed["round"] - 1]
+        learning = desk.consortium.members.charters[found.charter_version].learning
         again = combine(
             desk.store,
             base=found.base,
             momentum=self._momentum(index),
             expert_map=world.expert_map,
-            outer=desk.consortium.members.charters[found.charter_version].learning.outer,
+            outer=learning.outer,
+            down=learning.codecs.down,
             contributions=[self._sent(found, closed["run"], site) for site in closed["contributors"]],
         )
         assert again.state == closed["state"], f"round {found.number} is not what its contributors sent"

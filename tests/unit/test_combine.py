@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from commons.charter import Codec, Outer
-from commons.codec import decode, encode
+from commons.codec import FRAME, decode, encode
 from commons.experts.map import ExpertMap, Kind
 from commons.names import Digest, SiteId
 from commons.states import StateStore
 from commons.updates import lay_out
-from orchestrator.combine import Contribution, combine
+from orchestrator.combine import Combined, Contribution, combine
 from orchestrator.combine.outer import outer_step
 from tests.support.consortium import charter, seed_state
 from tests.support.updates import UpdateInMemory
@@ -139,3 +140,89 @@ def test_a_lost_base_is_an_error_and_nothing_is_saved(store: StateStore) -> None
             contributions=[one],
         )  # fmt: skip
     assert not list((store.root / "drafts").iterdir())
+
+
+def combined(store: StateStore, base: Digest, sent: Contribution, *, down: Codec, **more: Any) -> Combined:
+    return combine(
+        store,
+        base=base,
+        momentum=more.get("memory"),
+        expert_map=MAP,
+        outer=more.get("outer", Outer()),
+        contributions=[sent],
+        down=down,
+    )
+
+
+def test_a_site_that_has_the_base_builds_the_new_state_from_its_steps(tmp_path: Path) -> None:
+    store, site = StateStore(tmp_path / "coordinator"), StateStore(tmp_path / "site", durable=False)
+    base = seed_state(charter())
+    one, _ = contribution("alder", 5, 0.01, codec="int8")
+    done = combined(store, store.save(base), one, down="int8")
+    site.save(base)
+    site.put(store.read(done.state))
+    slices = store.manifest(done.state)
+    wanted = site.lacking(slices.values())
+    for digest in wanted:
+        site.put(store.read(digest))
+    assert all(np.array_equal(a, store.load(done.state)[n]) for n, a in site.load(done.state).items())
+    whole = sum(blob.bytes for blob in slices.values())
+    assert sum(wanted.values()) < whole / 3
+    assert {s.name for s in MAP.slices if slices[s.name].step} == {
+        s.name for s in MAP.uplink(SiteId("alder")) if s.kind in (Kind.TRUNK_MATRIX, Kind.EXPERT)
+    }
+
+
+def test_an_experts_step_is_what_its_owner_sent(store: StateStore) -> None:
+    one, sent = contribution("alder", 5, codec="bf16")
+    base = seed_state(charter())
+    done = combined(store, store.save(base), one, down="int8")
+    for part in MAP.owned_by(SiteId("alder")):
+        step = store.manifest(done.state)[part.name].step
+        assert step is not None and step.codec == "bf16"
+        assert np.array_equal(store.load(done.state)[part.name], base[part.name] + sent[part.name])
+
+
+def test_what_the_way_down_drops_comes_with_later_rounds(store: StateStore) -> None:
+    base = seed_state(charter())
+    one, sent = contribution("alder", 5, 0.01)
+    nothing, _ = contribution("alder", 5, 0.0)
+    name = "lm_head.weight"
+    exact = base[name] + sent[name]
+    first = combined(store, store.save(base), one, down="int8")
+    off = np.abs(store.load(first.state)[name] - exact).max()
+    second = combined(store, first.state, nothing, down="int8", memory=first.momentum)
+    closer = np.abs(store.load(second.state)[name] - exact).max()
+    third = combined(store, second.state, nothing, down="fp32", memory=second.momentum)
+    assert off > 3 * closer > 0
+    np.testing.assert_allclose(store.load(third.state)[name], exact, atol=1e-7)
+    assert third.momentum is None
+
+
+def test_a_model_of_many_frames_is_the_same_on_any_number_of_threads(tmp_path: Path) -> None:
+    wide = charter()
+    config = {**wide.model.config, "hidden_size": 512, "moe_intermediate_size": 2100}
+    model = wide.model.model_copy(update={"config": config})
+    expert_map = ExpertMap.from_owners(model, {e: SiteId("alder") for e in wide.experts})
+    assert max(s.size for s in expert_map.slices) > 4 * FRAME
+    rng = np.random.default_rng(0)
+    base = {s.name: rng.standard_normal(s.shape, np.float32) for s in expert_map.slices}
+    found = set()
+    for threads in (1, 2, 4):
+        store = StateStore(tmp_path / str(threads))
+        ones = []
+        for number, site in enumerate(("alder", "birch", "cedar")):
+            parts = [
+                (s.name, "int8", s.shape, encode("int8", base[s.name] * np.float32(number + 1)))
+                for s in expert_map.slices
+                if s.expert is None or site == "alder"
+            ]
+            manifest, payload = lay_out(parts)
+            ones.append(Contribution(SiteId(site), number + 1, UpdateInMemory(manifest, payload)))
+        found.add(
+            combine(
+                store, base=store.save(base), momentum=None, expert_map=expert_map,
+                outer=Outer(momentum=0.9), contributions=ones, down="int8", threads=threads,
+            )
+        )  # fmt: skip
+    assert len(found) == 1
