@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
-from safetensors import SafetensorError, safe_open
+import numpy as np
 
 from commons.errors import Code, Refusal
 from commons.experts.map import ExpertMap
 from commons.names import Digest
-from commons.states import StateStore, Tensor
+from commons.states import FP32, StateStore
+from orchestrator.safetensors_file import Entry, blocks, read_header
 
 NAMED_MAX = 3
 
 
 def load_seed(folder: Path, expert_map: ExpertMap, store: StateStore) -> Digest | Refusal:
-    """Save every ``*.safetensors`` of `folder` as one state; its digest. One tensor is in memory at a time.
+    """Save every ``*.safetensors`` of `folder` as one state; its digest. One block is in memory at a time.
 
     Refused when the tensors are not exactly those of the charter's model, in fp32.
     """
@@ -26,34 +25,37 @@ def load_seed(folder: Path, expert_map: ExpertMap, store: StateStore) -> Digest 
     if not files:
         return _wrong(folder, "holds no model.safetensors")
     try:
-        with ExitStack() as stack:
-            opened = [stack.enter_context(safe_open(file, framework="numpy")) for file in files]
-            where = {name: file for file in opened for name in file.keys()}  # noqa: SIM118 (not a mapping)
-            problems = list(_problems(where, expert_map))
-            if problems:
-                return _wrong(folder, f"does not fit the charter's model: {'; '.join(problems[:NAMED_MAX])}")
-            return store.save(_tensors(where))
-    except (SafetensorError, OSError) as error:
+        where = {name: (file, entry) for file in files for name, entry in read_header(file).items()}
+        problems = list(_problems({name: entry for name, (_, entry) in where.items()}, expert_map))
+        if problems:
+            return _wrong(folder, f"does not fit the charter's model: {'; '.join(problems[:NAMED_MAX])}")
+        return _save(where, store)
+    except (ValueError, OSError) as error:
         return _wrong(folder, f"cannot be read: {error}")
 
 
-def _problems(where: dict[str, Any], expert_map: ExpertMap) -> Iterator[str]:
+def _problems(found: dict[str, Entry], expert_map: ExpertMap) -> Iterator[str]:
     wanted = {s.name: s for s in expert_map.slices}
-    lacking, odd = sorted(set(wanted) - set(where)), sorted(set(where) - set(wanted))
+    lacking, odd = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
     if lacking:
         yield f"{len(lacking)} tensors are missing, first {lacking[0]}"
     if odd:
         yield f"{len(odd)} tensors are unknown, first {odd[0]}"
-    for name in sorted(set(wanted) & set(where)):
-        found = where[name].get_slice(name)
-        if found.get_dtype() != "F32" or tuple(found.get_shape()) != wanted[name].shape:
-            shape = f"{found.get_dtype()} {list(found.get_shape())}"
-            yield f"{name} is {shape}, not F32 {list(wanted[name].shape)}"
+    for name in sorted(set(wanted) & set(found)):
+        dtype, shape = found[name].dtype, found[name].shape
+        if dtype != "F32" or shape != wanted[name].shape:
+            yield f"{name} is {dtype} {list(shape)}, not F32 {list(wanted[name].shape)}"
 
 
-def _tensors(where: dict[str, Any]) -> Iterator[tuple[str, Tensor]]:
-    for name in sorted(where):
-        yield name, where[name].get_tensor(name)
+def _save(where: dict[str, tuple[Path, Entry]], store: StateStore) -> Digest:
+    with store.writer() as state:
+        for name, (path, entry) in sorted(where.items()):
+            tensor = state.slice(name, entry.shape)
+            with path.open("rb") as file:
+                for block in blocks(file, entry):
+                    tensor.write(np.frombuffer(block, FP32))
+            tensor.close()
+        return state.finish()
 
 
 def _wrong(folder: Path, what: str) -> Refusal:

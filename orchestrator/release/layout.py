@@ -1,7 +1,4 @@
-"""What a release folder holds, and the safetensors format as far as it is needed: written and read as a stream.
-
-The whole model is never in memory. Layout: 8 bytes little-endian length of the header, the header (JSON), data.
-"""
+"""What a release folder holds; its model is written and read as a stream, and never whole in memory."""
 
 from __future__ import annotations
 
@@ -17,6 +14,7 @@ import numpy as np
 
 from commons.names import Digest
 from commons.states import FP32, Blob, StateStore, manifest_bytes
+from orchestrator.safetensors_file import BLOCK_BYTES, blocks, read_header
 
 MODEL, MANIFEST = "model.safetensors", "MANIFEST.json"
 NOTE, RECORD, PROOF = "release.note", "release.record", "release.tlog-proof"
@@ -25,9 +23,6 @@ UNLISTED = frozenset({MANIFEST, NOTE, RECORD, PROOF})
 """Files that the manifest cannot list, as they are made from it."""
 NOTE_KIND = "hansa-release/v1"
 NOTE_KEYS = ("consortium", "run", "round", "state", "manifest", "licence")
-
-_HEADER_BYTES_MAX = 100 << 20
-_BLOCK = 1 << 20
 
 
 def write_model(path: Path, store: StateStore, slices: Mapping[str, Blob]) -> None:
@@ -50,7 +45,7 @@ def write_model(path: Path, store: StateStore, slices: Mapping[str, Blob]) -> No
 
 def _copy(store: StateStore, blob: Blob, file: BinaryIO) -> None:
     size = prod(blob.shape)
-    block = np.empty(_BLOCK // FP32.itemsize, np.float32)
+    block = np.empty(BLOCK_BYTES // FP32.itemsize, np.float32)
     with store.open(blob) as reader:
         for first in range(0, size, block.size):
             part = block[: size - first]
@@ -60,30 +55,14 @@ def _copy(store: StateStore, blob: Blob, file: BinaryIO) -> None:
 
 def state_in(path: Path) -> Digest:
     """Digest of the model state that a safetensors file holds. Raises ValueError when it is not one in fp32."""
+    slices = {}
+    tensors = read_header(path)
     with path.open("rb") as file:
-        size = int.from_bytes(file.read(8), "little")
-        if size > _HEADER_BYTES_MAX:
-            raise ValueError(f"{path.name} is no safetensors file")
-        header = json.loads(file.read(size))
-        slices = {}
-        for name, entry in sorted(header.items()):
-            if name == "__metadata__":
-                continue
-            start, end = entry["data_offsets"]
-            if entry["dtype"] != "F32":
-                raise ValueError(f"{name} is {entry['dtype']}, not F32")
-            file.seek(8 + size + start)
-            slices[name] = Blob(_hashed(file.read, end - start), tuple(entry["shape"]), end - start)
+        for name, entry in sorted(tensors.items()):
+            if entry.dtype != "F32":
+                raise ValueError(f"{name} is {entry.dtype}, not F32")
+            total = hashlib.sha256()
+            for block in blocks(file, entry):
+                total.update(block)
+            slices[name] = Blob(Digest("sha256:" + total.hexdigest()), entry.shape, entry.bytes)
     return Digest("sha256:" + hashlib.sha256(manifest_bytes(slices)).hexdigest())
-
-
-def _hashed(read: object, length: int) -> Digest:
-    assert callable(read)
-    total = hashlib.sha256()
-    while length > 0:
-        block = read(min(length, _BLOCK))
-        if not block:
-            raise ValueError("the file ends early")
-        total.update(block)
-        length -= len(block)
-    return Digest("sha256:" + total.hexdigest())

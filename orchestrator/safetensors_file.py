@@ -1,0 +1,67 @@
+"""The safetensors format, read as a stream: a model of any size costs one block of memory.
+
+The library maps the file, and mapped pages count as the process's memory. Layout: 8 bytes little-endian length of the
+header, the header (JSON), data.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any, BinaryIO
+
+HEADER_BYTES_MAX = 100 << 20
+BLOCK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One tensor of a file."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+    """Of its first byte in the file."""
+    bytes: int
+
+
+def read_header(path: Path) -> dict[str, Entry]:
+    """The tensors of a file by name. Raises ValueError when it is no safetensors file or ends early, OSError."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > min(HEADER_BYTES_MAX, size):
+            raise ValueError(f"{path.name} is no safetensors file")
+        try:
+            header = json.loads(file.read(length))
+            tensors = {n: _entry(e, 8 + length) for n, e in header.items() if n != "__metadata__"}
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise ValueError(f"{path.name} is no safetensors file: {error}") from error
+    for name, entry in tensors.items():
+        if entry.bytes < 0 or entry.offset + entry.bytes > size:
+            raise ValueError(f"{path.name} ends before tensor {name} does")
+        if entry.dtype == "F32" and entry.bytes != 4 * prod(entry.shape):
+            raise ValueError(f"{path.name} has {entry.bytes} bytes for {name}, not those of its shape")
+    return tensors
+
+
+def blocks(file: BinaryIO, entry: Entry) -> Iterator[bytes]:
+    """The tensor's bytes in order. Raises ValueError when the file became shorter."""
+    file.seek(entry.offset)
+    for start in range(0, entry.bytes, BLOCK_BYTES):
+        size = min(BLOCK_BYTES, entry.bytes - start)
+        block = file.read(size)
+        if len(block) != size:
+            raise ValueError("the file ends early")
+        yield block
+
+
+def _entry(entry: dict[str, Any], data: int) -> Entry:
+    start, end = entry["data_offsets"]
+    shape = tuple(entry["shape"])
+    if not all(type(number) is int and number >= 0 for number in (start, end, *shape)):
+        raise ValueError("a size is no whole number")
+    return Entry(str(entry["dtype"]), shape, data + start, end - start)
