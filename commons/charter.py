@@ -19,7 +19,7 @@ from commons.section import Section
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,31}$")]
 """Lower-case letters, digits and hyphens; at most 32 characters."""
 
-Codec = Literal["fp32", "bf16", "int8"]
+Codec = Literal["fp32", "bf16", "int8", "int4", "fp8", "top_k"]
 Micros = Annotated[int, Field(ge=0, lt=2**63)]
 
 

@@ -13,7 +13,7 @@ from commons.codec.rules import (
     Bytes,
     Cells,
     CodecError,
-    FrameCodec,
+    DenseCodec,
     cells,
     sum_of_squares,
 )
@@ -22,7 +22,7 @@ _INFINITE = 0x7F80
 """bf16 bits, without the sign, from which on a value is infinite or NaN."""
 
 
-class Fp32(FrameCodec):
+class Fp32(DenseCodec):
     def size(self, count: int) -> int:
         return 4 * count
 
@@ -54,7 +54,7 @@ class Fp32(FrameCodec):
             np.add(total[part], addend, out=total[part])
 
 
-class Bf16(FrameCodec):
+class Bf16(DenseCodec):
     def size(self, count: int) -> int:
         return 2 * count
 
@@ -63,7 +63,7 @@ class Bf16(FrameCodec):
         for part in cells(values.size):
             sum_of_squares(values[part], "cannot encode")
             bits = values[part].view(np.uint32)
-            rounded = SCRATCH.bits.view(np.uint32)[: bits.size]
+            rounded = SCRATCH.steps.view(np.uint32)[: bits.size]
             np.right_shift(bits, 16, out=rounded)
             np.bitwise_and(rounded, 1, out=rounded)
             np.add(rounded, 0x7FFF, out=rounded)

@@ -14,15 +14,25 @@ from numpy.typing import NDArray
 
 from commons.charter import Codec
 from commons.codec.floats import Bf16, Fp32
+from commons.codec.fp8 import Fp8
+from commons.codec.int4 import Int4
 from commons.codec.int8 import Int8
 from commons.codec.rules import CELL, Array, Bytes, CodecError, FrameCodec
+from commons.codec.top_k import TopK
 
 FRAME = 1 << 18
 """Elements of a full frame."""
 
 Data = bytes | bytearray | memoryview | NDArray[np.uint8]
 
-_CODECS: dict[Codec, FrameCodec] = {"fp32": Fp32(), "bf16": Bf16(), "int8": Int8()}
+_CODECS: dict[Codec, FrameCodec] = {
+    "fp32": Fp32(),
+    "bf16": Bf16(),
+    "int8": Int8(),
+    "int4": Int4(),
+    "fp8": Fp8(),
+    "top_k": TopK(),
+}
 
 
 def frame_count(size: int) -> int:

@@ -1,7 +1,7 @@
 """What all codecs keep to: which values they take, how they refuse, in what portions they work.
 
-Little-endian throughout, elements in C order. Only elementwise IEEE operations decide what is written and read, so
-the same bytes decode to the same values on every machine.
+Little-endian throughout, elements in C order. Only elementwise IEEE operations on normal numbers decide what is
+written and read, so the same values give the same bytes, and these the same values, on every machine.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ if sys.byteorder != "little":
 
 Array = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
+Words = NDArray[np.int32]
 Cells = Callable[[int, Array], None]
 """(first, out): decodes the elements from `first`, a multiple of CELL, into `out`, at most CELL of them."""
 
@@ -28,9 +29,9 @@ LARGEST = 3.3895313892515355e38
 """Largest magnitude of any codec: the largest finite bf16."""
 CELL = 1 << 16
 """Elements worked on at a time: what is made of them on the way stays in the cache."""
-MAGNITUDE = np.int32(0x7FFFFFFF)
-"""Mask of an fp32's bits without its sign. So masked they order as the magnitudes do, infinity and NaN above all."""
 
+_MAGNITUDE = np.int32(0x7FFFFFFF)
+_INFINITE = 0x7F800000
 _LARGEST_BITS = int(np.float32(LARGEST).view(np.int32))
 _ROW = 1 << 13
 """Elements of one BLAS product: fewer than it would spread over threads of its own."""
@@ -43,7 +44,10 @@ class CodecError(ValueError):
 
 
 class FrameCodec(ABC):
-    """One codec. Frames come in with their right length, values contiguous; `frames` sees to both."""
+    """One codec. Frames come in with their right length, values contiguous; `frames` sees to both.
+
+    Reading raises CodecError for what `encode` cannot write.
+    """
 
     @abstractmethod
     def size(self, count: int) -> int:
@@ -54,44 +58,60 @@ class FrameCodec(ABC):
         """Raises CodecError for NaN, infinity and magnitudes beyond LARGEST."""
 
     @abstractmethod
+    def decode(self, data: Bytes, out: Array) -> None:
+        """Fills `out`, which has the frame's count of elements."""
+
+    @abstractmethod
+    def squares(self, data: Bytes, count: int) -> float:
+        """Sum of the squares of what it decodes to."""
+
+    @abstractmethod
+    def add(self, data: Bytes, weight: np.float32, total: Array, scratch: Array) -> None:
+        """total += weight * decoded, the product and the sum rounded to fp32."""
+
+
+class DenseCodec(FrameCodec):
+    """Every element is sent, so a frame can be read a cell at a time."""
+
+    @abstractmethod
     def open(self, data: Bytes, count: int) -> Cells:
-        """How to read this frame. It or the reading raises CodecError for what `encode` cannot write."""
+        """How to read this frame. What is wrong with it comes out here or while reading."""
 
     def decode(self, data: Bytes, out: Array) -> None:
         read = self.open(data, out.size)
-        for first in range(0, out.size, CELL):
-            read(first, out[first : first + CELL])
+        for part in cells(out.size):
+            read(part.start, out[part])
 
     def squares(self, data: Bytes, count: int) -> float:
-        """Sum of the squares of what it decodes to."""
         read, total = self.open(data, count), 0.0
-        for first in range(0, count, CELL):
-            cell = SCRATCH.cell[: min(CELL, count - first)]
-            read(first, cell)
-            total += sum_of_squares(cell, "refused")
+        for part in cells(count):
+            values = SCRATCH.values[: part.stop - part.start]
+            read(part.start, values)
+            total += sum_of_squares(values, "refused")
         return total
 
     def add(self, data: Bytes, weight: np.float32, total: Array, scratch: Array) -> None:
-        """total += weight * decoded, the product and the sum rounded to fp32."""
         read = self.open(data, total.size)
-        for first in range(0, total.size, CELL):
-            part = total[first : first + CELL]
-            cell = scratch[: part.size]
-            read(first, cell)
+        for part in cells(total.size):
+            values = scratch[: part.stop - part.start]
+            read(part.start, values)
             if weight != 1:
-                np.multiply(cell, weight, out=cell)
-            np.add(part, cell, out=part)
+                np.multiply(values, weight, out=values)
+            np.add(total[part], values, out=total[part])
 
 
 class _Scratch(threading.local):
-    """One thread's reused memory; nothing in it outlives a call."""
+    """One thread's reused memory, a cell each; nothing in it outlives a call."""
 
     def __init__(self) -> None:
-        self.cell = np.empty(CELL, np.float32)
-        self.work = np.empty(CELL, np.float32)
-        self.bits = self.work.view(np.int32)
-        """The same memory as `work`."""
+        self.values = np.empty(CELL, np.float32)
+        self.scaled = np.empty(CELL, np.float32)
+        self.magnitudes = np.empty(CELL, np.int32)
+        self.steps = np.empty(CELL, np.int32)
         self.halves = np.empty(CELL, np.uint16)
+        self.more_halves = np.empty(CELL, np.uint16)
+        self.bytes = np.empty(CELL, np.uint8)
+        self.marks = np.empty(CELL, np.bool_)
 
 
 SCRATCH = _Scratch()
@@ -102,8 +122,22 @@ def cells(count: int) -> Iterator[slice]:
     return (slice(first, min(first + CELL, count)) for first in range(0, count, CELL))
 
 
+def magnitudes(values: Array) -> Words:
+    """The bits without the sign, in this thread's scratch: they order as magnitudes do, infinity and NaN on top."""
+    bits = SCRATCH.magnitudes[: values.size]
+    np.bitwise_and(values.view(np.int32), _MAGNITUDE, out=bits)
+    return bits
+
+
+def check_magnitude(bits: int, verb: str) -> None:
+    """Refuse a magnitude, given as its bits, beyond LARGEST. `verb` begins the message."""
+    if bits > _LARGEST_BITS:
+        what = "NaN" if bits > _INFINITE else "infinity, or nearly so"
+        raise CodecError(f"{verb}: the tensor holds {what}")
+
+
 def sum_of_squares(values: Array, verb: str) -> float:
-    """Within 1e-5 of the true sum. `verb` begins the CodecError for NaN, infinity and magnitudes beyond LARGEST."""
+    """Of at most a cell; within 1e-5 of the true sum. Raises CodecError for what is beyond LARGEST."""
     rows = values[: values.size // _ROW * _ROW].reshape(-1, _ROW)
     rest = values[rows.size :]
     with np.errstate(over="ignore", invalid="ignore"):
@@ -111,19 +145,6 @@ def sum_of_squares(values: Array, verb: str) -> float:
         total = float(np.vecdot(rows, rows).sum(dtype=np.float64)) + float(np.dot(rest, rest))
     if _EXACT_BELOW < total < np.inf:
         return total
-    check_bits(int(largest_bits(values)), verb)
-    pieces = (values[first : first + _ROW].astype(np.float64) for first in range(0, values.size, _ROW))
-    return float(sum(np.dot(piece, piece) for piece in pieces))
-
-
-def largest_bits(values: Array) -> int:
-    """The bits of the largest magnitude; NaN counts as the largest of all."""
-    bits = values.view(np.int32)
-    return max((int((bits[part] & MAGNITUDE).max()) for part in cells(values.size)), default=0)
-
-
-def check_bits(largest: int, verb: str) -> None:
-    """Refuse a magnitude beyond LARGEST, given as fp32 bits."""
-    if largest > _LARGEST_BITS:
-        what = "NaN" if largest > 0x7F800000 else "infinity, or nearly so"
-        raise CodecError(f"{verb}: the tensor holds {what}")
+    check_magnitude(int(magnitudes(values).max(initial=0)), verb)
+    wide = values.astype(np.float64)
+    return float(np.dot(wide, wide))
