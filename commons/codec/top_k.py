@@ -104,7 +104,10 @@ class TopK(FrameCodec):
 
     def add(self, data: Bytes, weight: np.float32, total: Array, scratch: Array) -> None:
         positions, values = _read(data, total.size)
-        total[positions] += weight * values
+        sums = total[positions] + weight * values
+        # Nothing is added to the others, which still makes +0 of -0: a sum is the same by whatever codec.
+        np.add(total, weight * np.float32(0), out=total)
+        total[positions] = sums
 
 
 def _sections(count: int) -> Iterator[_Section]:
