@@ -74,7 +74,7 @@ def decode_frame(codec: Codec, data: Data, count: int, out: Array | None = None)
     wrong length and for what `encode_frame` cannot write; `out` then holds no values.
     """
     frame = _frame(codec, data, count)
-    out = np.empty(count, np.float32) if out is None else out[:count]
+    out = np.empty(count, np.float32) if out is None else _room(out, count)
     _CODECS[codec].decode(frame, out)
     return out
 
@@ -91,9 +91,8 @@ def add_frame(codec: Codec, data: Data, count: int, weight: float, total: Array,
     size is allocated. Raises CodecError as `decode_frame`; `total` may then hold a part of the frame.
     """
     frame = _frame(codec, data, count)
-    if scratch.size < min(count, CELL):
-        raise ValueError(f"scratch has {scratch.size} elements, {min(count, CELL)} are needed")
-    _CODECS[codec].add(frame, np.float32(weight), total[:count], scratch)
+    room = _room(scratch, min(count, CELL))
+    _CODECS[codec].add(frame, np.float32(weight), _room(total, count), room)
 
 
 def encode(codec: Codec, array: Array) -> bytes:
@@ -117,6 +116,14 @@ def decode(codec: Codec, data: Data, shape: tuple[int, ...]) -> Array:
         decode_frame(codec, whole[position : position + length], count, flat[first:])
         position += length
     return flat.reshape(shape)
+
+
+def _room(buffer: Array, count: int) -> Array:
+    """The beginning of a caller's buffer; ValueError when it is none for `count` elements."""
+    if buffer.dtype != np.float32 or buffer.ndim != 1 or buffer.size < count or not buffer.flags.c_contiguous:
+        what = f"{buffer.dtype} {list(buffer.shape)}"
+        raise ValueError(f"{count} elements need a contiguous row of as many float32, this is {what}")
+    return buffer[:count]
 
 
 def _frame(codec: Codec, data: Data, count: int) -> Bytes:

@@ -3,7 +3,7 @@
 Layout of a frame: the scales of its blocks; then its elements' codes, 1..15, two a byte, the first in the low half.
 After an odd number of elements the last high half is 8. 0.53125 bytes an element.
 
-The scale is bf16 and not fp16: one that is normal in fp16 can measure no block below 4e-4, where deltas are at home.
+The scale is bf16 and not fp16, which is subnormal for a block whose largest magnitude is below 4e-4, as deltas are.
 
 Error of an element: at most 1/13.99 of its block's largest magnitude, plus 2^-77.
 """

@@ -268,6 +268,27 @@ def test_a_wrong_length_is_refused_and_both_lengths_are_named(codec: Codec, chan
             call()
 
 
+@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize(
+    "buffer",
+    [
+        np.zeros(299, np.float32),
+        np.zeros(300),
+        np.zeros((300, 2), np.float32),
+        np.zeros(600, np.float32)[::2],
+    ],
+    ids=["short", "float64", "2-D", "strided"],
+)
+def test_a_buffer_without_room_is_an_error_and_no_silent_half(codec: Codec, buffer: Floats) -> None:
+    data = encode_frame(codec, np.ones(300, np.float32))
+    fine = np.zeros(300, np.float32)
+    with pytest.raises(ValueError, match="300 elements need"):
+        decode_frame(codec, data, 300, buffer)
+    for total, scratch in ((buffer, fine), (fine, buffer)):
+        with pytest.raises(ValueError, match="300 elements need"):
+            add_frame(codec, data, 300, 1.0, total, scratch)
+
+
 def test_sizes_are_these() -> None:
     assert {codec: frame_bytes(codec, FRAME) for codec in CODECS} == {
         "fp32": 1_048_576,
