@@ -9,7 +9,7 @@ COPY commons commons
 COPY governance governance
 COPY orchestrator orchestrator
 COPY workers workers
-RUN python -m pip install -c requirements.lock '.[postgres,samples]' \
+RUN python -m pip install -c requirements.lock '.[postgres,s3,samples]' \
     && useradd --create-home --uid 10001 hansa && mkdir -p /data && chown hansa /data
 USER hansa
 VOLUME /data

@@ -101,10 +101,13 @@ class SiteLink(SiteLinkServicer):
     def Fetch(  # type: ignore[override]  # raw bytes both ways
         self, request: bytes, context: grpc.ServicerContext
     ) -> Iterator[bytes]:
-        for frame in self._streams.fetch(self._site(context), request):
-            if isinstance(frame, Refusal):
-                refuse(context, frame)
-            yield frame
+        try:
+            for frame in self._streams.fetch(self._site(context), request):
+                if isinstance(frame, Refusal):
+                    refuse(context, frame)
+                yield frame
+        except HansaError as error:
+            context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
 
     def Evaluate(self, request: wire.NoteRequest, context: grpc.ServicerContext) -> wire.Receipt:
         consortium, site = self._desk.consortium, self._site(context)

@@ -11,7 +11,6 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from google.protobuf.message import DecodeError
 
@@ -78,15 +77,9 @@ class Streams:
             if isinstance(wanted, Refusal):
                 yield wanted
                 return
-            files, skip = wanted
-            for file in files:
-                with file.open("rb") as blob:
-                    size = file.stat().st_size
-                    blob.seek(min(skip, size))
-                    skip -= min(skip, size)
-                    while frame := blob.read(MESSAGE_BYTES_MAX):
-                        self._desk.live.count_fetched(len(frame))
-                        yield frame
+            for message in self._desk.store.stream(*wanted, MESSAGE_BYTES_MAX):
+                self._desk.live.count_fetched(len(message))
+                yield message
 
     @contextmanager
     def _slot(self, site: SiteId, kind: str) -> Iterator[Refusal | None]:
@@ -125,23 +118,23 @@ class Streams:
                 until, due = time.monotonic() + self._stall_s, MESSAGE_BYTES_MAX
             yield message
 
-    def _wanted(self, request: bytes) -> tuple[list[Path], int] | Refusal:
+    def _wanted(self, request: bytes) -> tuple[list[Digest], int] | Refusal:
         try:
             asked = wire.FetchRequest.FromString(request)
         except DecodeError as error:
             return Refusal(Code.REQUEST_INVALID, f"the fetch request cannot be read: {error}")
         if len(asked.digests) > FETCH_DIGESTS_MAX:
             return Refusal(Code.REQUEST_INVALID, f"at most {FETCH_DIGESTS_MAX} blobs in one fetch")
-        files = []
-        for digest in asked.digests:
+        digests = [Digest(digest) for digest in asked.digests]
+        for digest in digests:
             try:
-                files.append(self._desk.store.path(Digest(digest)))
+                here = self._desk.store.has(digest)
             except ValueError as error:
                 return Refusal(Code.REQUEST_INVALID, str(error))
-            if not files[-1].exists():
+            if not here:
                 message = f"blob {digest} is not here any more; ask for work again and fetch its base"
                 return Refusal(Code.BLOB_UNKNOWN, message)
-        return files, asked.offset
+        return digests, asked.offset
 
 
 def _parsed_header(first: bytes) -> wire.UploadHeader | Refusal:

@@ -16,11 +16,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+from commons.disk import begin_writeback
 from commons.errors import StoreError
 from commons.names import Digest
 
 BLOCK_BYTES = 1 << 20
 """What is hashed and copied at a time: it stays in the processor's cache between the two."""
+_WRITE_BACK_BYTES = 8 << 20
 _LOCK = "lock"
 
 
@@ -37,8 +39,9 @@ def saving(where: str) -> Iterator[None]:
 class Draft:
     """One file that grows, and the digest of what is in it. For one thread at a time."""
 
-    def __init__(self, folder: Path) -> None:
-        """Raises OSError."""
+    def __init__(self, folder: Path, *, durable: bool) -> None:
+        """`durable`: it will be synced. Raises OSError."""
+        self._durable, self._written_back = durable, 0
         handle, name = tempfile.mkstemp(dir=folder)
         self.path = Path(name)
         self.bytes = 0
@@ -53,6 +56,10 @@ class Draft:
             self.bytes += len(rest)
             while rest:
                 rest = rest[self._file.write(rest) :]
+            behind = self.bytes - self._written_back
+            if self._durable and behind >= _WRITE_BACK_BYTES:
+                begin_writeback(self._file.fileno(), self._written_back, behind)
+                self._written_back = self.bytes
 
     def close(self) -> Digest:
         """No more is coming; the digest of all that came."""
@@ -68,8 +75,9 @@ class Draft:
 class Drafts:
     """The folder of one writer, made when the first draft is."""
 
-    def __init__(self, parent: Path) -> None:
-        self._parent = parent
+    def __init__(self, parent: Path, *, durable: bool) -> None:
+        """`durable`: its drafts will be synced."""
+        self._parent, self._durable = parent, durable
         self._folder: Path | None = None
         self._lock: IO[bytes] | None = None
 
@@ -77,7 +85,7 @@ class Drafts:
         """Raises OSError. Not for two threads at a time."""
         while self._folder is None:
             self._begin()
-        return Draft(self._folder)
+        return Draft(self._folder, durable=self._durable)
 
     def remove(self) -> None:
         """The folder goes with all that is left in it."""

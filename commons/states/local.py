@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+from commons.disk import sync
 from commons.errors import StoreError
 from commons.names import Digest
 from commons.states.drafts import Drafts, saving, sweep
@@ -93,19 +94,19 @@ class Folder:
                 yield source
 
     def drafts(self) -> Drafts:
-        return Drafts(self._drafts)
+        return Drafts(self._drafts, durable=self._durable)
 
     def secure(self, draft: Path, digest: Digest) -> None:
         if self._durable:
             with saving(self.where):
-                _sync(draft)
+                sync(draft)
 
     def publish(self, secured: Sequence[tuple[Path, Digest]]) -> None:
         with saving(self.where):
             for draft, digest in secured:
                 draft.replace(self.path(digest))
             if secured and self._durable:
-                _sync(self._blobs)
+                sync(self._blobs)
 
     def digests(self) -> Iterator[Digest]:
         for file in self._blobs.iterdir():
@@ -125,11 +126,3 @@ class Folder:
 
     def close(self) -> None:
         pass
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -43,7 +43,13 @@ _LARGE_AT_ONCE = 3
 """Uploads of more than one part, of which two are in memory."""
 _SEEN_WHOLE = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl"})
 """File systems that show an upload whole or not at all. Elsewhere it goes under another name first."""
-_S3 = {"config_kwargs": {"retries": {"max_attempts": 0}, "max_pool_connections": 32}}
+_S3 = {
+    "config_kwargs": {
+        "retries": {"mode": "standard", "total_max_attempts": 3},
+        "max_pool_connections": 32,
+    }
+}
+"""One part of an upload is tried again by itself, briefly; the rest is done here."""
 _MARK = "hansa-model-states"
 
 T = TypeVar("T")
@@ -72,9 +78,10 @@ class Bucket:
         return f"{self.where}/blobs/{_name(digest)}"
 
     def size(self, digest: Digest) -> int | None:
+        path = self._path(digest)
         if digest not in self._sizes:
             with suppress(FileNotFoundError):
-                found = self._tried(lambda: self._files.info(self._path(digest)))
+                found = self._tried(lambda: self._files.info(path))
                 if found["type"] == "file":
                     self._sizes[digest] = int(found["size"])
         return self._sizes.get(digest)
@@ -106,8 +113,9 @@ class Bucket:
 
     def range(self, digest: Digest, start: int, end: int) -> bytes:
         """Bytes of a blob. Raises StoreError."""
+        path = self._path(digest)
         try:
-            return self._tried(lambda: bytes(self._files.cat_file(self._path(digest), start=start, end=end)))
+            return self._tried(lambda: bytes(self._files.cat_file(path, start=start, end=end)))
         except FileNotFoundError as error:
             self._sizes.pop(digest, None)
             raise StoreError(f"blob {digest} cannot be read: {self.address(digest)} is not there") from error
@@ -115,7 +123,7 @@ class Bucket:
     def drafts(self) -> Drafts:
         if self._drafts is None:
             self._drafts = Path(tempfile.mkdtemp(prefix="hansa-drafts-"))
-        return Drafts(self._drafts)
+        return Drafts(self._drafts, durable=False)
 
     def secure(self, draft: Path, digest: Digest) -> None:
         size = draft.stat().st_size
@@ -135,12 +143,13 @@ class Bucket:
         yield from list(self._sizes)
 
     def remove(self, digests: Iterable[Digest]) -> None:
-        gone = list(digests)
-        for digest in gone:
+        paths = []
+        for digest in digests:
+            paths.append(self._path(digest))
             self._sizes.pop(digest, None)
-        if gone:
+        if paths:
             with suppress(FileNotFoundError):
-                self._tried(lambda: self._files.rm([self._path(digest) for digest in gone]))
+                self._tried(lambda: self._files.rm(paths))
 
     def sweep(self) -> None:
         if self._drafts is not None and self._drafts.exists():
@@ -287,6 +296,8 @@ def _opened(url: str) -> tuple[Any, str]:
         raise StoreError(f"{url} needs more packages ({error}); for S3: pip install 'hansa[s3]'") from error
     except ValueError as error:
         raise StoreError(f"{url} is no place for model states: {error}") from error
+    if options:
+        files.retries = 1  # s3fs tries again what its client has tried again
     return files, root.rstrip("/")
 
 

@@ -195,15 +195,19 @@ def _path(handle: int) -> str:
 
 
 def _in_states() -> bool:
-    return _caller("").startswith("commons/states/")
+    return any(file.is_relative_to(ROOT / "commons" / "states") for file, _ in _stack())
 
 
 def _caller(step: str) -> str:
     """The project's own function that made the step."""
+    for file, function in _stack():
+        if any(file.is_relative_to(ROOT / folder) for folder in OWN):
+            return f"{file.relative_to(ROOT).as_posix()} {function} {step}"
+    return f"elsewhere {step}"
+
+
+def _stack() -> Iterator[tuple[Path, str]]:
     frame: FrameType | None = sys._getframe()
     while frame is not None:
-        file = Path(frame.f_code.co_filename)
-        if any(file.is_relative_to(ROOT / folder) for folder in OWN):
-            return f"{file.relative_to(ROOT).as_posix()} {frame.f_code.co_name} {step}"
+        yield Path(frame.f_code.co_filename), frame.f_code.co_name
         frame = frame.f_back
-    return f"elsewhere {step}"
