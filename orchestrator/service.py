@@ -91,12 +91,12 @@ class SiteLink(SiteLinkServicer):
         return found
 
     def Upload(  # type: ignore[override]  # raw bytes both ways, see `add_raw_handlers`
-        self, frames: Iterator[bytes], context: grpc.ServicerContext
-    ) -> bytes:
-        done = self._streams.upload(self._site(context), frames)
-        if isinstance(done, Refusal):
-            refuse(context, done)
-        return done.SerializeToString()
+        self, messages: Iterator[bytes], context: grpc.ServicerContext
+    ) -> Iterator[bytes]:
+        for reply in self._streams.upload(self._site(context), messages, context.add_callback):
+            if isinstance(reply, Refusal):
+                refuse(context, reply)
+            yield reply.SerializeToString()
 
     def Fetch(  # type: ignore[override]  # raw bytes both ways
         self, request: bytes, context: grpc.ServicerContext

@@ -1,8 +1,8 @@
-"""The site's one connection to the coordinator: its orders, heartbeats, downloads and uploads.
+"""The site's link to the coordinator: its orders, heartbeats, downloads and uploads.
 
-Owns everything that is gRPC at a site. Orders arrive on a stream that reconnects by itself; every other call is one
-attempt that can be repeated and goes on where the last one broke. The caller decides when to try again. Knows
-nothing of what an order means.
+Orders arrive on a stream that reconnects by itself. Downloads and uploads (`workers.fetching`, `workers.sending`) go on
+by themselves where their line broke; every other call is one attempt that can be repeated, and the caller decides when.
+Knows nothing of what an order means.
 """
 
 from __future__ import annotations
@@ -11,39 +11,33 @@ import contextlib
 import logging
 import math
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
 
-import grpc
-
-from commons.errors import HansaError, Refused, StoreError, Unreachable
+from commons.errors import HansaError, Refused, Unreachable
 from commons.identity import Seat
 from commons.names import Digest
-from commons.notes import digest, parse
-from commons.states import MANIFEST_BYTES_MAX, StateStore
+from commons.states import StateStore
 from commons.wire import channel
 from commons.wire.v1 import consortium_pb2 as wire
 from commons.wire.v1.consortium_pb2_grpc import ChamberStub, SiteLinkStub
 from commons.work import AssignmentNote
 from workers.backoff import pauses
+from workers.calls import Calls, begun
+from workers.fetching import Fetching
+from workers.lines import Lines
 from workers.outbox import Sealed
+from workers.sending import Sending
 from workers.status import Status
 from workers.verify import Chain
 from workers.witness import SiteWitness
 
 log = logging.getLogger("hansa.site")
-T = TypeVar("T")
 
-FRAME_BYTES = 1 << 20
-BLOBS_PER_FETCH = 1024
 BEAT_S = 1.0
 RECONNECT_S = 2.0
 """Longest pause before a lost coordinator is called again."""
-ANSWER_S = 30.0
-"""How long a call that moves no payload waits; downloads and uploads take as long as bytes move."""
-
 TOP_UP_S = 3.0
 
 
@@ -69,12 +63,13 @@ class Link:
         self.address = seat.address
         self._status, self._store, self._parts, self._stop = status, store, parts, stop
         self._channel = channel.connect(seat)
+        self._calls, self._lines = Calls(seat.address, stop), Lines(seat, self._channel)
+        self._sending = Sending(self._calls, self._lines, status, lambda: self._epoch)
+        self._fetching = Fetching(self._calls, self._lines, status, store, parts)
         self._site, self._chamber = SiteLinkStub(self._channel), ChamberStub(self._channel)
         self._heard = threading.Condition()
         self._directive: Directive | None = None
         self._unwanted: tuple[str, int] | None = None
-        self._calls: set[Any] = set()
-        self._calls_lock = threading.Lock()
         self.trouble = ""
         """Why the coordinator gives no orders now; empty while it does."""
 
@@ -96,6 +91,7 @@ class Link:
         ).start()
 
     def close(self) -> None:
+        self._lines.close()
         self._channel.close()
 
     def directive(self, *, after: int, timeout_s: float) -> Directive | None:
@@ -114,13 +110,13 @@ class Link:
 
     def chain(self, have_size: int) -> Chain:
         """Records and proofs from the founding to the charter in force. Raises Refused, Unreachable."""
-        shown = self._ask(self._chamber.Chain, wire.ChainRequest(have_size=have_size))
+        shown = self._calls.ask(self._chamber.Chain, wire.ChainRequest(have_size=have_size))
         entries = tuple((entry.index, entry.leaf, tuple(entry.path)) for entry in shown.entries)
         return Chain(entries, shown.checkpoint, tuple(shown.consistency))
 
     def evaluated(self, note: bytes) -> int:
         """Hand in an evaluation note; its journal index. A repeat has the same answer."""
-        return int(self._ask(self._site.Evaluate, wire.NoteRequest(note=note)).index)
+        return int(self._calls.ask(self._site.Evaluate, wire.NoteRequest(note=note)).index)
 
     def top_up(self, order: AssignmentNote, n: int, amount_micro: int) -> None:
         """Have that much more held for the order's round; `n` from 1 names the top-up, and asked twice it is one.
@@ -130,51 +126,36 @@ class Link:
         request = wire.TopUpRequest(
             run=order.run, round=order.round, lease=order.lease, number=n, amount_micro=amount_micro
         )
-        self._ask(self._site.TopUp, request, timeout_s=TOP_UP_S)
+        self._calls.ask(self._site.TopUp, request, timeout_s=TOP_UP_S)
 
     def fetch(self, state: Digest, names: Iterable[str]) -> None:
-        """Bring the manifest of `state` and its slices `names` into the store; what is there is not asked for.
+        """Bring the manifest of `state` and its slices `names` into the store; what is there is not asked for, and a
+        slice whose base is there is built from its step.
 
-        Raises Unreachable when the stream breaks (what came stays, a repeat goes on at that byte), StoreError when
-        bytes do not have their digest or the disk is full.
+        Raises Unreachable when no byte comes for a minute (what came stays, a repeat goes on at that byte), Refused,
+        StoreError when bytes do not have their digest or the disk is full.
         """
         if not self._store.has(state):
-            self._fetch_manifest(state)
+            self._fetching.manifest(state)
         manifest = self._store.manifest(state)
         lacking = [name for name in names if name not in manifest]
         if lacking:
             raise HansaError(
                 f"state {state} lacks {lacking[0]} and {len(lacking) - 1} more slices the expert map has"
             )
-        wanted = {manifest[name].digest: manifest[name].bytes for name in names}
-        missing = [(d, size) for d, size in wanted.items() if not self._store.has(d)]
-        missing.sort(key=lambda blob: not self._part(blob[0]).exists())
-        for start in range(0, len(missing), BLOBS_PER_FETCH):
-            self._fetch_blobs(missing[start : start + BLOBS_PER_FETCH])
+        self._fetching.slices([manifest[name] for name in names])
 
     def upload(self, sealed: Sealed, *, run: str, round_number: int) -> int | None:
         """Send a sealed round from where the coordinator has it; its journal index, None when admitted before.
 
-        Raises Refused with the coordinator's reason, Unreachable when the stream breaks: a repeat goes on.
+        Raises Refused with the coordinator's reason, Unreachable when no byte arrives for a minute, StoreError when
+        the payload cannot be read: a repeat goes on.
         """
-        name = digest(parse(sealed.update).text.encode())
-        position = self._ask(
-            self._site.UploadOffset, wire.UploadKey(run=run, round=round_number, update=name, lanes=1)
-        )
-        if position.admitted:
-            return None
-        header = wire.UploadHeader(
-            epoch=self._directive.epoch if self._directive else 0,
-            update=sealed.update,
-            usage=sealed.usage,
-            manifest=sealed.manifest,
-            offset=position.offsets[0],
-            lane=0,
-            lanes=1,
-        )
-        call = channel.raw_upload(self._channel).future(self._frames(header, sealed.payload))
-        with self._under_way(call):
-            return int(wire.UploadReply.FromString(call.result()).index) - 1
+        return self._sending.send(sealed, run=run, round_number=round_number)
+
+    @property
+    def _epoch(self) -> int:
+        return self._directive.epoch if self._directive else 0
 
     @property
     def _number(self) -> int:
@@ -184,8 +165,8 @@ class Link:
         waits = pauses(longest_s=RECONNECT_S)
         while not self._stop.is_set():
             try:
-                call = _begun(self._site.Work, request)
-                with self._under_way(call):
+                call = begun(self._site.Work, request)
+                with self._calls.under_way(call):
                     for message in call:
                         self._take(message)
                         waits = pauses(longest_s=RECONNECT_S)
@@ -221,15 +202,15 @@ class Link:
         waits, told = pauses(longest_s=RECONNECT_S), ""
         while not self._stop.is_set():
             try:
-                call = _begun(self._site.Witness, wire.WitnessRequest(size=witness.size))
-                with self._under_way(call):
+                call = begun(self._site.Witness, wire.WitnessRequest(size=witness.size))
+                with self._calls.under_way(call):
                     for offer in call:
                         answer = witness.cosign(offer.old, tuple(offer.consistency), offer.checkpoint)
                         if answer is None:
                             call.cancel()  # the next stream begins at what this site did cosign
                             break
                         size, line = answer
-                        self._ask(self._site.Cosign, wire.CosignRequest(size=size, line=line))
+                        self._calls.ask(self._site.Cosign, wire.CosignRequest(size=size, line=line))
                         waits, told = pauses(longest_s=RECONNECT_S), ""
             except HansaError as error:
                 # The order stream tells of a lost coordinator; what concerns the witness alone is told here.
@@ -242,7 +223,7 @@ class Link:
         while not self._stop.wait(BEAT_S):
             now = self._status.now
             beat = wire.Beat(
-                epoch=self._directive.epoch if self._directive else 0,
+                epoch=self._epoch,
                 run=now.run,
                 round=now.round,
                 state=now.state,
@@ -256,108 +237,11 @@ class Link:
                 model_bytes=now.model_bytes,
             )
             with contextlib.suppress(HansaError):  # the order stream tells of a lost coordinator
-                if self._ask(self._site.Heartbeat, beat, timeout_s=3.0).stop:
+                if self._calls.ask(self._site.Heartbeat, beat, timeout_s=3.0).stop:
                     self._unwanted = (now.run, now.round)
 
     def _end(self) -> None:
         self._stop.wait()
-        with self._calls_lock:
-            for call in self._calls:
-                call.cancel()
+        self._calls.cancel()
         with self._heard:
             self._heard.notify_all()
-
-    def _ask(self, method: Any, request: Any, *, timeout_s: float = ANSWER_S) -> Any:
-        call = _begun(method.future, request, timeout=timeout_s)
-        with self._under_way(call):
-            return call.result()
-
-    @contextlib.contextmanager
-    def _under_way(self, call: Any) -> Iterator[None]:
-        """A call that a stop cancels and whose failure is raised in the words of `commons.errors`."""
-        with self._calls_lock:
-            self._calls.add(call)
-        try:
-            if self._stop.is_set():
-                call.cancel()
-            yield
-        except grpc.FutureCancelledError as error:
-            raise Unreachable("stopped by this site") from error
-        except grpc.RpcError as error:
-            raise channel.translate(error, self.address) from error
-        finally:
-            with self._calls_lock:
-                self._calls.discard(call)
-
-    def _part(self, blob: Digest) -> Path:
-        return self._parts / blob.removeprefix("sha256:")
-
-    def _frames(self, header: wire.UploadHeader, payload: Path) -> Iterator[bytes]:
-        yield header.SerializeToString()
-        with payload.open("rb") as file:
-            file.seek(header.offset)
-            while frame := file.read(FRAME_BYTES):
-                self._status.moved(up=len(frame))
-                yield frame
-
-    def _stream(self, digests: list[Digest], offset: int) -> Iterator[bytes]:
-        request = wire.FetchRequest(digests=digests, offset=offset).SerializeToString()
-        call: Any = channel.raw_fetch(self._channel)(request)
-        with self._under_way(call):
-            try:
-                for frame in call:
-                    self._status.moved(down=len(frame))
-                    yield frame
-            finally:
-                call.cancel()
-
-    def _fetch_manifest(self, state: Digest) -> None:
-        data = bytearray()
-        for frame in self._stream([state], 0):
-            data += frame
-            if len(data) > MANIFEST_BYTES_MAX:
-                raise StoreError(f"the manifest of {state} is above {MANIFEST_BYTES_MAX} bytes")
-        if digest(bytes(data)) != state:
-            raise StoreError(
-                f"the coordinator sent {len(data)} bytes for state {state} that are not it; its operator must check "
-                "its store"
-            )
-        self._store.put(bytes(data))
-
-    def _fetch_blobs(self, missing: list[tuple[Digest, int]]) -> None:
-        """Each blob grows in a part file and enters the store when whole; only the first may have begun earlier."""
-        ahead = list(reversed(missing))
-        blob, size = ahead.pop()
-        begun = self._part(blob)
-        offset = begun.stat().st_size if begun.exists() else 0
-        if offset >= size:
-            begun.unlink()
-            offset = 0
-        part, filled = begun.open("ab"), offset
-        try:
-            for frame in self._stream([d for d, _ in missing], offset):
-                rest = memoryview(frame)
-                while rest:
-                    taken = part.write(rest[: size - filled])
-                    rest, filled = rest[taken:], filled + taken
-                    if filled < size:
-                        continue
-                    part.close()
-                    self._store.adopt(self._part(blob), blob)
-                    if not ahead:
-                        return
-                    blob, size = ahead.pop()
-                    part, filled = self._part(blob).open("wb"), 0
-        except OSError as error:
-            raise StoreError(f"cannot keep downloads in {self._parts}: {error.strerror}") from error
-        finally:
-            part.close()
-        raise Unreachable(f"the coordinator at {self.address} ended a download {size - filled} bytes early")
-
-
-def _begun(method: Any, request: Any, **options: Any) -> Any:
-    """A call. Raises Unreachable when this site has closed its channel meanwhile."""
-    try:
-        return method(request, **options)
-    except ValueError as closed:
-        raise Unreachable("stopped by this site") from closed

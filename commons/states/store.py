@@ -86,12 +86,12 @@ class StateStore:
                 writer.publish()
         return digest
 
-    def adopt(self, file: Path, digest: Digest) -> None:
+    def adopt(self, file: Path, digest: Digest, *, found: Digest | None = None) -> None:
         """Take over a complete file of the same file system as blob `digest`; the file is gone afterwards.
 
-        Raises StoreError (and removes the file) when its bytes have another digest.
+        `found`: the digest of its bytes where whoever wrote them took it on the way. Raises StoreError (and removes the file) when its bytes have another digest.
         """
-        found = digest_file(file)
+        found = found or digest_file(file)
         if found != digest:
             file.unlink()
             raise StoreError(f"{file} should be {digest} but its bytes are {found}: fetch it again")

@@ -10,7 +10,7 @@ import functools
 import json
 import logging
 import ssl
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn, Protocol, TypeAlias, cast
 
 import grpc
@@ -100,14 +100,17 @@ def server_credentials(
     return grpc.ssl_server_credentials([(tls_key, chain)], authority, require_client_auth=True)
 
 
-def connect(seat: Seat) -> grpc.Channel:
+def connect(seat: Seat, *, alone: bool = False) -> grpc.Channel:
     """A channel to the coordinator's mutual-TLS port; connects when first used, reconnects by itself.
+
+    `alone`: over a TCP connection that no other channel shares.
 
     The server must be the consortium's coordinator, whatever address it has. Proxies are taken from the
     environment (``https_proxy``, ``no_proxy``), as gRPC does.
     """
     credentials = grpc.ssl_channel_credentials(seat.authority, seat.tls_key, seat.certificate)
-    return _open(seat.address, credentials, seat.consortium)
+    options = [("grpc.use_local_subchannel_pool", 1)] if alone else []
+    return _open(seat.address, credentials, seat.consortium, options)
 
 
 def connect_for_enrolment(address: str, ca_fingerprint: Digest) -> grpc.Channel:
@@ -127,9 +130,14 @@ def connect_for_enrolment(address: str, ca_fingerprint: Digest) -> grpc.Channel:
     return _open(address, grpc.ssl_channel_credentials(authority), consortium_of(authority))
 
 
-def _open(address: str, credentials: grpc.ChannelCredentials, consortium: str) -> grpc.Channel:
+def _open(
+    address: str,
+    credentials: grpc.ChannelCredentials,
+    consortium: str,
+    options: Sequence[tuple[str, int]] = (),
+) -> grpc.Channel:
     name = ("grpc.ssl_target_name_override", coordinator_name(consortium))
-    return grpc.secure_channel(address, credentials, options=[*_CHANNEL_OPTIONS, name])
+    return grpc.secure_channel(address, credentials, options=[*_CHANNEL_OPTIONS, *options, name])
 
 
 def caller(context: grpc.ServicerContext) -> Subject:
@@ -317,9 +325,9 @@ def translate(error: grpc.RpcError, address: str = "") -> HansaError:
             return HansaError(f"{server} failed ({why}); its operator finds the reason in its log")
 
 
-def raw_upload(channel: grpc.Channel) -> grpc.StreamUnaryMultiCallable[bytes, bytes]:
-    """SiteLink.Upload without serialisation: an iterator of bytes up, bytes back."""
-    return channel.stream_unary(UPLOAD, None, None)
+def raw_upload(channel: grpc.Channel) -> grpc.StreamStreamMultiCallable[bytes, bytes]:
+    """SiteLink.Upload without serialisation: an iterator of bytes up, an iterator of bytes back."""
+    return channel.stream_stream(UPLOAD, None, None)
 
 
 def raw_fetch(channel: grpc.Channel) -> grpc.UnaryStreamMultiCallable[bytes, bytes]:
@@ -330,12 +338,12 @@ def raw_fetch(channel: grpc.Channel) -> grpc.UnaryStreamMultiCallable[bytes, byt
 def add_raw_handlers(
     server: grpc.Server,
     *,
-    upload: Callable[[Any, grpc.ServicerContext], bytes],
+    upload: Callable[[Any, grpc.ServicerContext], Any],
     fetch: Callable[[bytes, grpc.ServicerContext], Any],
 ) -> None:
     """Serve SiteLink.Upload and .Fetch on raw bytes. Call it last: it replaces what the stubs registered."""
     handlers = {
-        "Upload": grpc.stream_unary_rpc_method_handler(upload, None, None),
+        "Upload": grpc.stream_stream_rpc_method_handler(upload, None, None),
         "Fetch": grpc.unary_stream_rpc_method_handler(fetch, None, None),
     }
     service = f"{PACKAGE}.SiteLink"

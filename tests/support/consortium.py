@@ -284,7 +284,7 @@ class FakeSite:
         header = wire.UploadHeader(epoch=epoch, update=update, usage=usage, manifest=manifest, offset=offset)
         header.lanes = 1
         frames = [payload[i : i + 4096] for i in range(offset, len(payload), 4096)]
-        reply = channel.raw_upload(self.channel)(iter([header.SerializeToString(), *frames]), timeout=20)
+        *_, reply = channel.raw_upload(self.channel)(iter([header.SerializeToString(), *frames]), timeout=20)
         return wire.UploadReply.FromString(reply).index - 1
 
     def fetch(self, digests: list[str], offset: int = 0) -> bytes:

@@ -74,8 +74,8 @@ class Enrolment(services.EnrolmentServicer):
         return wire.EnrolReply(authority=DEMO.certificate)
 
 
-def upload(frames: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
-    return b"|".join(frames) + b"|" + str(channel.caller(context)).encode()
+def upload(frames: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+    yield b"|".join(frames) + b"|" + str(channel.caller(context)).encode()
 
 
 def fetch(request: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:

@@ -82,16 +82,20 @@ class SitePort(services.SiteLinkServicer):
             channel.refuse(context, self.refusal)
         return wire.TopUpReply()
 
-    def upload(self, frames: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
+    def upload(self, frames: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
         header = wire.UploadHeader.FromString(next(frames))
         self.headers.append(header)
         if self.refusal is not None:
             channel.refuse(context, self.refusal)
         assert header.offset == len(self.received)
+        told = header.offset
         for frame in frames:
             self.received += frame
             self._break_off(len(self.received), context)
-        return wire.UploadReply(index=18).SerializeToString()
+            if header.report_bytes and len(self.received) - told >= header.report_bytes:
+                told = len(self.received)
+                yield wire.UploadReply(taken=told).SerializeToString()
+        yield wire.UploadReply(index=18).SerializeToString()
 
     def fetch(self, request: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
         asked = wire.FetchRequest.FromString(request)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -135,17 +135,22 @@ class _Taped:
 
         return call
 
-    def stream_unary(
+    def stream_stream(
         self, path: str, request_serializer: Any, response_deserializer: Any, **more: Any
     ) -> Any:
+        """What counts of the answers is the last; it is the only one that is given."""
         method, change = self._kept(path)
         assert change is not None, f"{path} sends a stream: what of its answer must stay?"
-        raw = self._opened.stream_unary(path, None, None, **more)
+        raw = self._opened.stream_stream(path, None, None, **more)
 
-        def call(frames: Iterable[bytes], timeout: float | None = None) -> bytes:
+        def call(frames: Iterable[bytes], timeout: float | None = None) -> Iterator[bytes]:
             kept = tuple(frames)
-            sent = Sent(method, change, lambda: raw(iter(kept), timeout=ANSWER_S, wait_for_ready=True))
-            return self._tape.first(sent)
+
+            def last() -> bytes:
+                *_, reply = raw(iter(kept), timeout=ANSWER_S, wait_for_ready=True)
+                return bytes(reply)
+
+            return iter([self._tape.first(Sent(method, change, last))])
 
         return call
 

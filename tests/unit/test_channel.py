@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import datetime
-import http.server
-import select
 import socket
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -37,6 +34,7 @@ from tests.support.loopback import (
     seat,
     serve,
 )
+from tests.support.tcp_proxy import proxied
 
 CALLERS = {"site": SITE, "member": MEMBER, "operator": OPERATOR}
 
@@ -139,7 +137,7 @@ def test_the_server_knows_its_caller_in_unary_and_streamed_calls(channels: dict[
 
 def test_bytes_pass_unchanged_through_the_raw_calls(channels: dict[str, grpc.Channel]) -> None:
     frames = [b"\x00\xff", b"x" * 2**20]
-    reply = channel.raw_upload(channels["site"])(iter(frames), timeout=TIMEOUT_S)
+    [reply] = channel.raw_upload(channels["site"])(iter(frames), timeout=TIMEOUT_S)
     assert reply == b"|".join(frames) + b"|site berlin of acme"
     assert list(channel.raw_fetch(channels["site"])(b"\xfe", timeout=TIMEOUT_S)) == [b"\xfe", b"\xff\x00"]
 
@@ -297,40 +295,18 @@ def test_enrolment_without_a_server_is_unreachable(address: str) -> None:
         channel.connect_for_enrolment(address, fingerprint(DEMO.certificate))
 
 
-class Proxy(http.server.BaseHTTPRequestHandler):
-    tunnels: list[str]
-
-    def do_CONNECT(self) -> None:
-        self.tunnels.append(self.path)
-        with socket.create_connection(("127.0.0.1", int(self.path.rpartition(":")[2]))) as far:
-            self.send_response(200)
-            self.end_headers()
-            ends = {self.connection: far, far: self.connection}
-            while ready := select.select(list(ends), [], [], TIMEOUT_S)[0]:
-                for end in ready:
-                    if not (data := end.recv(65_536)):
-                        return
-                    ends[end].sendall(data)
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-
 def test_enrolment_and_calls_go_through_an_http_proxy(ports: Ports, monkeypatch: pytest.MonkeyPatch) -> None:
-    Proxy.tunnels = []
-    proxy = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Proxy)
-    threading.Thread(target=proxy.serve_forever, daemon=True).start()
     for name in ("no_proxy", "no_grpc_proxy", "NO_PROXY", "grpc_proxy"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{proxy.server_port}")
-    behind = f"hansa.example:{ports.enrolment.rpartition(':')[2]}"  # a name only the proxy can resolve
-    with channel.connect_for_enrolment(behind, fingerprint(DEMO.certificate)) as opened:
-        services.EnrolmentStub(opened).Enrol(wire.EnrolRequest(), timeout=TIMEOUT_S)
-    assert Proxy.tunnels == [behind, behind]
-    monkeypatch.setenv("no_proxy", "other.example, .0.0.1")
-    presented_chain(ports.enrolment)
-    assert len(Proxy.tunnels) == 2
-    proxy.shutdown()
+    with proxied() as proxy:
+        monkeypatch.setenv("https_proxy", f"http://{proxy.address}")
+        behind = f"hansa.example:{ports.enrolment.rpartition(':')[2]}"  # a name only the proxy can resolve
+        with channel.connect_for_enrolment(behind, fingerprint(DEMO.certificate)) as opened:
+            services.EnrolmentStub(opened).Enrol(wire.EnrolRequest(), timeout=TIMEOUT_S)
+        assert proxy.tunnels == [behind, behind]
+        monkeypatch.setenv("no_proxy", "other.example, .0.0.1")
+        presented_chain(ports.enrolment)
+        assert len(proxy.tunnels) == 2
 
 
 def test_a_second_server_cannot_share_the_port(ports: Ports) -> None:

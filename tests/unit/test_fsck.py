@@ -254,7 +254,9 @@ def writes_law_without_a_vote(records: Records) -> tuple[Records, int]:
 def carries_out_another_charter(records: Records) -> tuple[Records, int]:
     at = where(records, Kind.EXECUTION) + 1
     charter = charter_file.from_canonical(records[at].body)
-    other = charter.model_copy(update={"voting": charter.voting.model_copy(update={"window_s": charter.voting.window_s + 1})})
+    other = charter.model_copy(
+        update={"voting": charter.voting.model_copy(update={"window_s": charter.voting.window_s + 1})}
+    )
     changed(records, at - 1, charter=charter_file.digest(other))
     records[at] = Record(Kind.CHARTER, records[at].at_ms, charter_file.canonical(other))
     return records, at

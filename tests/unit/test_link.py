@@ -10,15 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from commons.codec import FRAME
 from commons.errors import Code, HansaError, Refusal, Refused, StoreError, Unreachable
 from commons.names import Digest
 from commons.notes import digest
 from commons.states import StateStore
+from commons.updates import lay_out
 from commons.wire.v1 import consortium_pb2 as wire
 from commons.work import AssignmentNote
 from tests.support.chamber import signer
 from tests.support.site_port import SitePort
-from workers.link import FRAME_BYTES, Link
+from workers.link import Link
 from workers.outbox import Sealed
 from workers.status import Status
 
@@ -63,11 +65,13 @@ def post(tmp_path: Path) -> Iterator[Post]:
     made.close()
 
 
-def sealed(tmp_path: Path, size: int = 3 * FRAME_BYTES + 5) -> tuple[Sealed, bytes]:
-    payload = np.random.default_rng(1).bytes(size)
+def sealed(tmp_path: Path, size: int = 3 * FRAME + 5) -> tuple[Sealed, bytes]:
+    """A payload of `size` values."""
+    values = np.random.default_rng(1).standard_normal(size, np.float32)
+    manifest, payload = lay_out([("t", "fp32", (size,), values.tobytes())])
     (tmp_path / "payload.bin").write_bytes(payload)
     note = signer("acme/berlin").sign("hansa-update/v1\n")
-    return Sealed(tmp_path, note, b"usage", b"{}"), payload
+    return Sealed(tmp_path, note, b"usage", manifest.to_bytes()), payload
 
 
 def test_orders_are_counted_even_when_they_are_the_same(post: Post) -> None:
@@ -149,7 +153,7 @@ def test_only_the_slices_asked_for_and_not_at_hand_are_downloaded(post: Post, tm
     state, origin = post.publish(tmp_path)
     post.link.fetch(state, ["slice.0", "slice.2"])
     wanted = [origin.manifest(state)[name].digest for name in ("slice.0", "slice.2")]
-    assert [list(asked.digests) for asked in post.port.asked] == [[state], wanted]
+    assert [sorted(asked.digests) for asked in post.port.asked] == [[state], sorted(wanted)]
     for name in ("slice.0", "slice.2"):
         assert np.array_equal(
             post.store.tensor(post.store.manifest(state)[name]), origin.tensor(origin.manifest(state)[name])
@@ -165,10 +169,8 @@ def test_a_broken_download_goes_on_at_its_byte(post: Post, tmp_path: Path, broke
     post.link.fetch(state, [])
     post.port.break_after = broken_after
     names = sorted(origin.manifest(state))
-    with pytest.raises(Unreachable, match="the line broke"):
-        post.link.fetch(state, names)
     post.link.fetch(state, names)
-    assert post.store.missing(state) == []
+    assert post.port.break_after is None and post.store.missing(state) == []
     # A frame in flight when the line broke may be lost, what was on disk is not sent again.
     manifest = len(origin.read(state))
     assert post.status.now.bytes_down == 30_000 + manifest
@@ -207,18 +209,21 @@ def test_an_upload_arrives_whole_with_its_notes(post: Post, tmp_path: Path) -> N
     assert post.link.upload(what, run="r1", round_number=2) == 17
     assert bytes(post.port.received) == payload
     [header] = post.port.headers
-    assert (header.update, header.usage, header.manifest, header.offset) == (what.update, b"usage", b"{}", 0)
+    assert (header.update, header.usage, header.manifest, header.offset) == (
+        what.update,
+        b"usage",
+        what.manifest,
+        0,
+    )
     assert post.status.now.bytes_up == len(payload)
 
 
 def test_a_broken_upload_goes_on_where_the_coordinator_has_it(post: Post, tmp_path: Path) -> None:
     what, payload = sealed(tmp_path)
-    post.port.break_after = FRAME_BYTES
-    with pytest.raises(Unreachable, match="the line broke"):
-        post.link.upload(what, run="r1", round_number=2)
+    post.port.break_after = 2 << 20
     assert post.link.upload(what, run="r1", round_number=2) == 17
     assert bytes(post.port.received) == payload
-    assert post.port.headers[1].offset >= FRAME_BYTES
+    assert post.port.headers[1].offset >= 2 << 20
 
 
 def test_an_update_admitted_before_is_not_sent_again(post: Post, tmp_path: Path) -> None:

@@ -315,7 +315,7 @@ class UploadPosition(_message.Message):
     """then there are no offsets"""
     @_builtins.property
     def offsets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """of each lane, counted from the lane's first byte"""
+        """where each lane goes on, counted from the lane's first byte"""
 
     def __init__(
         self,
@@ -342,6 +342,7 @@ class UploadHeader(_message.Message):
     OFFSET_FIELD_NUMBER: _builtins.int
     LANE_FIELD_NUMBER: _builtins.int
     LANES_FIELD_NUMBER: _builtins.int
+    REPORT_BYTES_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
     update: _builtins.bytes
     """hansa-update/v1 note, <= 8 KiB"""
@@ -355,6 +356,8 @@ class UploadHeader(_message.Message):
     """from 0"""
     lanes: _builtins.int
     """1 to 8"""
+    report_bytes: _builtins.int
+    """say how far the lane has come each time so many more bytes are here; 0: never"""
     def __init__(
         self,
         *,
@@ -365,10 +368,11 @@ class UploadHeader(_message.Message):
         offset: _builtins.int = ...,
         lane: _builtins.int = ...,
         lanes: _builtins.int = ...,
+        report_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "lane", b"lane", "lanes", b"lanes", "manifest", b"manifest", "offset", b"offset", "update", b"update", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "lane", b"lane", "lanes", b"lanes", "manifest", b"manifest", "offset", b"offset", "report_bytes", b"report_bytes", "update", b"update", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -379,15 +383,20 @@ class UploadReply(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     INDEX_FIELD_NUMBER: _builtins.int
+    TAKEN_FIELD_NUMBER: _builtins.int
     index: _builtins.int
+    """in the last reply: journal index of the admitted update plus 1; 0: other lanes are missing"""
+    taken: _builtins.int
+    """in all others: bytes of the lane that are here"""
     def __init__(
         self,
         *,
         index: _builtins.int = ...,
+        taken: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "taken", b"taken"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -125,7 +125,7 @@ class SiteLinkStub:
                 request_serializer=commons_dot_wire_dot_v1_dot_consortium__pb2.UploadKey.SerializeToString,
                 response_deserializer=commons_dot_wire_dot_v1_dot_consortium__pb2.UploadPosition.FromString,
                 _registered_method=True)
-        self.Upload = channel.stream_unary(
+        self.Upload = channel.stream_stream(
                 '/commons.wire.v1.SiteLink/Upload',
                 request_serializer=commons_dot_wire_dot_v1_dot_consortium__pb2.RawFrame.SerializeToString,
                 response_deserializer=commons_dot_wire_dot_v1_dot_consortium__pb2.RawFrame.FromString,
@@ -178,7 +178,7 @@ class SiteLinkServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UploadOffset(self, request, context):
-        """The offsets up to which each lane of this update is durable at the coordinator; 0 when unknown.
+        """Where each lane of this update goes on: what is before is at the coordinator. 0 when unknown.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -187,10 +187,10 @@ class SiteLinkServicer:
     def Upload(self, request_iterator, context):
         """One lane of an update, as a raw-bytes stream: the first message is a serialised UploadHeader (at
         most 9 MiB), every later one is the lane's bytes in order from UploadHeader.offset, cut anywhere, at
-        most 1 MiB each. The reply is a serialised UploadReply. A repeat of an admitted update answers with
-        the first receipt. A site has at most 8 of these streams (too_many_streams); a newer one of the same
-        lane ends the older. One that completes no frame for 120 s is ended (upload_stalled); there is no
-        other limit of time.
+        most 1 MiB each. The replies are serialised UploadReplies: how far the lane has come, and last the
+        receipt. A repeat of an admitted update answers with the first receipt. A site has at most 8 of these
+        streams (too_many_streams); a newer one of the same lane ends the older. One that completes no frame
+        for 120 s is ended (upload_stalled); there is no other limit of time.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -254,7 +254,7 @@ def add_SiteLinkServicer_to_server(servicer, server):
                     request_deserializer=commons_dot_wire_dot_v1_dot_consortium__pb2.UploadKey.FromString,
                     response_serializer=commons_dot_wire_dot_v1_dot_consortium__pb2.UploadPosition.SerializeToString,
             ),
-            'Upload': grpc.stream_unary_rpc_method_handler(
+            'Upload': grpc.stream_stream_rpc_method_handler(
                     servicer.Upload,
                     request_deserializer=commons_dot_wire_dot_v1_dot_consortium__pb2.RawFrame.FromString,
                     response_serializer=commons_dot_wire_dot_v1_dot_consortium__pb2.RawFrame.SerializeToString,
@@ -388,7 +388,7 @@ class SiteLink:
             wait_for_ready=None,
             timeout=None,
             metadata=None):
-        return grpc.experimental.stream_unary(
+        return grpc.experimental.stream_stream(
             request_iterator,
             target,
             '/commons.wire.v1.SiteLink/Upload',

@@ -74,14 +74,14 @@ class SiteLinkStub:
     Heartbeat: _grpc.UnaryUnaryMultiCallable[_consortium_pb2.Beat, _consortium_pb2.BeatReply]
     """At most one per second; comes from a thread that training cannot block."""
     UploadOffset: _grpc.UnaryUnaryMultiCallable[_consortium_pb2.UploadKey, _consortium_pb2.UploadPosition]
-    """The offsets up to which each lane of this update is durable at the coordinator; 0 when unknown."""
-    Upload: _grpc.StreamUnaryMultiCallable[_consortium_pb2.RawFrame, _consortium_pb2.RawFrame]
+    """Where each lane of this update goes on: what is before is at the coordinator. 0 when unknown."""
+    Upload: _grpc.StreamStreamMultiCallable[_consortium_pb2.RawFrame, _consortium_pb2.RawFrame]
     """One lane of an update, as a raw-bytes stream: the first message is a serialised UploadHeader (at
     most 9 MiB), every later one is the lane's bytes in order from UploadHeader.offset, cut anywhere, at
-    most 1 MiB each. The reply is a serialised UploadReply. A repeat of an admitted update answers with
-    the first receipt. A site has at most 8 of these streams (too_many_streams); a newer one of the same
-    lane ends the older. One that completes no frame for 120 s is ended (upload_stalled); there is no
-    other limit of time.
+    most 1 MiB each. The replies are serialised UploadReplies: how far the lane has come, and last the
+    receipt. A repeat of an admitted update answers with the first receipt. A site has at most 8 of these
+    streams (too_many_streams); a newer one of the same lane ends the older. One that completes no frame
+    for 120 s is ended (upload_stalled); there is no other limit of time.
     """
     Fetch: _grpc.UnaryStreamMultiCallable[_consortium_pb2.RawFrame, _consortium_pb2.RawFrame]
     """Raw-bytes stream: the request is a serialised FetchRequest; the reply is the blobs' bytes in
@@ -116,14 +116,14 @@ class SiteLinkAsyncStub(SiteLinkStub):
     Heartbeat: _aio.UnaryUnaryMultiCallable[_consortium_pb2.Beat, _consortium_pb2.BeatReply]  # type: ignore[assignment]
     """At most one per second; comes from a thread that training cannot block."""
     UploadOffset: _aio.UnaryUnaryMultiCallable[_consortium_pb2.UploadKey, _consortium_pb2.UploadPosition]  # type: ignore[assignment]
-    """The offsets up to which each lane of this update is durable at the coordinator; 0 when unknown."""
-    Upload: _aio.StreamUnaryMultiCallable[_consortium_pb2.RawFrame, _consortium_pb2.RawFrame]  # type: ignore[assignment]
+    """Where each lane of this update goes on: what is before is at the coordinator. 0 when unknown."""
+    Upload: _aio.StreamStreamMultiCallable[_consortium_pb2.RawFrame, _consortium_pb2.RawFrame]  # type: ignore[assignment]
     """One lane of an update, as a raw-bytes stream: the first message is a serialised UploadHeader (at
     most 9 MiB), every later one is the lane's bytes in order from UploadHeader.offset, cut anywhere, at
-    most 1 MiB each. The reply is a serialised UploadReply. A repeat of an admitted update answers with
-    the first receipt. A site has at most 8 of these streams (too_many_streams); a newer one of the same
-    lane ends the older. One that completes no frame for 120 s is ended (upload_stalled); there is no
-    other limit of time.
+    most 1 MiB each. The replies are serialised UploadReplies: how far the lane has come, and last the
+    receipt. A repeat of an admitted update answers with the first receipt. A site has at most 8 of these
+    streams (too_many_streams); a newer one of the same lane ends the older. One that completes no frame
+    for 120 s is ended (upload_stalled); there is no other limit of time.
     """
     Fetch: _aio.UnaryStreamMultiCallable[_consortium_pb2.RawFrame, _consortium_pb2.RawFrame]  # type: ignore[assignment]
     """Raw-bytes stream: the request is a serialised FetchRequest; the reply is the blobs' bytes in
@@ -173,20 +173,20 @@ class SiteLinkServicer(metaclass=_abc_1.ABCMeta):
         request: _consortium_pb2.UploadKey,
         context: _ServicerContext,
     ) -> _typing.Union[_consortium_pb2.UploadPosition, _abc.Awaitable[_consortium_pb2.UploadPosition]]:
-        """The offsets up to which each lane of this update is durable at the coordinator; 0 when unknown."""
+        """Where each lane of this update goes on: what is before is at the coordinator. 0 when unknown."""
 
     @_abc_1.abstractmethod
     def Upload(
         self,
         request_iterator: _MaybeAsyncIterator[_consortium_pb2.RawFrame],
         context: _ServicerContext,
-    ) -> _typing.Union[_consortium_pb2.RawFrame, _abc.Awaitable[_consortium_pb2.RawFrame]]:
+    ) -> _typing.Union[_abc.Iterator[_consortium_pb2.RawFrame], _abc.AsyncIterator[_consortium_pb2.RawFrame]]:
         """One lane of an update, as a raw-bytes stream: the first message is a serialised UploadHeader (at
         most 9 MiB), every later one is the lane's bytes in order from UploadHeader.offset, cut anywhere, at
-        most 1 MiB each. The reply is a serialised UploadReply. A repeat of an admitted update answers with
-        the first receipt. A site has at most 8 of these streams (too_many_streams); a newer one of the same
-        lane ends the older. One that completes no frame for 120 s is ended (upload_stalled); there is no
-        other limit of time.
+        most 1 MiB each. The replies are serialised UploadReplies: how far the lane has come, and last the
+        receipt. A repeat of an admitted update answers with the first receipt. A site has at most 8 of these
+        streams (too_many_streams); a newer one of the same lane ends the older. One that completes no frame
+        for 120 s is ended (upload_stalled); there is no other limit of time.
         """
 
     @_abc_1.abstractmethod

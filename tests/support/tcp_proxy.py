@@ -1,0 +1,129 @@
+"""A TCP proxy on loopback whose connections a test cuts, freezes or counts; also an HTTP proxy that knows CONNECT."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+
+_PIECE = 1 << 18
+
+
+@dataclass
+class TcpProxy:
+    """Carries every connection to `target` ("host:port"); without one, to where its CONNECT asks, on loopback."""
+
+    target: str = ""
+    tunnels: list[str] = field(default_factory=list)
+    """What CONNECT asked for, in order."""
+    up_bytes: int = 0
+    """From callers to the target."""
+    down_bytes: int = 0
+    frozen: bool = False
+    """Bytes are taken no more, and nobody is told: as when a cable is pulled."""
+
+    def __post_init__(self) -> None:
+        self._door = socket.create_server(("127.0.0.1", 0))
+        self._changed = threading.Condition()
+        self._pairs: set[tuple[socket.socket, socket.socket]] = set()
+        self.address = f"127.0.0.1:{self._door.getsockname()[1]}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    @property
+    def connections(self) -> int:
+        with self._changed:
+            return len(self._pairs)
+
+    def cut(self) -> int:
+        """End every connection now, with what is under way; how many there were."""
+        with self._changed:
+            pairs, self._pairs = self._pairs, set()
+        for end in (end for pair in pairs for end in pair):
+            _cut(end)
+        return len(pairs)
+
+    def await_bytes(self, up: int, *, timeout_s: float = 60.0) -> bool:
+        """Whether so many bytes went up in all."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self.up_bytes >= up, timeout_s)
+
+    def freeze(self, frozen: bool = True) -> None:
+        with self._changed:
+            self.frozen = frozen
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        self._door.close()
+        self.freeze(False)
+        self.cut()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                near, _ = self._door.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._serve, args=(near,), daemon=True).start()
+
+    def _serve(self, near: socket.socket) -> None:
+        try:
+            host, _, port = (self.target or self._asked(near)).rpartition(":")
+            far = socket.create_connection((host if self.target else "127.0.0.1", int(port)))
+        except (OSError, ValueError):
+            near.close()
+            return
+        if not self.target:
+            near.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
+        pair = (near, far)
+        with self._changed:
+            self._pairs.add(pair)
+        threading.Thread(target=self._carry, args=(far, near, pair), daemon=True).start()
+        self._carry(near, far, pair)
+
+    def _asked(self, near: socket.socket) -> str:
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            if not (byte := near.recv(1)):
+                raise OSError("the caller is gone")
+            head += byte
+        method, where, _ = head.split(b"\r\n")[0].decode().split(" ")
+        if method != "CONNECT":
+            raise OSError(f"{method} is not served")
+        self.tunnels.append(where)
+        return where
+
+    def _carry(
+        self, source: socket.socket, to: socket.socket, pair: tuple[socket.socket, socket.socket]
+    ) -> None:
+        with suppress(OSError):
+            while piece := source.recv(_PIECE):
+                with self._changed:
+                    self._changed.wait_for(lambda: not self.frozen)
+                to.sendall(piece)
+                with self._changed:
+                    if source is pair[0]:
+                        self.up_bytes += len(piece)
+                    else:
+                        self.down_bytes += len(piece)
+                    self._changed.notify_all()
+        with self._changed:
+            self._pairs.discard(pair)
+        for end in pair:
+            _cut(end)
+
+
+@contextmanager
+def proxied(target: str = "") -> Iterator[TcpProxy]:
+    proxy = TcpProxy(target)
+    try:
+        yield proxy
+    finally:
+        proxy.close()
+
+
+def _cut(end: socket.socket) -> None:
+    with suppress(OSError):
+        end.shutdown(socket.SHUT_RDWR)
+    end.close()
