@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
@@ -24,7 +24,13 @@ class TcpProxy:
     frozen: bool = False
     """Bytes are taken no more, and nobody is told: as when a cable is pulled."""
 
+    refusing: bool = False
+    """New connections end at once."""
+    refused: int = 0
+    """How many did."""
+
     def __post_init__(self) -> None:
+        self._due: tuple[int, Callable[[], object]] | None = None
         self._door = socket.create_server(("127.0.0.1", 0))
         self._changed = threading.Condition()
         self._pairs: set[tuple[socket.socket, socket.socket]] = set()
@@ -43,6 +49,19 @@ class TcpProxy:
         for end in (end for pair in pairs for end in pair):
             _cut(end)
         return len(pairs)
+
+    def down(self) -> None:
+        """As when the target's machine is gone: what goes on ends, what begins is refused, until `up`."""
+        self.refusing = True
+        self.cut()
+
+    def up(self) -> None:
+        self.refusing, self.refused = False, 0
+
+    def after(self, count: int, action: Callable[[], object]) -> None:
+        """Once, when so many more bytes came from callers; those that brought the last wait meanwhile."""
+        with self._changed:
+            self._due = self.up_bytes + count, action
 
     def await_bytes(self, up: int, *, timeout_s: float = 60.0) -> bool:
         """Whether so many bytes went up in all."""
@@ -68,6 +87,10 @@ class TcpProxy:
             threading.Thread(target=self._serve, args=(near,), daemon=True).start()
 
     def _serve(self, near: socket.socket) -> None:
+        if self.refusing:
+            self.refused += 1
+            near.close()
+            return
         try:
             host, _, port = (self.target or self._asked(near)).rpartition(":")
             far = socket.create_connection((host if self.target else "127.0.0.1", int(port)))
@@ -101,6 +124,13 @@ class TcpProxy:
             while piece := source.recv(_PIECE):
                 with self._changed:
                     self._changed.wait_for(lambda: not self.frozen)
+                    due = self._due if source is pair[0] else None
+                    if due is not None and self.up_bytes + len(piece) >= due[0]:
+                        self._due = None
+                    else:
+                        due = None
+                if due is not None:
+                    due[1]()
                 to.sendall(piece)
                 with self._changed:
                     if source is pair[0]:

@@ -209,7 +209,6 @@ def test_a_network_that_comes_back_in_time_costs_nothing(
             threading.Event().wait(0.01)
         relay.up()
 
-    relay.refused = 0
     healing = threading.Thread(target=heal)
     healing.start()
     state = store.save({"x": large()})
@@ -222,7 +221,6 @@ def test_a_store_that_is_closed_waits_for_no_network(
 ) -> None:
     monkeypatch.setattr(remote, "RETRY_S", 3600.0)
     store = StateStore(url)
-    buckets.relay.refused = 0
     buckets.relay.down()
     failed: list[StoreError] = []
 
