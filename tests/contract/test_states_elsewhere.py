@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +20,8 @@ from orchestrator.release import verify
 from tests.contract.test_services import Stage, eventually, stage_note
 from tests.support.buckets import Buckets, serving
 from tests.support.consortium import SITES, charter, found, over, started
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -100,3 +106,27 @@ def test_a_coordinator_without_its_bucket_does_not_start(buckets: Buckets, tmp_p
     with pytest.raises(StoreError, match="s3://nowhere does not exist; the operator creates the bucket"):
         started(home, states="s3://nowhere")
     started(home).stop()
+
+
+def test_the_command_line_says_where_states_lie(buckets: Buckets, tmp_path: Path) -> None:
+    home, url = found(tmp_path, charter()), buckets.create("hanse")
+    words = [
+        "--listen",
+        "127.0.0.1:0",
+        "--enrolment",
+        "127.0.0.1:0",
+        "--mlflow",
+        "none",
+        "--json",
+        "--states",
+    ]
+    command = [sys.executable, "-m", "hansa", "coordinator", "start", "--home", str(home), *words]
+    wrong = subprocess.run([*command, f"{url}x"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert wrong.returncode == StoreError.exit_code
+    assert f"{url}x does not exist; the operator creates the bucket" in wrong.stderr
+    assert "Traceback" not in wrong.stderr
+    with subprocess.Popen([*command, url], cwd=ROOT, stdout=subprocess.PIPE, text=True) as right:
+        assert right.stdout is not None and json.loads(right.stdout.readline())["state"] == "ready"
+        right.send_signal(signal.SIGTERM)
+        assert right.wait(60) == 0
+    assert buckets.keys("hanse") == {"hansa-model-states"} and not (home / "states").exists()

@@ -284,3 +284,16 @@ def test_no_text_but_a_digest_becomes_a_key(text: str) -> None:
     store = StateStore("memory://digests")
     with pytest.raises(ValueError, match="not a digest"):
         store.has(Digest(text))
+
+
+def test_a_folder_whose_blobs_are_copied_to_a_bucket_has_moved(
+    buckets: Buckets, url: str, tmp_path: Path
+) -> None:
+    here = StateStore(tmp_path)
+    state = here.save(tensors())
+    bucket, _, prefix = url.removeprefix("s3://").partition("/")
+    for file in (tmp_path / "blobs").iterdir():
+        buckets.client().put_object(Bucket=bucket, Key=f"{prefix}/blobs/{file.name}", Body=file.read_bytes())
+    there = StateStore(url)
+    assert there.missing(state) == [] and there.manifest(state) == here.manifest(state)
+    assert len(there.load(state)) == 9 and there.save(tensors()) == state
