@@ -98,7 +98,7 @@ class Drafts:
 
     def _begin(self) -> None:
         self._parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(dir=self._parent))
+        folder = Path(tempfile.mkdtemp(prefix="hansa-", dir=self._parent))
         with suppress(FileNotFoundError):  # who tidies up came between: another folder
             self._lock = (folder / _LOCK).open("wb")
             with suppress(OSError):  # no locks on this file system: then nobody takes it for abandoned either

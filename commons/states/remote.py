@@ -121,9 +121,7 @@ class Bucket:
             raise StoreError(f"blob {digest} cannot be read: {self.address(digest)} is not there") from error
 
     def drafts(self) -> Drafts:
-        if self._drafts is None:
-            self._drafts = Path(tempfile.mkdtemp(prefix="hansa-drafts-"))
-        return Drafts(self._drafts, durable=False)
+        return Drafts(self._drafts or Path(tempfile.gettempdir()), durable=False)
 
     def secure(self, draft: Path, digest: Digest) -> None:
         size = draft.stat().st_size
