@@ -23,6 +23,7 @@ from benchmarks.dataplane_parts.models import CONSORTIUM, PARTNERS, Config
 from benchmarks.figures import ROOT
 from commons import charter_file
 from commons.charter import Charter
+from commons.errors import Unreachable
 from commons.records import Kind, Record
 from governance.journal import open_readonly
 from hansa.chamber import Chamber
@@ -48,6 +49,9 @@ class Crowd:
     site_program: Sequence[str] = STAND_IN
     patience_s: float = 600.0
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    address: str = ""
+    """Where the coordinator listens, once it was started; the same at every start."""
+    door: str = ""
 
     @property
     def home(self) -> Path:
@@ -77,16 +81,17 @@ class Crowd:
 
     def start_coordinator(self) -> None:
         """And wait until it serves."""
-        listen, door = (f"127.0.0.1:{port}" for port in free_ports(2))
+        if not self.address:
+            self.address, self.door = (f"127.0.0.1:{port}" for port in free_ports(2))
         self.start(
             "coordinator",
             *("-m", "hansa", "coordinator", "start", "--home", "home", "--mlflow", "none"),
             *("--charter", "charter.toml", "--founding", "founding", "--log-key", f"keys/{CONSORTIUM}.key"),
-            *("--listen", listen, "--enrolment", door),
+            *("--listen", self.address, "--enrolment", self.door),
         )
         names = self.sites
         self.wait_until(lambda: all(self._invite(name).exists() for name in names), "invites")
-        self.wait_until(lambda: _serves(listen) and _serves(door), "coordinator that listens")
+        self.wait_until(lambda: _serves(self.address) and _serves(self.door), "coordinator that listens")
 
     def join(self) -> None:
         """Real enrolment of every site."""
@@ -114,12 +119,14 @@ class Crowd:
         )
 
     def start_run(self) -> None:
+        """Patiently: a large seed model takes longer than the operator's command waits."""
         with Chamber.at(operator_seat(self.home)) as chamber:
-            chamber.start_run(self.folder / "seed", RUN)
-
-    def stop_run(self) -> None:
-        with Chamber.at(operator_seat(self.home)) as chamber:
-            chamber.stop_run(RUN, "measured")
+            while True:
+                try:
+                    chamber.start_run(self.folder / "seed", RUN)
+                    return
+                except Unreachable:
+                    self.check()
 
     def records(self) -> list[Record]:
         with contextlib.closing(open_readonly(self.home / "journal.db")) as journal:

@@ -53,7 +53,7 @@ def measure(folder: Path, *, sites: int, mb: float, rounds: int) -> Measured:
         rounds=rounds,
     )
     crowd = Crowd(folder)
-    with Sampler(role=_role) as sampler:
+    with Sampler(role=role) as sampler:
         try:
             started = time.time()
             crowd.start_coordinator()
@@ -111,7 +111,8 @@ def _spans(records: Sequence[Record]) -> list[tuple[float, float]]:
     return list(zip(opened, closed, strict=True))
 
 
-def _role(command: str) -> str:
+def role(command: str) -> str:
+    """For the sampler: the coordinator, or one of the sites."""
     return SERVER if "coordinator start" in command else SITE
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+import os
 import sys
 import threading
 import time
@@ -31,6 +32,8 @@ AMPLITUDE = np.float32(1e-4)
 LOSS = 1.0
 NOISE = 1 << 16
 """Different values of it."""
+SHARE = "HANSA_STAND_IN_SHARE"
+"""Environment variable: how much of each slice is moved."""
 
 
 class Lazy(Mapping[str, Array]):
@@ -54,8 +57,9 @@ class Lazy(Mapping[str, Array]):
 class StandIn:
     """`workers.training.Training`. The same round of the same site from the same base gives the same bytes."""
 
-    def __init__(self, partner: str, site: str) -> None:
-        self._device, self._site = f"cpu/{partner}/{site}", SiteId(site)
+    def __init__(self, partner: str, site: str, *, share: float = 1.0) -> None:
+        """`share`: how much of each slice is moved, from its beginning; the rest stays as it is."""
+        self._device, self._site, self._share = f"cpu/{partner}/{site}", SiteId(site), share
 
     def train(
         self,
@@ -78,8 +82,8 @@ class StandIn:
         own = tuple(part.name for part in expert_map.owned_by(self._site))
         ended_ms = max(_now_ms(), began_ms)
         return Trained(
-            trunk_delta=Lazy(shared, lambda name: _moved(base[name], noise) - base[name]),
-            experts=Lazy(own, lambda name: _moved(base[name], noise)),
+            trunk_delta=Lazy(shared, lambda name: _delta(base[name], noise, self._share)),
+            experts=Lazy(own, lambda name: _moved(base[name], noise, self._share)),
             steps=steps,
             tokens=steps * tokens,
             loss=LOSS,
@@ -98,7 +102,7 @@ class StandIn:
 @contextlib.contextmanager
 def standing_in(file: SiteFile, stop: threading.Event) -> Iterator[Training]:
     """`workers.training.Begin`."""
-    yield StandIn(file.partner, file.name)
+    yield StandIn(file.partner, file.name, share=float(os.environ.get(SHARE, "1")))
 
 
 def _noise(of: str) -> Array:
@@ -107,14 +111,20 @@ def _noise(of: str) -> Array:
     return np.asarray(drawn * AMPLITUDE, np.float32)
 
 
-def _moved(base: Array, noise: Array) -> Array:
+def _moved(base: Array, noise: Array, share: float) -> Array:
     """`base` plus the noise, which is repeated as often as it takes."""
     moved = base.astype(np.float32)
-    flat = moved.reshape(-1)
+    flat = moved.reshape(-1)[: max(1, int(share * moved.size))]
     whole = flat.size // noise.size * noise.size
     flat[:whole].reshape(-1, noise.size)[:] += noise
     flat[whole:] += noise[: flat.size - whole]
     return moved
+
+
+def _delta(base: Array, noise: Array, share: float) -> Array:
+    delta = _moved(base, noise, share)
+    delta -= base
+    return delta
 
 
 def _now_ms() -> int:
