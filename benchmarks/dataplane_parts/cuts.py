@@ -14,12 +14,11 @@ import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tests.support.tcp_proxy import TcpProxy, proxied
-
 from benchmarks.dataplane_parts import models
 from benchmarks.dataplane_parts.consortium import Crowd, found
 from benchmarks.measure import adopt_orphans, end_tree
 from commons.records import Kind
+from tests.support.tcp_proxy import TcpProxy, proxied
 
 CUTS, MB = 20, 400.0
 

@@ -48,7 +48,6 @@ class Fp32(DenseCodec):
         values = data.view("<f4")
         for part in cells(total.size):
             addend = values[part]
-            sum_of_squares(addend, "refused")
             if weight != 1:
                 addend = np.multiply(addend, weight, out=scratch[: addend.size])
             np.add(total[part], addend, out=total[part])

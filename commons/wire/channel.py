@@ -69,7 +69,7 @@ ENROLMENT_OPTIONS: list[tuple[str, int]] = [
     ("grpc.max_receive_message_length", ENROLMENT_BYTES_MAX),
     ("grpc.so_reuseport", 0),
 ]
-_CHANNEL_OPTIONS: list[tuple[str, int]] = [
+CHANNEL_OPTIONS: list[tuple[str, int]] = [
     ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
     ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
     ("grpc.keepalive_time_ms", 20_000),  # below the idle limits of common NATs and proxies
@@ -137,7 +137,7 @@ def _open(
     options: Sequence[tuple[str, int]] = (),
 ) -> grpc.Channel:
     name = ("grpc.ssl_target_name_override", coordinator_name(consortium))
-    return grpc.secure_channel(address, credentials, options=[*_CHANNEL_OPTIONS, *options, name])
+    return grpc.secure_channel(address, credentials, options=[*CHANNEL_OPTIONS, *options, name])
 
 
 def caller(context: grpc.ServicerContext) -> Subject:
