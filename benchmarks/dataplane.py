@@ -129,7 +129,8 @@ def _large(runs: dict[tuple[str, int, int], PeerRun | str]) -> Iterator[Row]:
                 "<= 256 MiB",
                 above <= 268,
             )
-    ours = runs[("hansa", *HUGE)]
+    sites, mb = HUGE
+    ours = runs["hansa", sites, mb]
     title = "coordinator above idle in a run of a 2 GB state, 1 site"
     if isinstance(ours, str):
         yield title, ours, "", "<= 256 MiB", False
