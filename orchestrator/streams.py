@@ -50,8 +50,8 @@ class _Tail:
 class Streams:
     """Safe for many threads."""
 
-    def __init__(self, desk: Desk, *, stall_s: float = STALL_S) -> None:
-        self._desk, self._stall_s = desk, stall_s
+    def __init__(self, desk: Desk, *, stall_s: float | None = None) -> None:
+        self._desk, self._stall_s = desk, STALL_S if stall_s is None else stall_s
         self._lock = threading.Lock()
         self._open: Counter[tuple[SiteId, str]] = Counter()
         self._newest: dict[tuple[SiteId, int], Arrival] = {}
@@ -164,7 +164,7 @@ class Streams:
             if isinstance(done, int):
                 self._tails = {of: kept for of, kept in self._tails.items() if of[0] != site}
                 self._claims.pop(site, None)
-            elif data:
+            elif data and begins < lane.bytes:
                 self._tails[site, lane.number] = _Tail(names, begins, data)
         return done if isinstance(done, Refusal) else 0 if done is None else done + 1
 
