@@ -6,14 +6,16 @@ Knows what the journal says was done, so that the money can be compared with it 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from commons import charter_file, notes
 from commons.charter import Charter
+from commons.errors import Code
 from commons.records import Kind, Record
 from commons.signed import text_digest
 from commons.work import EvaluationNote, UpdateNote, UsageNote
+from governance.fsck_devices import Devices
 from governance.fsck_findings import Findings, Rule
 from governance.fsck_votes import Votes
 
@@ -21,7 +23,6 @@ Key = tuple[str, int, str]
 """(run, round, site)"""
 CLOCK_SLACK_MS = 300_000
 """How far a site's clock may be off before its usage record is refused."""
-_MONTH_MS = 30 * 86_400_000
 _RELEASE = ("hansa-release/v1", ("consortium", "run", "round", "state", "manifest", "licence"))
 
 
@@ -81,8 +82,7 @@ class Rounds:
         self._last: _Run | None = None
         self._update: tuple[int, Key, UpdateNote] | None = None
         self._usage: tuple[int, Key] | None = None
-        self._claimed: dict[str, list[tuple[int, int, int]]] = {}
-        """Device -> (started_ms, ended_ms, index) of its usage."""
+        self._devices = Devices(findings)
         self.work: dict[Key, Work] = {}
         """What is to be paid and was not yet paid."""
 
@@ -296,21 +296,8 @@ class Rounds:
             index,
             f"is {name} on {usage.device[:40]}, which is not its device in the charter",
         )
-        self._overlaps(index, usage)
+        self._devices.use(index, usage)
         self.work[key] = Work(usage, text_digest(note), index, update is not None, opened.charter)
-
-    def _overlaps(self, index: int, usage: UsageNote) -> None:
-        """No time of one device is stated twice. Older journals name no devices."""
-        if usage.device_ids == "-" or usage.started_ms == usage.ended_ms:
-            return
-        start, end = usage.started_ms, usage.ended_ms
-        for device in usage.device_ids.split(","):
-            claimed = self._claimed.get(device, [])
-            twice = [at for begun, ended, at in claimed if start < ended and begun < end]
-            what = f"states time of device {device[:64]} that record {twice[:1]} states too"
-            self._findings.require(not twice, Rule.USAGE, index, what)
-            recent = [claim for claim in claimed if claim[1] > start - _MONTH_MS]
-            self._claimed[device] = [*recent, (start, end, index)]
 
     def _reject(self, index: int, facts: Mapping[str, Any]) -> None:
         key = (facts["run"], facts["round"], facts["site"])
@@ -324,6 +311,11 @@ class Rounds:
                 Rule.ROUND, index, f"rejects in round {key[1]} of run {key[0]}, which is not open"
             )
         elif key[2] in opened.holds:
+            if facts["code"] == Code.UPDATE_NORM and key[2] in opened.admitted:
+                # It was admitted by itself; that its norm is out of proportion shows beside the others.
+                opened.admitted.remove(key[2])
+                if key in self.work:
+                    self.work[key] = replace(self.work[key], accepted=False)
             late = key[2] in opened.admitted | opened.rejected
             what = f"rejects site {key[2]}, whose update of round {key[1]} is admitted or rejected"
             self._findings.require(not late, Rule.UPDATE, index, what)

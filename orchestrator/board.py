@@ -9,10 +9,9 @@ from commons.charter import Site as CharterSite
 from commons.names import SiteId
 from commons.views import RoundView, RunView, SiteView
 from governance.ledger import Ledger
-from orchestrator.live import Live
+from orchestrator.live import WORKING, Live
 from orchestrator.progress import RoundState, RunState
 
-WORKING = frozenset({"verifying", "fetching", "training", "sealing", "uploading"})
 STATES = WORKING | {"idle", "admitted", "refused"}
 """What a site may say of itself."""
 

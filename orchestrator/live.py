@@ -19,6 +19,8 @@ GONE_AFTER_MS = 10_000
 BLINK_MS = 3_000
 """A stream that is opened again within this time was never away."""
 WHY_CHARS_MAX = 300
+WORKING = frozenset({"verifying", "fetching", "training", "sealing", "uploading"})
+"""What a site says of itself while it is at an order."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,16 @@ class Live:
         """Connected, but not heard of for `GONE_AFTER_MS`."""
         found = self.of(site)
         return bool(found.beat_ms) and self._clock.now_ms() - found.beat_ms > GONE_AFTER_MS
+
+    def working(self, run: str, number: int) -> set[SiteId]:
+        """Sites that are heard of and say that they are at this round's work."""
+        with self._lock:
+            said = {
+                site
+                for site, presence in self._sites.items()
+                if presence.stream and (presence.beat.run, presence.beat.round) == (run, number)
+            }
+        return {site for site in said if self.of(site).beat.state in WORKING and not self.is_silent(site)}
 
     def count_fetched(self, payload_bytes: int) -> None:
         with self._lock:

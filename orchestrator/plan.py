@@ -9,7 +9,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from enum import Enum
 
-from commons.charter import Charter
+from commons.charter import Charter, Rounds
 from commons.errors import Code, Refusal
 from commons.experts.map import ExpertMap
 from commons.names import Digest, Micro, RoundNumber, RunId, SiteId
@@ -228,11 +228,29 @@ class Closing:
     """When to ask again, if nothing happens before."""
 
 
-def closing(opened: RoundState, grace_s: int, now_ms: int) -> Closing:
+def grace_ms(opened: RoundState, rules: Rounds, working: Collection[SiteId]) -> int:
+    """How long the round waits for the rest once its quorum is met.
+
+    Adaptive: a share of the median time the admitted sites needed, between the charter's least and most, and the least
+    for nobody who is seen at work (`working`).
+    """
+    if rules.grace == "fixed":
+        return rules.grace_s * 1000
+    least = rules.grace_least_s * 1000
+    if not any(site in working for site in opened.waiting):
+        return least
+    needed = sorted(
+        a.at_ms - opened.assigned_ms.get(site, opened.opened_ms) for site, a in opened.admitted.items()
+    )
+    share = needed[len(needed) // 2] * rules.grace_percent // 100
+    return min(max(least, share), rules.grace_s * 1000)
+
+
+def closing(opened: RoundState, rules: Rounds, now_ms: int, working: Collection[SiteId] = ()) -> Closing:
     """Whether the open round closes: all assigned sites are settled, or the quorum's grace or the lease is over."""
     over = now_ms >= opened.lease_until_ms
     if len(opened.admitted) >= opened.quorum and opened.quorum_ms is not None:
-        deadline = min(opened.quorum_ms + grace_s * 1000, opened.lease_until_ms)
+        deadline = min(opened.quorum_ms + grace_ms(opened, rules, working), opened.lease_until_ms)
         if not opened.waiting or now_ms >= deadline:
             return Closing(Verdict.CLOSE)
         return Closing(Verdict.WAIT, deadline - now_ms)

@@ -266,6 +266,13 @@ class Runs:
             del run.carried[site]
         target = found.rejected if site in found.holds else found.left_out
         target[site] = Rejected(facts["code"], facts["message"])
+        if (
+            admitted := found.admitted.pop(site, None)
+        ) is not None:  # beside the others it was out of all proportion
+            if admitted.usage is not None:
+                found.rejected_usages[site] = admitted.usage
+            if len(found.admitted) < found.quorum:
+                found.quorum_ms = None
         found.last_ms = at_ms
 
     def _close(self, at_ms: int, facts: Mapping[str, Any]) -> None:

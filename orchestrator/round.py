@@ -17,6 +17,7 @@ from governance.ledger import decide_expire, decide_failed, decide_grants, decid
 from orchestrator import checkpoints
 from orchestrator.charges import end_hold, end_holds
 from orchestrator.combine import Combined, Contribution, combine
+from orchestrator.combine.gate import outliers
 from orchestrator.desk import Desk
 from orchestrator.facts import close_fact, finish_fact, rejection_fact
 from orchestrator.plan import (
@@ -31,6 +32,9 @@ from orchestrator.plan import (
 from orchestrator.progress import RunState
 
 log = logging.getLogger("hansa.coordinator")
+
+GATED_FROM = 3
+"""Of fewer updates nobody can say which is out of proportion."""
 
 
 def run_round(desk: Desk, run: RunId, *, first: bool) -> bool:
@@ -47,14 +51,16 @@ def run_round(desk: Desk, run: RunId, *, first: bool) -> bool:
         verdict = _admit(desk, run)
         if verdict is None:
             return False
-        if verdict is Verdict.CLOSE:
-            break
-        first, renew = False, True
-    while (combined := _combine_and_save(desk, run)) is not None:
+        renew = verdict is not Verdict.CLOSE
+        if renew:
+            first = False
+            continue
+        combined = _combine_and_save(desk, run)
+        if combined is None:
+            return False
         if _settle(desk, run, combined):
             _track(desk, run)
             return True
-    return False
 
 
 def _plan_and_hold(desk: Desk, run: RunId, *, first: bool, renew: bool) -> bool:
@@ -92,7 +98,10 @@ def _admit(desk: Desk, run: RunId) -> Verdict | None:
             if found is None:
                 return None
             charter = desk.consortium.members.charters[found[1].charter_version]
-            answer = closing(found[1], charter.rounds.grace_s, desk.consortium.now_ms())
+            working = desk.live.working(run, found[1].number)
+            answer = closing(found[1], charter.rounds, desk.consortium.now_ms(), working)
+        if answer.verdict is Verdict.CLOSE and _reject_outliers(desk, run):
+            continue
         if answer.verdict is not Verdict.WAIT:
             return answer.verdict
         desk.bell.wait_beyond(strokes, answer.wait_ms / 1000)
@@ -122,6 +131,7 @@ def _combine_and_save(desk: Desk, run: RunId) -> Combined | None:
             outer=charter.learning.outer,
             contributions=contributions,
             down=charter.learning.codecs.down,
+            robust=charter.privacy.robust if charter.privacy.mode == "robust" else None,
         )
 
 
@@ -130,6 +140,8 @@ def _settle(desk: Desk, run: RunId, combined: Combined) -> bool:
 
     False when another update was admitted while these were combined, or the round is gone: nothing was written.
     """
+    if _reject_outliers(desk, run):  # one that came after the last look
+        return False
 
     def decide(now_ms: int) -> list[Record]:
         found = desk.open_round(run)
@@ -279,3 +291,35 @@ def _reject_refusing(desk: Desk, run: RunId) -> None:
         ]
 
     desk.consortium.commit(decide)
+
+
+def _reject_outliers(desk: Desk, run: RunId) -> bool:
+    """Before they are combined: updates out of all proportion to the round's others are rejected; whether there were any."""
+    with desk.consortium.lock:
+        found = desk.open_round(run)
+        if found is None:
+            return False
+        opened = found[1]
+        admitted = sorted(opened.admitted)
+        gate = desk.consortium.members.charters[opened.charter_version].learning.norm_gate
+    if len(admitted) < GATED_FROM:
+        return False
+    norms = {site: desk.spool.norm(run, opened.number, site) for site in admitted}
+
+    def decide(now_ms: int) -> list[Record]:
+        return [
+            rejection_fact(
+                now_ms,
+                run=run,
+                number=opened.number,
+                site=site,
+                code=Code.UPDATE_NORM,
+                message=f"its update's norm is {norms[site]:.3g}, the round's others are {gate:g} times smaller and more; "
+                "its operator looks for what went wrong in its training",
+                update=opened.admitted[site].update.digest,
+            )
+            for site in outliers(norms, gate)
+            if site in opened.admitted
+        ]
+
+    return bool(desk.consortium.commit(decide))

@@ -22,13 +22,13 @@ from commons.wire.v1 import consortium_pb2 as wire
 from commons.wire.v1.consortium_pb2_grpc import EnrolmentServicer, OperatorServicer, SiteLinkServicer
 from governance.reversing import decide_operator_reversal, reversal_id
 from orchestrator import release
-from orchestrator.board import STATES, WORKING
+from orchestrator.board import STATES
 from orchestrator.charges import TopUp
 from orchestrator.desk import Desk
 from orchestrator.enrolment import Enrolments
 from orchestrator.evaluation import decide_evaluation
 from orchestrator.facts import run_fact
-from orchestrator.live import Beat
+from orchestrator.live import WORKING, Beat
 from orchestrator.orders import Order, order_for, runs_over
 from orchestrator.round import finishing_records
 from orchestrator.seed import load_seed

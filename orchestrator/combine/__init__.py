@@ -1,5 +1,6 @@
 """Base state and admitted updates in, new state out: the same inputs give the same bytes."""
 
-from orchestrator.combine.fold import Combined, Contribution, combine
+from orchestrator.combine.contributions import Contribution
+from orchestrator.combine.fold import Combined, combine
 
 __all__ = ["Combined", "Contribution", "combine"]

@@ -35,7 +35,8 @@ class Closings:
         assert world.desk is not None
         desk = world.desk
         found = desk.runs.by_id[closed["run"]].history[closed["round"] - 1]
-        learning = desk.consortium.members.charters[found.charter_version].learning
+        charter = desk.consortium.members.charters[found.charter_version]
+        learning = charter.learning
         again = combine(
             desk.store,
             base=found.base,
@@ -43,6 +44,7 @@ class Closings:
             expert_map=world.expert_map,
             outer=learning.outer,
             down=learning.codecs.down,
+            robust=charter.privacy.robust if charter.privacy.mode == "robust" else None,
             contributions=[self._sent(found, closed["run"], site) for site in closed["contributors"]],
         )
         assert again.state == closed["state"], f"round {found.number} is not what its contributors sent"

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from commons.charter import Charter
+from commons.charter import Charter, Rounds
 from commons.errors import Code, Refusal
 from commons.experts.map import ExpertMap
 from commons.names import Digest, Micro, RoundNumber, RunId, SiteId
@@ -17,6 +17,7 @@ from orchestrator.plan import (
     closing,
     evaluated,
     gathering_ms,
+    grace_ms,
     opening_records,
     plan_round,
     too_few,
@@ -28,6 +29,7 @@ from tests.support.consortium import SITES, charter
 
 ALL = frozenset(SiteId(s) for s in SITES)
 D = Digest("sha256:" + "d" * 64)
+RULES = Rounds(quorum=2, grace_s=5, lease_s=60)
 
 
 def run() -> RunState:
@@ -195,8 +197,36 @@ def test_an_order_asked_for_again_has_the_same_words() -> None:
 def test_a_round_closes_when_all_are_settled_or_quorum_and_grace_are_over(
     changes: dict[str, object], now_ms: int, verdict: Verdict, wait_ms: int
 ) -> None:
-    answer = closing(opened(**changes), grace_s=5, now_ms=now_ms)
+    answer = closing(opened(**changes), RULES, now_ms)
     assert (answer.verdict, answer.wait_ms) == (verdict, wait_ms)
+
+
+@pytest.mark.parametrize(
+    ("needed_ms", "working", "wait_ms"),
+    [
+        ((10_000, 20_000, 30_000), "dogwood", 10_000),
+        ((100, 200, 300), "dogwood", 1_000),
+        ((200_000, 400_000, 600_000), "dogwood", 60_000),
+        ((10_000, 20_000, 30_000), "", 1_000),
+        ((10_000, 20_000, 30_000), "alder", 1_000),
+    ],
+    ids=["half the median", "at least", "at most", "nobody is seen at work", "only one that is admitted"],
+)
+def test_adaptive_grace_is_a_share_of_what_the_others_needed_for_those_seen_at_work(
+    needed_ms: tuple[int, ...], working: str, wait_ms: int
+) -> None:
+    rules = Rounds(quorum=3, grace_s=60, lease_s=9000, grace="adaptive", grace_percent=50, grace_least_s=1)
+    names = ("alder", "birch", "cedar")
+    done = {
+        site: replace(one, at_ms=at)
+        for (site, one), at in zip(admitted(*names).items(), needed_ms, strict=True)
+    }
+    state = opened(admitted=done, quorum_ms=max(needed_ms), lease_until_ms=10**9)
+    state.holds[SiteId("dogwood")] = Micro(1)
+    assert grace_ms(state, rules, {SiteId(working)}) == wait_ms
+    answer = closing(state, rules, max(needed_ms) + 500, {SiteId(working)})
+    assert (answer.verdict, answer.wait_ms) == (Verdict.WAIT, wait_ms - 500)
+    assert closing(state, rules, max(needed_ms) + wait_ms, {SiteId(working)}).verdict is Verdict.CLOSE
 
 
 def test_a_run_is_finished_without_sites_that_stay_away_or_refuse() -> None:

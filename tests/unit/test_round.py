@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from commons.charter import Charter
@@ -14,6 +15,7 @@ from commons.errors import Code, Refusal
 from commons.experts.map import ExpertMap
 from commons.names import SiteId
 from commons.records import Kind
+from governance.fsck import judge
 from orchestrator import round as round_module
 from tests.support.consortium import SITES, budgets, charter
 from tests.support.rounds import RUN, START_MS, Died, Stage
@@ -23,14 +25,14 @@ LEASE_S, LEASE_MICRO = 60, 6000
 ALDER = "hold/run-1/1/alder"
 
 
-def of(**changes: Any) -> Charter:
+def of(*, quorum: int = 2, **changes: Any) -> Charter:
     rates = (
         {"device": "cpu", "precision": "fp32", "micro_per_gflop": PER_GFLOP, "micro_per_device_second": PER_SECOND},
         {"device": "cpu", "precision": "bf16", "micro_per_gflop": 1000},
     )  # fmt: skip
     return charter(
         learning__batch_size=5_000,
-        rounds={"quorum": 2, "grace_s": 5, "lease_s": LEASE_S},
+        rounds={"quorum": quorum, "grace_s": 5, "lease_s": LEASE_S},
         rate_card={"currency": "EUR", "rates": rates},
         **changes,
     )
@@ -392,3 +394,48 @@ def test_an_update_admitted_while_others_are_combined_is_combined_too(
     assert in_state == [["alder", "birch"], ["alder", "birch", "cedar"]]
     (closed,) = stage.records(Kind.CLOSE)
     assert closed.facts["contributors"] == in_state[1], "who is charged is in the state"
+
+
+def rejection_at(stage: Stage) -> int:
+    kinds = [record.kind for record in stage.desk.consortium.journal.records()]
+    return kinds.index(Kind.REJECTION)
+
+
+@pytest.mark.parametrize("percent", [0, 50])
+def test_an_update_out_of_all_proportion_is_rejected_before_it_is_combined(
+    stage_of: Callable[..., Stage], percent: int
+) -> None:
+    stage = stage_of(accounting={"charge_rejected_percent": percent})
+    assert stage.play(
+        lambda: stage.passes(10_000),
+        lambda: stage.hands_in("alder", ms=10_000, value=0.01),
+        lambda: stage.hands_in("birch", ms=10_000, value=0.02),
+        lambda: stage.hands_in("cedar", ms=10_000, value=1e5),
+    )
+    [rejection] = stage.records(Kind.REJECTION)
+    assert (rejection.facts["site"], rejection.facts["code"]) == ("cedar", "update_norm")
+    [close] = stage.records(Kind.CLOSE)
+    assert close.facts["contributors"] == ["alder", "birch"]
+    state = stage.desk.store.load(close.facts["state"])
+    base = stage.desk.store.load(close.facts["base"])
+    assert max(float(np.abs(state[n] - base[n]).max()) for n in state) < 0.03
+    assert stage.hold("hold/run-1/1/cedar").charged_micro == worked(10_000) * percent // 100
+    found = judge(list(stage.desk.consortium.journal.records()))
+    assert not [f for f in found if f.index >= rejection_at(stage)], found
+
+
+def test_a_round_that_falls_below_its_quorum_by_a_rejection_is_tried_again(
+    stage_of: Callable[..., Stage],
+) -> None:
+    stage = stage_of(quorum=3)
+    with pytest.raises(Died):
+        stage.play(
+            lambda: stage.passes(1000),
+            lambda: stage.hands_in("alder", ms=1000),
+            lambda: stage.hands_in("birch", ms=1000),
+            lambda: stage.hands_in("cedar", ms=1000, value=1e6),
+            lambda: stage.passes((LEASE_S + 1) * 1000),
+        )
+    assert stage.records(Kind.CLOSE) == []
+    assert [r.facts["site"] for r in stage.records(Kind.REJECTION)] == ["cedar"]
+    assert stage.hold("hold/run-1/1/cedar/2").state == "held"
