@@ -36,7 +36,22 @@ def load(path: Path) -> Charter:
 
 def problems(charter: Charter) -> list[str]:
     """What a valid document still gets wrong: keys that are no keys or not their owner's, size."""
-    return [f"{'.'.join(map(str, p.path))}: {p.what}" for p in _problems(charter)]
+    wrong = [f"{'.'.join(map(str, p.path))}: {p.what}" for p in _problems(charter)]
+    return [*wrong, *not_carried_out(charter)]
+
+
+def not_carried_out(charter: Charter) -> list[str]:
+    """What the schema knows and this version of the program does not do; a charter that asks for it takes no effect."""
+    found = []
+    if charter.privacy.mode in ("secagg", "dp"):
+        found.append(
+            f"privacy.mode: {charter.privacy.mode!r} is not carried out by this version of the program"
+        )
+    if charter.rounds.late_rounds:
+        found.append(
+            "rounds.late_rounds: late updates are not carried out by this version of the program; 0 for now"
+        )
+    return found
 
 
 def canonical(charter: Charter) -> bytes:

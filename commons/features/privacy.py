@@ -1,7 +1,8 @@
 """Features that change whose updates can be seen by whom, and which of them are believed (`commons.privacy`).
 
 Each mode is a feature of its own, so that a proposal names what it asks for, and a site can list the modes it takes
-part in. The parameters are the mode's own section: what a vote does not name has its default.
+part in. The parameters are the mode's own section: what a vote does not name has its default. `secagg` and `dp` join when they are
+carried out (`commons.charter_file.not_carried_out`).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Annotated
 from pydantic import Field
 
 from commons.features.feature import Feature, Patch, replaced
-from commons.privacy.terms import DP, Mode, Robust, SecAgg
+from commons.privacy.terms import Mode, Robust
 from commons.section import WHOLE, Section
 
 
@@ -44,20 +45,6 @@ PRIVACY = (
         Robust,
         ("/privacy/mode", "/privacy/robust"),
         lambda _, terms: _mode("robust", terms),
-    ),
-    Feature(
-        "privacy-secagg",
-        "Hide each site's update of shared slices in the sum of all (secure aggregation)",
-        SecAgg,
-        ("/privacy/mode", "/privacy/secagg"),
-        lambda _, terms: _mode("secagg", terms),
-    ),
-    Feature(
-        "privacy-dp",
-        "Clip and noise each update at its site, within a budget of epsilon (differential privacy)",
-        DP,
-        ("/privacy/mode", "/privacy/dp"),
-        lambda _, terms: _mode("dp", terms),
     ),
     Feature(
         "norm-gate",

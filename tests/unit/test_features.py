@@ -8,7 +8,7 @@ import pytest
 
 from commons import features
 from commons.charter import Charter, Grant
-from commons.charter_file import canonical, diff
+from commons.charter_file import canonical, diff, problems
 from commons.errors import Code, Refusal
 from commons.experts.slices import Kind
 from commons.features import FEATURES, Feature, apply, carry_out
@@ -45,12 +45,6 @@ def applied(of: Charter, key: str, **params: Any) -> Charter:
             {"/learning/outer/learning_rate", "/learning/outer/momentum", "/learning/outer/nesterov"},
         ),
         ("public-share", {"share": 0.25}, {"/learning/public_share"}),
-        ("late-updates", {"late_rounds": 3}, {"/rounds/late_rounds"}),
-        (
-            "late-updates",
-            {"late_rounds": 3, "late_discount": 0.75},
-            {"/rounds/late_rounds", "/rounds/late_discount"},
-        ),
     ],
 )
 def test_each_feature_changes_its_own_values_and_nothing_else(
@@ -116,13 +110,6 @@ def test_a_vote_on_the_books_or_on_the_end_of_rounds_changes_its_own_values_and_
             {"/privacy/mode", "/privacy/robust/rule", "/privacy/robust/iterations"},
         ),
         ("privacy-robust", {"mode": "robust", "robust": {"rule": "median"}}, {}, {"/privacy/robust/rule"}),
-        ("privacy-secagg", {}, {"clip": 0.5}, {"/privacy/mode", "/privacy/secagg/clip"}),
-        (
-            "privacy-dp",
-            {},
-            {"noise_multiplier": 2.0, "slices": "all"},
-            {"/privacy/mode", "/privacy/dp/noise_multiplier", "/privacy/dp/slices"},
-        ),
         ("norm-gate", {}, {"times": 50}, {"/learning/norm_gate"}),
     ],
 )
@@ -137,25 +124,32 @@ def test_a_vote_on_privacy_changes_its_own_values_and_every_site_must_allow_it(
 
 def test_of_two_votes_on_the_privacy_mode_the_second_is_stale() -> None:
     base = with_sites(5, rounds__quorum=4)
-    moved = applied(base, "privacy-dp")
+    moved = applied(base, "privacy-robust")
     result = carry_out([base, moved], "privacy-robust", {"rule": "median"})
     assert isinstance(result, Refusal)
     assert result.code == Code.PROPOSAL_STALE
 
 
-def test_a_vote_for_a_mode_the_charter_cannot_keep_is_refused_before_anybody_votes() -> None:
-    result = apply(charter(), "privacy-secagg", {})
+def test_a_vote_for_a_rule_the_charter_cannot_keep_is_refused_before_anybody_votes() -> None:
+    result = apply(charter(), "privacy-robust", {"rule": "krum"})
     assert isinstance(result, Refusal)
     assert result.code == Code.CHARTER_INVALID
-    assert "there are 2 sites" in result.message
+    assert "needs 5 updates" in result.message
 
 
-def test_late_updates_and_masked_ones_exclude_each_other() -> None:
-    masked = with_sites(3, rounds__quorum=3, privacy={"mode": "secagg"})
-    result = apply(masked, "late-updates", {"late_rounds": 1})
-    assert isinstance(result, Refusal)
-    assert result.code == Code.CHARTER_INVALID
-    assert "rounds.late_rounds is 1 but privacy.mode is 'secagg'" in result.message
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"privacy": {"mode": "secagg"}}, "privacy.mode: 'secagg' is not carried out"),
+        ({"privacy": {"mode": "dp"}}, "privacy.mode: 'dp' is not carried out"),
+        ({"rounds__late_rounds": 1}, "rounds.late_rounds: late updates are not carried out"),
+    ],
+)
+def test_what_this_version_does_not_carry_out_takes_no_effect(changes: dict[str, Any], said: str) -> None:
+    of = with_sites(3, rounds__quorum=3, **changes)
+    assert any(said in problem for problem in problems(of))
+    result = apply(of, "inner-steps", {"steps": 99})
+    assert isinstance(result, Refusal) and said in result.message
 
 
 def test_every_feature_of_the_registry_is_tried_above() -> None:
@@ -190,8 +184,6 @@ def test_every_feature_of_the_registry_is_tried_above() -> None:
         ("grace", {}, Code.FEATURE_PARAMETERS_INVALID),
         ("grace", {"grace_least_s": 1}, Code.FEATURE_PARAMETERS_INVALID),
         ("grace", {"grace": "adaptive", "grace_least_s": 86_400}, Code.CHARTER_INVALID),
-        ("late-updates", {"late_rounds": 17}, Code.FEATURE_PARAMETERS_INVALID),
-        ("late-updates", {"late_discount": 0.0}, Code.FEATURE_PARAMETERS_INVALID),
         ("accounting", {}, Code.FEATURE_PARAMETERS_INVALID),
         ("accounting", {"topups": 4}, Code.FEATURE_PARAMETERS_INVALID),
         ("accounting", {"period": "week"}, Code.FEATURE_PARAMETERS_INVALID),
