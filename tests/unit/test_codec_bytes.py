@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -239,5 +239,6 @@ def test_no_bytes_do_anything_but_decode_or_be_refused(data: bytes) -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(st.integers(0, 2**32 - 1))
+@example(12651)
 def test_no_damage_to_a_frame_does_anything_but_decode_or_be_refused(seed: int) -> None:
     fuzz_codecs.one_damaged(seed)
