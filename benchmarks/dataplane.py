@@ -164,7 +164,7 @@ def _short(work: Path) -> Iterator[Row]:
         yield f"int4 {operation}, one core", round(rate, 2), "GB/s of fp32", ">= 1", rate >= 1
     for codec in ("fp32", "int8"):
         part = f"combining-16x200-{codec}"
-        options = ("--mb", 200, "--sites", 16, "--codec", codec, "--apart")
+        options = ("--mb", 200, "--sites", 16, "--codec", codec, "--apart", "--rounds", 5)
         found = _once(work, part, lambda: measured_apart("combining", work / part, *options))  # noqa: B023
         title = f"combining 16 x 200 MB of {codec}, bytes read against copying"
         if isinstance(found, str):

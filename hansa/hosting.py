@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from commons.errors import StoreError
+from hansa.arenas import few_arenas
 from hansa.output import line
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def serve(
     """`hansa coordinator start`: until SIGINT or SIGTERM. Raises HansaError naming what is in the way."""
     from orchestrator.coordinator import Coordinator
 
+    few_arenas()
     _log_to_stderr()
     if not (home / CHARTER).exists():
         furnish(home, charter=charter, founding=founding, log_key=log_key)
@@ -142,6 +144,7 @@ def run_site_here(file: Path, *, as_json: bool) -> int:
     from workers.site import run_site
     from workers.site_file import load
 
+    few_arenas()
     loaded = load(file)
     _log_to_stderr()
     with stop_signal() as stop:

@@ -170,12 +170,12 @@ def _track(desk: Desk, run: RunId) -> None:
     """The journal tells everybody else; here the round's spools and states nobody needs any more go."""
     with desk.consortium.lock:
         state = desk.runs.by_id[run]
-        closed = state.history[-1]
+        closed, more = state.history[-1], not state.finished and state.closed < state.rounds
         keep = checkpoints.kept(desk.runs)
     log.info(
         "run %s round %d closed: %d updates, state %s", run, closed.number, len(closed.admitted), closed.state
     )
-    desk.spool.drop_before(run, closed.number + 1)
+    desk.spool.drop_before(run, closed.number + 1, more=more)
     desk.store.prune(keep)
 
 

@@ -1,8 +1,8 @@
 """Where updates lie until their round is combined: the claim and the payload of each site.
 
-Owns durability and resuming. A payload comes in lanes, each one append-only file that holds verified frames and nothing
-else: what a file's length says is there was checked before it was written, so nothing is verified twice and a resumed
-upload begins at a frame. A lane is resumed only for the same claim (update note) cut into as many lanes; another claim of
+Owns durability and resuming. A payload comes in lanes, a file each, into which frames are written in order once they are
+verified, so a resumed upload begins at a frame. Files of earlier rounds are written over (`orchestrator.spare`), so a file's
+length says nothing: a process knows what it wrote, and the next one verifies it again. A lane is resumed only for the same claim (update note) cut into as many lanes; another claim of
 the same site starts anew. What makes a frame right is `orchestrator.intake`.
 """
 
@@ -24,6 +24,7 @@ from commons.names import Digest, RunId, SiteId
 from commons.notes import NoteError, digest, parse
 from commons.updates import Frame, Lane, UpdateManifest
 from orchestrator.intake import Claim, check_frame
+from orchestrator.spare import SpareFiles
 
 MESSAGE_BYTES_MAX = 1 << 20
 _WRITEBACK_BYTES = 8 << 20
@@ -64,6 +65,7 @@ class Spool:
         self._lock = threading.Lock()
         self._held: dict[Path, _Held] = {}
         self._turns: defaultdict[Path, threading.Lock] = defaultdict(threading.Lock)
+        self._spare = SpareFiles(root / ".spare")
 
     def positions(self, run: RunId, number: int, site: SiteId, key: Digest, lanes: int) -> tuple[int, ...]:
         """Durable bytes of each lane of the claim with this key; zeros when nothing is known of it.
@@ -93,11 +95,10 @@ class Spool:
         try:
             held = self._begin(claim, lanes)
             landing = held.lanes[lane]
-            with landing.path.open("ab", buffering=0) as file:
+            with landing.path.open("r+b", buffering=0) as file:
                 with landing.lock:
                     landing.turn += 1
                     turn, at = landing.turn, landing.at
-                    file.truncate(at)  # a write that the disk broke off left half a frame
                 if not 0 <= offset <= at:
                     message = f"site {site} resumes lane {lane} at {offset}, durable are {at}: ask for the offset first"
                     return Refusal(Code.REQUEST_INVALID, message)
@@ -140,13 +141,21 @@ class Spool:
                 raise self._lost(run, number, site) from error
             yield SpooledUpdate(held.manifest, tuple(files))
 
-    def drop_before(self, run: RunId, number: int) -> None:
-        """Remove the spools of the run's rounds below `number`, and those of all other runs."""
-        for folder in self._root.glob("*/*"):
+    def drop_before(self, run: RunId, number: int, *, more: bool) -> None:
+        """Remove the spools of the run's rounds below `number`, and those of all other runs.
+
+        `more`: the run goes on, and what its last round took is kept to be written over.
+        """
+        with self._lock:
+            self._spare.clear()
+        for folder in self._root.glob("[!.]*/*"):
             if folder.parent.name != run or int(folder.name) < number:
                 with self._lock:
                     for place in [place for place in self._held if place.parent == folder]:
-                        del self._held[place], self._turns[place]
+                        _end_uploads(self._held.pop(place))
+                        del self._turns[place]
+                    for part in folder.glob("*.part") if more else ():
+                        self._spare.put(part)
                 shutil.rmtree(folder, ignore_errors=True)
 
     def _append(
@@ -163,7 +172,7 @@ class Spool:
             with landing.lock:
                 if landing.turn != turn:
                     return Refusal(Code.REQUEST_INVALID, f"a newer upload of site {site} took over")
-                _write(handle, data)
+                _write(handle, landing.at, data)
                 landing.at += frame.bytes
                 landing.squares += squares
             if landing.at - told >= _WRITEBACK_BYTES:
@@ -181,15 +190,17 @@ class Spool:
             held = self._read(place)
             if held is not None and held.key == claim.key and len(held.lanes) == lanes:
                 return held
-            for landing in held.lanes if held else ():
-                with landing.lock:
-                    landing.turn += 1  # an upload of it under way ends
+            if held is not None:
+                _end_uploads(held)
             place.parent.mkdir(parents=True, exist_ok=True)
             for old in place.parent.glob(f"{claim.site}.*"):
                 old.unlink()
             held = _held(place, claim.key, claim.manifest, lanes)
             for landing in held.lanes:
-                landing.path.touch()
+                with self._lock:
+                    reused = self._spare.take(landing.lane.bytes, landing.path)
+                if not reused:
+                    landing.path.touch()
             note = claim.upload.update
             place.write_bytes(b"%d\n%b%b" % (len(note), note, claim.upload.manifest))
             self._held[place] = held
@@ -311,6 +322,13 @@ def _held(place: Path, key: Digest, manifest: UpdateManifest, lanes: int) -> _He
     return _Held(place, key, manifest, tuple(landings))
 
 
+def _end_uploads(held: _Held) -> None:
+    """Those under way write no more."""
+    for landing in held.lanes:
+        with landing.lock:
+            landing.turn += 1
+
+
 def _secure(held: _Held, *landings: _Landing) -> None:
     """Make what is held durable: these lanes, or all, and what they are lanes of. Raises OSError."""
     for landing in landings or held.lanes:
@@ -327,8 +345,8 @@ def _frames_from(lane: Lane, at: int) -> Iterator[Frame]:
 
 
 def _verify(site: SiteId, landing: _Landing) -> None:
-    """Find where the verified frames of a file end that another process wrote, and cut off what follows."""
-    with landing.path.open("r+b", buffering=0) as file:
+    """Find where the frames of a file end that another process wrote; what follows is written over."""
+    with landing.path.open("rb", buffering=0) as file:
         for frame in landing.lane.frames:
             data = memoryview(file.read(frame.bytes))
             squares = check_frame(site, frame, data) if len(data) == frame.bytes else None
@@ -336,9 +354,9 @@ def _verify(site: SiteId, landing: _Landing) -> None:
                 break
             landing.at += frame.bytes
             landing.squares += squares
-        file.truncate(landing.at)
 
 
-def _write(handle: int, data: memoryview) -> None:
+def _write(handle: int, at: int, data: memoryview) -> None:
     while data:
-        data = data[os.write(handle, data) :]
+        written = os.pwrite(handle, data, at)
+        data, at = data[written:], at + written

@@ -62,11 +62,12 @@ def pack(
 ) -> UpdateManifest:
     """Encode every slice this site sends into `folder`: the payload, and what the codecs dropped for the next round.
 
-    The same arguments give the same bytes. Raises CodecError when a delta is not finite.
+    A payload that is there already is written over. The same arguments give the same bytes. Raises CodecError when a delta is not finite.
     """
     parts: list[Part] = []
     left = ResidualWriter(folder)
-    with (folder / PAYLOAD).open("wb") as payload:
+    path = folder / PAYLOAD
+    with path.open("r+b" if path.exists() else "wb") as payload:
         try:
             for part in expert_map.uplink(site):
                 at = parts[-1].offset + parts[-1].bytes if parts else 0
@@ -74,6 +75,7 @@ def pack(
                 parts.append(_encode(part, delta, codecs.of(part.kind), at, residual, left, payload))
         finally:
             left.close()
+        payload.truncate()
         return UpdateManifest(parts=tuple(parts), payload_bytes=payload.tell())
 
 

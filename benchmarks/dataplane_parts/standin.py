@@ -133,10 +133,12 @@ def _now_ms() -> int:
 
 def main(path: str) -> None:
     """Be the site until SIGTERM."""
+    from hansa.arenas import few_arenas
     from hansa.hosting import stop_signal
     from workers.site import run_site
     from workers.site_file import load
 
+    few_arenas()
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("hansa").setLevel(logging.INFO)
     with stop_signal() as stop:

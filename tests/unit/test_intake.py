@@ -370,8 +370,8 @@ def frames(payload: bytes, start: int = 0, stop: int | None = None, size: int = 
     yield from (data[i : i + size] for i in range(0, len(data), size))
 
 
-def held(spool: Spool) -> bytes:
-    with spool.open(RUN, 1, ALDER) as update:
+def held(spool: Spool, number: int = 1) -> bytes:
+    with spool.open(RUN, number, ALDER) as update:
         payload = bytearray(update.manifest.payload_bytes)
         for frame in update.manifest.frames:
             update.read_into(frame.offset, memoryview(payload)[frame.offset : frame.offset + frame.bytes])
@@ -379,7 +379,7 @@ def held(spool: Spool) -> bytes:
 
 
 def at(spool: Spool, claim: Claim) -> int:
-    return spool.positions(RUN, 1, ALDER, claim.key, 1)[0]
+    return spool.positions(RUN, claim.update.round, ALDER, claim.key, 1)[0]
 
 
 def boundary(claim: Claim, below: int) -> int:
@@ -489,8 +489,8 @@ def test_a_full_disk_is_named_and_what_was_durable_stays(
     claim = claimed()
     spool.receive(claim, 0, 1, 0, frames(payload, stop=29_500))
 
-    def half_full(handle: int, data: memoryview) -> None:
-        os.write(handle, data[: len(data) // 2])
+    def half_full(handle: int, at: int, data: memoryview) -> None:
+        os.pwrite(handle, data[: len(data) // 2], at)
         raise OSError(28, "No space left on device")
 
     durable = at(spool, claim)
@@ -506,7 +506,37 @@ def test_a_full_disk_is_named_and_what_was_durable_stays(
 def test_spools_of_closed_rounds_and_other_runs_go(spool: Spool, tmp_path: Path) -> None:
     _, payload = sent()
     spool.receive(claimed(), 0, 1, 0, frames(payload))
-    spool.drop_before(RUN, 1)
+    spool.drop_before(RUN, 1, more=False)
     assert held(spool) == payload
-    spool.drop_before(RUN, 2)
-    assert not list(tmp_path.glob("*/*"))
+    spool.drop_before(RUN, 2, more=False)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_the_room_of_a_closed_round_is_written_over_and_then_given_back(spool: Spool, tmp_path: Path) -> None:
+    _, payload = sent()
+    spool.receive(claimed(), 0, 1, 0, frames(payload))
+    files = {part.stat().st_ino for part in tmp_path.rglob("*.part")}
+    spool.drop_before(RUN, 2, more=True)
+    _, later = sent(round=2, value=0.02)
+    claim = claimed(round=2, value=0.02)
+    assert spool.receive(claim, 0, 1, 0, frames(later, stop=29_500)) is not None
+    assert {part.stat().st_ino for part in tmp_path.rglob("*.part")} == files
+    # Another process finds what is of this round in the file, and what is left of the one before counts for nothing.
+    assert at(Spool(tmp_path), claim) == at(spool, claim) < len(later)
+    spool.drop_before(RUN, 3, more=False)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_an_upload_of_a_closed_round_does_not_write_into_the_next(spool: Spool) -> None:
+    _, payload = sent()
+    _, later = sent(round=2, value=0.02)
+
+    def slow() -> Iterator[bytes]:
+        yield from frames(payload, stop=29_500)
+        spool.drop_before(RUN, 2, more=True)
+        assert spool.receive(claimed(round=2, value=0.02), 0, 1, 0, frames(later)) is None
+        yield from frames(payload, 29_500)
+
+    refusal = spool.receive(claimed(), 0, 1, 0, slow())
+    assert refusal is not None and "took over" in refusal.message
+    assert held(spool, 2) == later

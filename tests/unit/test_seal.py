@@ -250,6 +250,18 @@ def sealed(box: Outbox, what: AssignmentNote) -> Sealed:
         return box.seal(what, folder, update=update, usage=usage, manifest=manifest.to_bytes())
 
 
+def test_the_payload_of_a_round_that_is_forgotten_is_written_over(tmp_path: Path) -> None:
+    box = Outbox(tmp_path)
+    first = sealed(box, order(1))
+    size, place = first.payload.stat().st_size, first.payload.stat().st_ino
+    first.payload.write_bytes(bytes(size + 7))  # what is longer is cut
+    for number in (2, 3):
+        done = sealed(box, order(number))
+    assert (done.payload.stat().st_ino, done.payload.stat().st_size) == (place, size)
+    assert Outbox(tmp_path).find(order(3)) is not None
+    assert sorted(folder.name for folder in tmp_path.iterdir()) == ["run-1-000002", "run-1-000003"]
+
+
 def test_a_round_that_was_not_secured_before_its_process_died_is_there_if_it_is_whole(tmp_path: Path) -> None:
     sealed(Outbox(tmp_path), order())
     found = Outbox(tmp_path).find(order())
