@@ -16,10 +16,11 @@ from itertools import groupby
 from math import prod
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, FailFast, Field, model_validator
 
 from commons.charter import Codec
 from commons.codec import FRAME, encoded_bytes, frame_bytes, frame_count
+from commons.form import SHAPE, WHOLE, Form, text
 from commons.names import Digest
 from commons.records import canonical_json
 
@@ -27,6 +28,12 @@ MANIFEST_BYTES_MAX = 8 << 20
 LANES_MAX = 8
 Hex = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Size = Annotated[int, Field(ge=1, lt=2**63)]
+_FORM = Form(
+    head=b'{"parts":[',
+    entry=rb'\{"bytes":%b,"codec":%b,"frames":\["[0-9a-f]{64}"(?:,"[0-9a-f]{64}")*\],"name":%b,"offset":%b,"shape":%b\}'
+    % (WHOLE, text(16), text(800), WHOLE, SHAPE),
+    tail=rb'\],"payload_bytes":%b\}' % WHOLE,
+)
 
 
 class _Value(BaseModel):
@@ -91,7 +98,7 @@ class Lane:
 
 
 class UpdateManifest(_Value):
-    parts: Annotated[tuple[Part, ...], Field(min_length=1, max_length=1 << 17)]
+    parts: Annotated[tuple[Part, ...], FailFast(), Field(min_length=1, max_length=1 << 17)]
     payload_bytes: Size
 
     @model_validator(mode="after")
@@ -132,9 +139,10 @@ class UpdateManifest(_Value):
 
     @classmethod
     def from_bytes(cls, data: bytes) -> UpdateManifest:
-        """Raises ValueError (pydantic's) saying what is wrong; at most 8 MiB, canonical form only."""
+        """Raises ValueError saying what is wrong first; at most 8 MiB, canonical form only."""
         if len(data) > MANIFEST_BYTES_MAX:
             raise ValueError(f"an update manifest of {len(data)} bytes is above {MANIFEST_BYTES_MAX}")
+        _FORM.check(data, "an update manifest")
         manifest = cls.model_validate_json(data)
         if manifest.to_bytes() != data:
             raise ValueError("the update manifest is not in canonical form")

@@ -18,6 +18,8 @@ from commons.notes import Note, NoteError, compose, digest, read
 
 _INTEGER = re.compile(r"0|[1-9][0-9]{0,18}")
 _DECIMAL = re.compile(r"[0-9]{1,12}(\.[0-9]{1,18})?(e-?[0-9]{1,3})?")
+_LOSS_BELOW = 1e12
+"""Views add losses up and show them; what no number can hold would stop them for everybody."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,7 +191,9 @@ def _value(name: str, kind: str, text: str) -> object:
     if kind.startswith("float"):
         if not _DECIMAL.fullmatch(text):
             raise NoteError(f"field {name!r} is no decimal number: {text[:40]!r}")
-        return float(text)
+        if not (value := float(text)) < _LOSS_BELOW:
+            raise NoteError(f"field {name!r} is out of all bounds: {text[:40]!r}")
+        return value
     if kind.startswith("Literal") and repr(text) not in kind:
         raise NoteError(f"field {name!r} cannot be {text[:40]!r}")
     return text

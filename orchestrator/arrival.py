@@ -35,6 +35,8 @@ class Arrival:
         self._changed = threading.Condition()
         self.outcome: Outcome = Refusal(Code.REQUEST_INVALID, "the site is gone")
         """Of the landing, or why it did not come to its end; once `run` is through."""
+        self.begun = False
+        """Whether the lane's bytes were asked for: what came before them was in order."""
         self._ended: Refusal | None = None
         self._over = self._gone = False
         self._pulling_since: float | None = None
@@ -105,6 +107,7 @@ class Arrival:
         `ends` are where its frames end, in order. The `known` first bytes that come are here already. The site is
         told where it stands every `report_bytes`; 0: never.
         """
+        self.begun = True
         self._at = self._reported = at
         self._report_bytes = report_bytes
         if tail:

@@ -32,6 +32,9 @@ MESSAGE_BYTES_MAX = 1 << 20
 HEADER_BYTES_MAX = 9 << 20
 NOTE_BYTES_MAX = 8192
 FETCH_DIGESTS_MAX = 1 << 17
+FETCH_SLACK_BYTES = 4096
+_NAME_BEGINS, _NAME_BYTES = b"\n\x47sha256:", 73
+"""Of a blob in a serialised FetchRequest."""
 REPORT_BYTES_MIN = 1 << 16
 TAKEOVER_S = 5.0
 """How long a newer stream of a lane waits for the older one's last write."""
@@ -57,6 +60,7 @@ class Streams:
         self._newest: dict[tuple[SiteId, int], Arrival] = {}
         self._tails: dict[tuple[SiteId, int], _Tail] = {}
         self._claims: dict[SiteId, tuple[Verifier | None, Claim]] = {}
+        self._reading = threading.Lock()
 
     def position(self, site: SiteId, asked: wire.UploadKey) -> wire.UploadPosition | Refusal:
         """Where each lane of an update goes on. Raises StoreError when the disk fails."""
@@ -131,7 +135,10 @@ class Streams:
             if isinstance(claim, Refusal):
                 return claim
             with self._as_newest(site, header.lane, arrival):
-                return self._take(claim, header, arrival)
+                done = self._take(claim, header, arrival)
+            if not arrival.begun:
+                self._claims.pop(site, None)
+            return done
         finally:
             self._leave(site, "uploads")
 
@@ -164,6 +171,8 @@ class Streams:
             if isinstance(done, int):
                 self._tails = {of: kept for of, kept in self._tails.items() if of[0] != site}
                 self._claims.pop(site, None)
+            elif isinstance(done, Refusal) and done.code is Code.UPDATE_DIGEST_MISMATCH:
+                self._tails.pop((site, lane.number), None)  # what was kept may be what was wrong
             elif data and begins < lane.bytes:
                 self._tails[site, lane.number] = _Tail(names, begins, data)
         return done if isinstance(done, Refusal) else 0 if done is None else done + 1
@@ -178,13 +187,17 @@ class Streams:
         upload = Upload(header.epoch, header.update, header.usage, header.manifest)
         with self._desk.consortium.lock:
             verifier = self._desk.consortium.members.site_key(site)
-        signer, known = self._claims.get(site, (None, None))
-        if known is not None and (signer, replace(known.upload, epoch=header.epoch)) == (verifier, upload):
-            return replace(known, upload=upload)
-        claim = read_claim(upload, site, verifier)
-        if not isinstance(claim, Refusal):
-            self._claims[site] = verifier, claim
-        return claim
+        with self._reading:  # one at a time: a manifest takes ten times its bytes while it is read
+            signer, known = self._claims.get(site, (None, None))
+            if known is not None and (signer, replace(known.upload, epoch=header.epoch)) == (
+                verifier,
+                upload,
+            ):
+                return replace(known, upload=upload)
+            claim = read_claim(upload, site, verifier)
+            if not isinstance(claim, Refusal):
+                self._claims[site] = verifier, claim
+            return claim
 
     @contextmanager
     def _as_newest(self, site: SiteId, lane: int, arrival: Arrival) -> Iterator[None]:
@@ -202,6 +215,11 @@ class Streams:
                     del self._newest[site, lane]
 
     def _wanted(self, request: bytes) -> tuple[list[Digest], int] | Refusal:
+        # An empty name is two bytes here and sixteen once it is read.
+        if len(request) > FETCH_SLACK_BYTES + _NAME_BYTES * request.count(_NAME_BEGINS):
+            return Refusal(
+                Code.REQUEST_INVALID, "a fetch names blobs by their digests and holds nothing else"
+            )
         try:
             asked = wire.FetchRequest.FromString(request)
         except DecodeError as error:

@@ -87,7 +87,8 @@ def check_frame(codec: Codec, data: Data, count: int) -> float:
 def add_frame(codec: Codec, data: Data, count: int, weight: float, total: Array, scratch: Array) -> None:
     """total[:count] += weight * decoded, the weight, the product and the sum rounded to fp32.
 
-    For frames that `check_frame` has passed: fp32 values are not looked at again, which would cost a fifth of the time.
+    For frames that `check_frame` has passed, or whose sum is checked by its digest: fp32 values are not looked at again,
+    which would cost a fifth of the time.
     `scratch` is an fp32 buffer of at least min(count, CELL) elements whose content is lost; nothing of the frame's
     size is allocated. Raises CodecError as `decode_frame`; `total` may then hold a part of the frame.
     """

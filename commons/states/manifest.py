@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from commons.charter import Codec
 from commons.codec import encoded_bytes
 from commons.errors import StoreError
+from commons.form import SHAPE, WHOLE, Form, text
 from commons.names import Digest
 from commons.records import canonical_json
 
@@ -27,6 +28,12 @@ Tensor = NDArray[np.float32]
 FP32 = np.dtype("<f4")
 MANIFEST_BYTES_MAX = 64 << 20
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_FORM = Form(
+    head=b'{"slices":{',
+    entry=rb'%b:\{"bytes":%b,"digest":%b,"shape":%b(?:,"step":\{"base":%b,"bytes":%b,"codec":%b,"digest":%b\})?\}'
+    % (text(800), WHOLE, text(100), SHAPE, text(100), WHOLE, text(16), text(100)),
+    tail=rb"\}\}",
+)
 
 
 @dataclass(frozen=True)
@@ -60,6 +67,7 @@ def read_manifest(data: bytes) -> dict[str, Blob]:
     try:
         if len(data) > MANIFEST_BYTES_MAX:
             raise ValueError("too large")
+        _FORM.check(data, "one")
         slices = dict(_slices(json.loads(data)))
         if manifest_bytes(slices) != data:
             raise ValueError("not in canonical form")

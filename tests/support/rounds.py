@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from commons.charter import Charter
+from commons.charter import Charter, Codec
 from commons.codec import encode
 from commons.errors import Refusal
 from commons.experts.map import ExpertMap
@@ -120,19 +120,10 @@ class Stage:
         assert order is not None, f"{site} has no order"
         return order
 
-    def hands_in(
-        self,
-        site: str,
-        *,
-        ms: int = 1000,
-        value: float = 0.01,
-        meanwhile: Step = lambda: None,
-        **changes: Any,
-    ) -> int | Refusal:
-        """The site worked for the last `ms` and hands in; `changes` of its notes' fields.
-
-        `meanwhile` happens while the payload is under way.
-        """
+    def packed(
+        self, site: str, *, ms: int = 1000, value: float = 0.01, codec: Codec = "fp32", **changes: Any
+    ) -> tuple[Upload, bytes]:
+        """What the site hands in for the last `ms` of work, and its payload; `changes` of its notes' fields."""
         order, learning = self.order(site), self.of.learning
         steps = changes.get("steps", learning.inner_steps)
         tokens = steps * learning.batch_size * learning.sequence_length
@@ -140,7 +131,7 @@ class Stage:
             (s.name, s.shape, np.full(s.shape, value, np.float32)) for s in self.map.uplink(SiteId(site))
         ]
         manifest, payload = lay_out(
-            (name, "fp32", shape, encode("fp32", array)) for name, shape, array in parts
+            (name, codec, shape, encode(codec, array)) for name, shape, array in parts
         )
         common = {"consortium": NAME, "run": order.run, "round": order.round, "site": site}
         update: dict[str, Any] = {
@@ -160,8 +151,14 @@ class Stage:
             key.sign(kind(**common, **fields | {k: v for k, v in changes.items() if k in fields}).text)
             for kind, fields in ((UpdateNote, update), (UsageNote, usage))
         ]
-        upload = Upload(self.desk.consortium.journal.epoch, *notes, manifest.to_bytes())
-        claim = read_claim(upload, SiteId(site), key.verifier)
+        return Upload(self.desk.consortium.journal.epoch, *notes, manifest.to_bytes()), payload
+
+    def hands_in(self, site: str, *, meanwhile: Step = lambda: None, **changes: Any) -> int | Refusal:
+        """The site hands in what `packed` gives for `changes`; `meanwhile` happens while the payload is under way."""
+        upload, payload = self.packed(site, **changes)
+        entry = self.of.site(site)
+        assert entry is not None
+        claim = read_claim(upload, SiteId(site), signer(f"{entry.partner}/{site}").verifier)
         assert not isinstance(claim, Refusal), claim
 
         def frames() -> Iterator[bytes]:

@@ -156,7 +156,7 @@ def test_a_step_whose_frames_are_nowhere_makes_no_state(origin: StateStore) -> N
         ({"bytes": 4}, "has 4 bytes, int8 has"),
         ({"codec": "int3"}, "has no codec"),
         ({"base": "sha256:1"}, "has no digest"),
-        ({"digest": ""}, "has no digest"),
+        ({"digest": ""}, "not one in canonical form"),
     ],
 )
 def test_a_manifest_with_a_step_that_cannot_be_is_refused(change: dict[str, object], why: str) -> None:
