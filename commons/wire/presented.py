@@ -5,10 +5,13 @@ Reaches the server as gRPC would, through the environment's proxy. Believes and 
 
 from __future__ import annotations
 
+import base64
 import os
 import ssl
+from dataclasses import dataclass
 from http.client import HTTPException, HTTPSConnection
 from typing import Any
+from urllib.parse import unquote
 
 from commons.errors import Unreachable
 
@@ -28,8 +31,8 @@ def presented_chain(address: str) -> list[bytes]:
     host = host.strip("[]")
     try:
         if proxy := _proxy(host):
-            connection = HTTPSConnection(proxy, timeout=CHAIN_TIMEOUT_S, context=context)
-            connection.set_tunnel(host, int(port))
+            connection = HTTPSConnection(proxy.address, timeout=CHAIN_TIMEOUT_S, context=context)
+            connection.set_tunnel(host, int(port), headers=proxy.headers)
         else:
             connection = HTTPSConnection(host, int(port), timeout=CHAIN_TIMEOUT_S, context=context)
         try:
@@ -57,11 +60,23 @@ _PROXY_VARIABLES = ("grpc_proxy", "https_proxy", "http_proxy")
 _EXCEPTION_VARIABLES = ("no_grpc_proxy", "no_proxy")
 
 
-def _proxy(host: str) -> str | None:
-    """host:port of the HTTP proxy gRPC would use for `host`, from the same variables in the same order."""
+@dataclass(frozen=True)
+class _Proxy:
+    address: str
+    """host:port."""
+    headers: dict[str, str]
+    """Who we are, where the proxy wants to know."""
+
+
+def _proxy(host: str) -> _Proxy | None:
+    """The HTTP proxy gRPC would use for `host`, from the same variables in the same order."""
     exceptions = next(filter(None, map(os.environ.get, _EXCEPTION_VARIABLES)), "")
     for exception in (entry.strip().lstrip(".") for entry in exceptions.split(",")):
         if exception == host or (exception and host.endswith(f".{exception}")):
             return None
     url = next(filter(None, map(os.environ.get, _PROXY_VARIABLES)), "")
-    return url.rpartition("//")[2].rstrip("/").rpartition("@")[2] or None
+    user, _, address = url.rpartition("//")[2].rstrip("/").rpartition("@")
+    if not address:
+        return None
+    known = base64.b64encode(unquote(user).encode()).decode()
+    return _Proxy(address, {"Proxy-Authorization": f"Basic {known}"} if user else {})

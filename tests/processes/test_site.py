@@ -31,6 +31,7 @@ from tests.support.site_process import (
     site_process,
     write_site,
 )
+from tests.support.tcp_proxy import proxied
 
 STOP_S = 3.0
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -142,6 +143,31 @@ def test_a_site_whose_policy_forbids_the_charter_says_so_and_stays(tmp_path: Pat
             assert f"in use by process {site.process.pid}" in other.stderr
             assert site.stop() < STOP_S
         office.close()
+
+
+def test_a_site_whose_only_way_out_is_an_http_proxy_trains_though_it_is_cut(
+    tmp_path: Path, head: Head
+) -> None:
+    home = found(tmp_path, one_site(learning=one_site().learning.model_dump() | {"rounds": 2}))
+    with running(home) as coordinator, proxied() as proxy:
+        file, log = write_site(tmp_path / "site", coordinator, ray=head.address), tmp_path / "site.log"
+        behind = (
+            f"hansa.example:{coordinator.address.rpartition(':')[2]}"  # a name only the proxy can resolve
+        )
+        seat = tmp_path / "site" / "seat" / "seat.toml"
+        seat.write_text(seat.read_text().replace(coordinator.address, behind))
+        way_out = {"https_proxy": f"http://{proxy.address}", "no_proxy": "localhost,127.0.0.1"}
+        office = Office(Seat.load(home / "operator"))
+        with site_process(file, log, head.environment | way_out) as site:
+            office.start_run(tmp_path / "seed")
+            midway(log, 2)
+            assert proxy.cut()
+            view = office.wait(over, 120)
+            assert view.phase == "finished", view.reason
+            assert site.stop() < STOP_S
+        office.close()
+    assert len(proxy.tunnels) >= 2 and set(proxy.tunnels) == {behind}
+    assert "Traceback" not in log.read_text()
 
 
 @pytest.mark.parametrize("topups", [0, 4])

@@ -140,7 +140,7 @@ def _leaf(random: Random, value: Any) -> Any:
         case 3:
             return random.choice((None, True, [], {}, [[]], 0.5, -1, 10**400))
         case 4:
-            return [value] * random.choice((0, 1, 2, 9, 300))
+            return [value] * (random.choice((0, 1, 2, 9, 300)) if isinstance(value, int | str) else 1)
         case _:
             return value
 

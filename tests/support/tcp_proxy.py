@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -16,6 +17,8 @@ class TcpProxy:
     """Carries every connection to `target` ("host:port"); without one, to where its CONNECT asks, on loopback."""
 
     target: str = ""
+    password: str = ""
+    """`name:password` that a CONNECT has to bring, else it is answered 407; empty: none."""
     tunnels: list[str] = field(default_factory=list)
     """What CONNECT asked for, in order."""
     up_bytes: int = 0
@@ -30,7 +33,7 @@ class TcpProxy:
     """How many did."""
 
     def __post_init__(self) -> None:
-        self._due: tuple[int, Callable[[], object]] | None = None
+        self._due: dict[bool, tuple[int, Callable[[], object]]] = {}
         self._door = socket.create_server(("127.0.0.1", 0))
         self._changed = threading.Condition()
         self._pairs: set[tuple[socket.socket, socket.socket]] = set()
@@ -58,10 +61,11 @@ class TcpProxy:
     def up(self) -> None:
         self.refusing, self.refused = False, 0
 
-    def after(self, count: int, action: Callable[[], object]) -> None:
-        """Once, when so many more bytes came from callers; those that brought the last wait meanwhile."""
+    def after(self, count: int, action: Callable[[], object], *, down: bool = False) -> None:
+        """Once, when so many more bytes came from callers (`down`: from targets); those that brought the last wait
+        meanwhile."""
         with self._changed:
-            self._due = self.up_bytes + count, action
+            self._due[down] = (self.down_bytes if down else self.up_bytes) + count, action
 
     def await_bytes(self, up: int, *, timeout_s: float = 60.0) -> bool:
         """Whether so many bytes went up in all."""
@@ -111,9 +115,15 @@ class TcpProxy:
             if not (byte := near.recv(1)):
                 raise OSError("the caller is gone")
             head += byte
-        method, where, _ = head.split(b"\r\n")[0].decode().split(" ")
+        first, *headers = head.decode().split("\r\n")
+        method, where, _ = first.split(" ")
         if method != "CONNECT":
             raise OSError(f"{method} is not served")
+        said = base64.b64encode(self.password.encode()).decode()
+        known = [h.split(" ")[-1] for h in headers if h.lower().startswith("proxy-authorization: basic ")]
+        if self.password and known != [said]:
+            near.sendall(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
+            raise OSError("the caller is not known")
         self.tunnels.append(where)
         return where
 
@@ -124,19 +134,23 @@ class TcpProxy:
             while piece := source.recv(_PIECE):
                 with self._changed:
                     self._changed.wait_for(lambda: not self.frozen)
-                    due = self._due if source is pair[0] else None
-                    if due is not None and self.up_bytes + len(piece) >= due[0]:
-                        self._due = None
+                    down = source is pair[1]
+                    due = self._due.get(down)
+                    if (
+                        due is not None
+                        and (self.down_bytes if down else self.up_bytes) + len(piece) >= due[0]
+                    ):
+                        del self._due[down]
                     else:
                         due = None
                 if due is not None:
                     due[1]()
                 to.sendall(piece)
                 with self._changed:
-                    if source is pair[0]:
-                        self.up_bytes += len(piece)
-                    else:
+                    if down:
                         self.down_bytes += len(piece)
+                    else:
+                        self.up_bytes += len(piece)
                     self._changed.notify_all()
         with self._changed:
             self._pairs.discard(pair)

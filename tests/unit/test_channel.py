@@ -34,7 +34,7 @@ from tests.support.loopback import (
     seat,
     serve,
 )
-from tests.support.tcp_proxy import proxied
+from tests.support.tcp_proxy import TcpProxy, proxied
 
 CALLERS = {"site": SITE, "member": MEMBER, "operator": OPERATOR}
 
@@ -295,18 +295,38 @@ def test_enrolment_without_a_server_is_unreachable(address: str) -> None:
         channel.connect_for_enrolment(address, fingerprint(DEMO.certificate))
 
 
-def test_enrolment_and_calls_go_through_an_http_proxy(ports: Ports, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[TcpProxy]:
     for name in ("no_proxy", "no_grpc_proxy", "NO_PROXY", "grpc_proxy"):
         monkeypatch.delenv(name, raising=False)
-    with proxied() as proxy:
-        monkeypatch.setenv("https_proxy", f"http://{proxy.address}")
-        behind = f"hansa.example:{ports.enrolment.rpartition(':')[2]}"  # a name only the proxy can resolve
-        with channel.connect_for_enrolment(behind, fingerprint(DEMO.certificate)) as opened:
-            services.EnrolmentStub(opened).Enrol(wire.EnrolRequest(), timeout=TIMEOUT_S)
-        assert proxy.tunnels == [behind, behind]
-        monkeypatch.setenv("no_proxy", "other.example, .0.0.1")
-        presented_chain(ports.enrolment)
-        assert len(proxy.tunnels) == 2
+    with proxied() as opened:
+        monkeypatch.setenv("https_proxy", f"http://{opened.address}")
+        yield opened
+
+
+def test_enrolment_and_calls_go_through_an_http_proxy(
+    ports: Ports, proxy: TcpProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    behind = f"hansa.example:{ports.enrolment.rpartition(':')[2]}"  # a name only the proxy can resolve
+    with channel.connect_for_enrolment(behind, fingerprint(DEMO.certificate)) as opened:
+        services.EnrolmentStub(opened).Enrol(wire.EnrolRequest(), timeout=TIMEOUT_S)
+    assert proxy.tunnels == [behind, behind]
+    monkeypatch.setenv("no_proxy", "other.example, .0.0.1")
+    presented_chain(ports.enrolment)
+    assert len(proxy.tunnels) == 2
+
+
+def test_a_proxy_that_wants_to_know_who_calls_is_told(
+    ports: Ports, proxy: TcpProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proxy.password = "berlin:p@ss:word"
+    behind = f"hansa.example:{ports.enrolment.rpartition(':')[2]}"
+    with pytest.raises(Unreachable, match="407"):
+        channel.connect_for_enrolment(behind, fingerprint(DEMO.certificate))
+    monkeypatch.setenv("https_proxy", f"http://berlin:p%40ss%3Aword@{proxy.address}")
+    with channel.connect_for_enrolment(behind, fingerprint(DEMO.certificate)) as opened:
+        services.EnrolmentStub(opened).Enrol(wire.EnrolRequest(), timeout=TIMEOUT_S)
+    assert proxy.tunnels == [behind, behind]
 
 
 def test_a_second_server_cannot_share_the_port(ports: Ports) -> None:
