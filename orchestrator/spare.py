@@ -6,9 +6,9 @@ that gives freed memory back to its host.
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections import defaultdict
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -22,19 +22,22 @@ class SpareFiles:
         shutil.rmtree(folder, ignore_errors=True)
 
     def put(self, file: Path) -> None:
-        """Keep a file of the same file system that nobody has open. Raises OSError."""
-        self._folder.mkdir(parents=True, exist_ok=True)
+        """Keep a file of the same file system that nobody has open; it stays where it is when the disk fails."""
         self._made += 1
         kept = self._folder / str(self._made)
-        file.replace(kept)
-        self._by_size[kept.stat().st_size].append(kept)
+        with suppress(OSError):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            file.replace(kept)
+            self._by_size[kept.stat().st_size].append(kept)
 
     def take(self, size: int, path: Path) -> bool:
-        """Put a file of `size` bytes, whose content is anything, at `path`; False when there is none. Raises OSError."""
+        """Put a file of `size` bytes, whose content is anything, at `path`; False when there is none or the disk fails."""
         if not self._by_size[size]:
             return False
-        os.replace(self._by_size[size].pop(), path)
-        return True
+        with suppress(OSError):
+            self._by_size[size].pop().replace(path)
+            return True
+        return False
 
     def clear(self) -> None:
         """Give their room back."""

@@ -53,7 +53,9 @@ class Storage:
         self._thread = threading.get_ident()
         self._dead, self._inside = False, False
         self._synced: dict[int, tuple[str, int]] = {}
-        """Inode -> where it is, and how many of its bytes are durable. Only of files written by `os.write`."""
+        """Inode -> where it is, and how many of its bytes are durable. Only of files written by `os.write` and `os.pwrite`."""
+        self._over: dict[int, list[tuple[int, bytes]]] = {}
+        """Inode -> (offset, bytes that were there) of what was written over and is not durable."""
         self._whole: set[int] = set()
         """Inodes whose bytes are durable."""
         self._left: dict[Path, bytes] = {}
@@ -65,6 +67,7 @@ class Storage:
             for owner, name in (
                 (os, "fsync"),
                 (os, "write"),
+                (os, "pwrite"),
                 (os, "replace"),
                 (os, "unlink"),
                 (shutil, "rmtree"),
@@ -96,11 +99,11 @@ class Storage:
             if name == "fsync" and self.armed and self._dice.random() < self._overlap and _in_states():
                 self.meanwhile()
             self._before(name)
-            if name == "write":
-                return self._written(real, *args)
+            if name in ("write", "pwrite"):
+                return self._written(name, real, *args)
             self._inside = True
             try:
-                self._follow(name, args[0])
+                self._follow(name, *args)
                 done = real(*args, **kwargs)
             finally:
                 self._inside = False
@@ -117,27 +120,36 @@ class Storage:
 
         return step
 
-    def _written(self, real: Callable[..., int], handle: int, data: Any) -> int:
+    def _written(self, name: str, real: Callable[..., int], handle: int, data: Any, *at: int) -> int:
         """Maybe half of it, and then no more."""
         file = os.fstat(handle)
         where, durable = self._synced.get(file.st_ino, ("", file.st_size))
         self._synced[file.st_ino] = (where or _path(handle), min(durable, file.st_size))
         self._whole.discard(file.st_ino)
+        if at:
+            before = Path(_path(handle) or os.devnull).read_bytes()[at[0] : at[0] + len(data)]
+            self._over.setdefault(file.st_ino, []).append((at[0], before))
         if self.armed and self._dice.random() < self._crash / 4:
-            real(handle, memoryview(data)[: self._dice.randrange(len(data) + 1)])
-            self._die("write")
-        done = real(handle, data)
-        self._after("write")
+            real(handle, memoryview(data)[: self._dice.randrange(len(data) + 1)], *at)
+            self._die(name)
+        done = real(handle, data, *at)
+        self._after(name)
         return done
 
-    def _follow(self, name: str, what: Any) -> None:
+    def _follow(self, name: str, what: Any, *rest: Any) -> None:
         if name == "fsync":
             file = os.fstat(what)
             self._whole.add(file.st_ino)
+            self._over.pop(file.st_ino, None)
             if file.st_ino in self._synced:
                 self._synced[file.st_ino] = (self._synced[file.st_ino][0], file.st_size)
         elif name == "replace" and Path(what).is_file():
-            assert os.stat(what).st_ino in self._whole, f"{what} gets its name before its bytes are durable"
+            # What a spare file holds is nobody's any more: it is written over under its new name.
+            spare = any(Path(path).parent.name == ".spare" for path in (what, *rest[:1]))
+            whole = spare or os.stat(what).st_ino in self._whole
+            assert whole, f"{what} gets its name before its bytes are durable"
+            if os.stat(what).st_ino in self._synced:
+                self._synced[os.stat(what).st_ino] = (str(rest[0]), self._synced[os.stat(what).st_ino][1])
 
     def _statement(self, *about: Any) -> None:
         if threading.get_ident() == self._thread and about[2].startswith(("INSERT", "UPDATE", "CREATE")):
@@ -179,9 +191,17 @@ class Storage:
         if self._dice.random() < 0.5:
             for inode, (path, durable) in sorted(self._synced.items(), key=lambda item: item[1]):
                 file = Path(path)
-                if file.exists() and file.stat().st_ino == inode and file.stat().st_size > durable:
+                if not file.exists() or file.stat().st_ino != inode:
+                    continue
+                with file.open("r+b") as lost:
+                    for at, before in reversed(self._over.get(inode, [])):
+                        if self._dice.random() < 0.5:
+                            lost.seek(at)
+                            lost.write(before)
+                if file.stat().st_size > durable:
                     os.truncate(file, self._dice.randrange(durable, file.stat().st_size + 1))
         self._synced.clear()
+        self._over.clear()
         names = ("journal.db", "journal.db-wal")
         self._left = {file: file.read_bytes() for n in names if (file := self.folder / n).exists()}
         raise Crash

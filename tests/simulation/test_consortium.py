@@ -28,7 +28,7 @@ STEPS = {
     "governance/consortium.py": {"committed"},
     "governance/journal/rows.py": {"statement"},
     "governance/journal/store.py": {"commit"},
-    "orchestrator/spool.py": {"write", "unlink", "rmtree"},
+    "orchestrator/spool.py": {"pwrite", "unlink", "rmtree"},
 }
 """Where the coordinator makes something durable while rounds go on, and how."""
 KINDS = (
