@@ -14,6 +14,7 @@ from orchestrator.intake import (
     RECORDED,
     Claim,
     check_claim,
+    check_norm,
     check_open,
     check_overlap,
     check_usage,
@@ -44,7 +45,11 @@ def admit(
         refusal is not None
     ):  # bytes that went wrong on the way may be sent again, values that are wrong stay wrong
         return _refuse(desk, claim, refusal) if refusal.code is Code.UPDATE_NOT_FINITE else refusal
-    return _record(desk, claim) if desk.spool.is_whole(claim, lanes) else None
+    norm = desk.spool.whole_norm(claim, lanes)
+    if norm is None:
+        return None
+    refusal = check_norm(claim.site, norm)
+    return _record(desk, claim) if refusal is None else _refuse(desk, claim, refusal)
 
 
 def _is_wanted(desk: Desk, claim: Claim) -> RoundState | int | Refusal:

@@ -38,6 +38,8 @@ RECORDED = frozenset(
     }
 )
 """Refusals that reject a signed update for its round; after all others the site may come back with a right one."""
+NORM_MAX = 1e18
+"""L2, of an update. Which is out of proportion among smaller ones the round tells from the others (`combine.gate`)."""
 
 
 @dataclass(frozen=True)
@@ -223,6 +225,17 @@ def check_frame(site: SiteId, frame: Frame, data: memoryview) -> float | Refusal
         return check_values(frame.part.codec, data, frame.count)
     except CodecError as error:
         return Refusal(Code.UPDATE_NOT_FINITE, f"{frame.part.name} of site {site}: {error}")
+
+
+def check_norm(site: SiteId, norm: float) -> Refusal | None:
+    """Check 19, once the update is whole: no sum of such updates, over however many rounds, leaves the finite numbers."""
+    if norm <= NORM_MAX:
+        return None
+    message = (
+        f"the update of site {site} has the norm {norm:.3g}, no training makes one above {NORM_MAX:.0g}; its operator "
+        "looks for what went wrong in it"
+    )
+    return Refusal(Code.UPDATE_NORM, message)
 
 
 def payload_bytes(expert_map: ExpertMap, site: SiteId, charter: Charter) -> int:

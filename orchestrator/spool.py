@@ -110,19 +110,21 @@ class Spool:
         except OSError as error:
             raise self._failed(site, error) from error
 
-    def is_whole(self, claim: Claim, lanes: int) -> bool:
-        """Whether every lane of the claim is here."""
+    def whole_norm(self, claim: Claim, lanes: int) -> float | None:
+        """L2 norm of all values of the claim once every lane of it is here; None before."""
         held = self._known(*_named(claim))
         if held is None or held.key != claim.key or len(held.lanes) != lanes:
-            return False
-        return all(landing.at == landing.lane.bytes for landing in held.lanes)
+            return None
+        if any(landing.at < landing.lane.bytes for landing in held.lanes):
+            return None
+        return _norm(held)
 
     def norm(self, run: RunId, number: int, site: SiteId) -> float:
         """L2 norm of all values of the site's spooled update. Raises StoreError when the spool lost it."""
         held = self._known(run, number, site)
         if held is None:
             raise self._lost(run, number, site)
-        return math.sqrt(sum(landing.squares for landing in held.lanes))
+        return _norm(held)
 
     @contextmanager
     def open(self, run: RunId, number: int, site: SiteId) -> Iterator[SpooledUpdate]:
@@ -327,6 +329,10 @@ def _end_uploads(held: _Held) -> None:
     for landing in held.lanes:
         with landing.lock:
             landing.turn += 1
+
+
+def _norm(held: _Held) -> float:
+    return math.sqrt(sum(landing.squares for landing in held.lanes))
 
 
 def _secure(held: _Held, *landings: _Landing) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import cache
 from typing import Any, NoReturn
 
 import grpc
@@ -13,7 +14,6 @@ from commons.wire.v1 import consortium_pb2 as wire
 from orchestrator.service import SiteLink
 from orchestrator.streams import Streams
 from orchestrator.witnesses import Witnesses
-from tests.support.consortium import SITES
 from tests.support.hostile_uploads import Packed
 from tests.support.loopback import DEMO
 from tests.support.rounds import RUN, Stage
@@ -64,12 +64,9 @@ class Port:
         desk = stage.desk
         self.streams = Streams(desk, stall_s=60)
         self.link = SiteLink(desk, Witnesses(desk.consortium, desk.bell, desk.stopping), self.streams)
-        self._certificates = {
-            site: issue(DEMO, csr(tls_keypair()), Subject("site", site, site)) for site in SITES
-        }
 
     def call(self, site: str) -> Any:
-        return Call(self._certificates[site])
+        return Call(_certificate(site))
 
     def send(self, site: str, messages: Iterable[bytes]) -> int:
         """One upload; the receipt. Raises Aborted."""
@@ -82,3 +79,8 @@ class Port:
         [offset] = self.link.UploadOffset(asked, self.call(site)).offsets
         header = packed.header(offset=offset).SerializeToString()
         return self.send(site, [header, *filter(None, [packed.payload[offset:]])])
+
+
+@cache
+def _certificate(site: str) -> bytes:
+    return issue(DEMO, csr(tls_keypair()), Subject("site", site, site))

@@ -153,6 +153,20 @@ def test_an_update_a_million_times_as_large_as_the_others_is_taken_out_of_its_ro
     assert stage.desk.runs.by_id[RUN].history[-1].rejected[SiteId("alder")].code == Code.UPDATE_NORM
 
 
+@pytest.mark.parametrize("value", [1e17, -3e37])
+def test_an_update_that_would_drive_the_state_to_infinity_is_rejected_though_nobody_else_tells(
+    stage: Stage, value: float
+) -> None:
+    """Below three updates there is no median to be out of proportion to."""
+
+    def does(port: Port, packed: Packed) -> None:
+        wrong = of_values(packed, value)
+        header = wrong.header().SerializeToString()
+        assert refused(lambda: port.send("alder", [header, wrong.payload])) == Code.UPDATE_NORM
+
+    in_a_round(stage, does, takes=OUT)
+
+
 def test_the_same_update_twice_counts_once_and_another_beside_it_not_at_all(stage: Stage) -> None:
     def does(port: Port, packed: Packed) -> None:
         header = packed.header().SerializeToString()

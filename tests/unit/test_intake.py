@@ -398,8 +398,10 @@ def test_a_broken_upload_goes_on_at_its_last_whole_frame_also_in_a_new_life(
     assert at(again, claim) == at(spool, claim) == boundary(claim, 29_500)
     assert again.receive(claim, 0, 1, at(again, claim), frames(payload, at(again, claim))) is None
     assert held(again) == payload
-    assert again.is_whole(claim, 1) and again.norm(RUN, 1, ALDER) == pytest.approx(
-        0.01 * (len(payload) // 4) ** 0.5, rel=1e-4
+    assert (
+        again.whole_norm(claim, 1)
+        == again.norm(RUN, 1, ALDER)
+        == pytest.approx(0.01 * (len(payload) // 4) ** 0.5, rel=1e-4)
     )
 
 
@@ -424,10 +426,11 @@ def test_lanes_come_in_any_order_and_make_one_payload(spool: Spool, tmp_path: Pa
     cut = claim.manifest.lanes(lanes)
     assert sum(lane.bytes for lane in cut) == len(payload)
     for lane in reversed(cut):
-        assert not spool.is_whole(claim, lanes)
+        assert spool.whole_norm(claim, lanes) is None
         data = payload[lane.offset : lane.offset + lane.bytes]
         assert spool.receive(claim, lane.number, lanes, 0, frames(data)) is None
-    assert spool.is_whole(claim, lanes) and Spool(tmp_path).is_whole(claim, lanes)
+    whole = spool.whole_norm(claim, lanes)
+    assert whole is not None and Spool(tmp_path).whole_norm(claim, lanes) == pytest.approx(whole)
     assert held(spool) == held(Spool(tmp_path)) == payload
 
 
