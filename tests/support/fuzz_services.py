@@ -189,6 +189,12 @@ class Box:
         self.port.link.Cosign(self._wrong(wire.CosignRequest(size=3, line=line)), self.port.call(site))
         return "answered"
 
+    def restart(self, site: str, packed: dict[str, Packed]) -> str:
+        """What a new process knows: what is on disk."""
+        self.stage.desk.spool._held.clear()
+        self.port = Port(self.stage)
+        return "done"
+
     def _wrong(self, honest: Any) -> Any:
         return type(honest).FromString(message(self.random, honest))
 
@@ -230,7 +236,11 @@ class Box:
         for why in closed.rejected.values():
             assert why.code in RECORDED, why
             self.counts[f"round rejected {why.code}"] += 1
-        assert not [f for f in desk.spool._root.glob("*/*/*") if int(f.parent.name) <= closed.number]
+        assert not list(desk.spool._root.glob("*/*/*"))
+        spare = [file.stat().st_size for file in desk.spool._root.glob(".spare/*")]
+        assert sum(spare) <= sum(len(packed.payload) for packed in self.before.values()), (
+            "more than the round took"
+        )
         assert all(math.isfinite(float(abs(t).max())) for t in desk.store.load(closed.state).values())
 
     def _end(self) -> None:
@@ -257,6 +267,7 @@ _REQUESTS: tuple[tuple[str, Request], ...] = (
     ("top-up", Box.top_up),
     ("evaluate", Box.evaluate),
     ("cosign", Box.cosign),
+    ("restart", Box.restart),
 )
 
 
