@@ -81,6 +81,13 @@ class Code(Word):
     TOO_MANY_STREAMS = "too_many_streams"
     BLOB_UNKNOWN = "blob_unknown"
     REQUEST_INVALID = "request_invalid"
+    # secure aggregation
+    MASK_ATTEMPT_REFUSED = "mask_attempt_refused"
+    MASK_ROSTER_TOO_SMALL = "mask_roster_too_small"
+    MASK_KEYS_INVALID = "mask_keys_invalid"
+    MASK_SHARES_INVALID = "mask_shares_invalid"
+    MASK_SURVIVORS_REFUSED = "mask_survivors_refused"
+    MASK_BELOW_THRESHOLD = "mask_below_threshold"
 
 
 GRPC_STATUS: dict[Code, str] = {
@@ -145,6 +152,12 @@ GRPC_STATUS: dict[Code, str] = {
     Code.TOO_MANY_STREAMS: "RESOURCE_EXHAUSTED",
     Code.BLOB_UNKNOWN: "NOT_FOUND",
     Code.REQUEST_INVALID: "INVALID_ARGUMENT",
+    Code.MASK_ATTEMPT_REFUSED: "FAILED_PRECONDITION",
+    Code.MASK_ROSTER_TOO_SMALL: "FAILED_PRECONDITION",
+    Code.MASK_KEYS_INVALID: "INVALID_ARGUMENT",
+    Code.MASK_SHARES_INVALID: "INVALID_ARGUMENT",
+    Code.MASK_SURVIVORS_REFUSED: "FAILED_PRECONDITION",
+    Code.MASK_BELOW_THRESHOLD: "FAILED_PRECONDITION",
 }
 
 
