@@ -92,12 +92,20 @@ class Storage:
             file.write_bytes(data)
         self._left = {}
 
+    def _happen(self) -> None:
+        """Not while something happens already: other threads would wait for its locks, and here is only one."""
+        meanwhile, self.meanwhile = self.meanwhile, lambda: None
+        try:
+            meanwhile()
+        finally:
+            self.meanwhile = meanwhile
+
     def _seen(self, real: Callable[..., Any], name: str) -> Callable[..., Any]:
         def step(*args: Any, **kwargs: Any) -> Any:
             if self._inside or threading.get_ident() != self._thread:
                 return real(*args, **kwargs)
             if name == "fsync" and self.armed and self._dice.random() < self._overlap and _in_states():
-                self.meanwhile()
+                self._happen()
             self._before(name)
             if name in ("write", "pwrite"):
                 return self._written(name, real, *args)
