@@ -250,6 +250,13 @@ class Release(Section):
     """SPDX identifier of the released model."""
 
 
+_NEVER_LATE = {
+    "secagg": "a masked update opens only together with the others of its own round",
+    "robust": "its rules compare updates of one base and allow for so many bad sites, each with one update",
+}
+"""Privacy modes that take no late updates, and why."""
+
+
 class Charter(Section):
     """The whole document. `version` 1 is signed by every founder; later ones follow from executed proposals."""
 
@@ -322,10 +329,9 @@ class Charter(Section):
                 f"rounds.grace_least_s is {self.rounds.grace_least_s} but a round waits at most "
                 f"{self.rounds.grace_s} s (grace_s)"
             )
-        if self.rounds.late_rounds and self.privacy.mode == "secagg":
+        if self.rounds.late_rounds and (why := _NEVER_LATE.get(self.privacy.mode)):
             found.append(
-                f"rounds.late_rounds is {self.rounds.late_rounds} but privacy.mode is 'secagg': a masked update opens "
-                "only together with the others of its own round"
+                f"rounds.late_rounds is {self.rounds.late_rounds} but privacy.mode is {self.privacy.mode!r}: {why}"
             )
         witnesses = len(self.sites) + len(self.witnesses.outsiders)
         if self.witnesses.quorum > witnesses:

@@ -47,10 +47,6 @@ def not_carried_out(charter: Charter) -> list[str]:
         found.append(
             f"privacy.mode: {charter.privacy.mode!r} is not carried out by this version of the program"
         )
-    if charter.rounds.late_rounds:
-        found.append(
-            "rounds.late_rounds: late updates are not carried out by this version of the program; 0 for now"
-        )
     return found
 
 

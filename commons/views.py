@@ -47,6 +47,10 @@ class RoundView(View):
     """Digest of the combined state; None while the round is open."""
     contributors: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
+    carried: tuple[str, ...] = ()
+    """Those of the missing that stayed at work on it when it closed."""
+    late: dict[str, str] = {}
+    """site -> by how much, and what its update of an earlier round counts in this one."""
     left_out: dict[str, str] = {}
     """site -> why it was not assigned."""
     rejected: dict[str, str] = {}

@@ -161,7 +161,7 @@ class Money:
     def _hold(self, index: int, at_ms: int, facts: Facts) -> None:
         need, name, amount = self.findings.require, facts["id"], facts["amount_micro"]
         key = (facts["run"], facts["round"], facts["site"])
-        charter = self._rounds.charter(facts["run"], facts["round"]) or self.votes.charter
+        charter = self._rounds.charter(*key) or self.votes.charter
         site = charter.site(facts["site"])
         self.check_legs(index, facts, f"partner/{facts['payer']}/budget", f"run/{facts['run']}/consumed")
         roles = (site.payer, site.partner) if site else ("nobody", "nobody")

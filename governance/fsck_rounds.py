@@ -6,7 +6,7 @@ Knows what the journal says was done, so that the money can be compared with it 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from commons import charter_file, notes
@@ -17,6 +17,7 @@ from commons.signed import text_digest
 from commons.work import EvaluationNote, UpdateNote, UsageNote
 from governance.fsck_devices import Devices
 from governance.fsck_findings import Findings, Rule
+from governance.fsck_late import LateUpdates, Round, Run
 from governance.fsck_votes import Votes
 
 Key = tuple[str, int, str]
@@ -39,50 +40,17 @@ class Work:
     """Of the round."""
 
 
-@dataclass
-class _Round:
-    number: int
-    attempt: int
-    charter: Charter
-    base: str
-    quorum: int
-    opened_ms: int
-    lease_until_ms: int
-    holds: dict[str, int]
-    attempts: dict[str, int]
-    admitted: set[str] = field(default_factory=set)
-    rejected: set[str] = field(default_factory=set)
-    left_out: set[str] = field(default_factory=set)
-
-    def hold_id(self, run: str, site: str) -> str:
-        attempt = self.attempts[site]
-        return f"hold/{run}/{self.number}/{site}" + (f"/{attempt}" if attempt > 1 else "")
-
-
-@dataclass
-class _Run:
-    name: str
-    rounds: int
-    state: str
-    closed: int = 0
-    round: _Round | None = None
-    evaluated: set[str] = field(default_factory=set)
-    licences: dict[tuple[str, int], str] = field(default_factory=dict)
-    """(state, round) -> licence of the charter it was made under."""
-    finished: bool = False
-
-
 class Rounds:
     """Reads RUN, ROUND, UPDATE, USAGE, REJECTION, CLOSE, EVALUATION, FINISH and RELEASE records."""
 
     def __init__(self, findings: Findings, votes: Votes, held: Mapping[str, int]) -> None:
         """`held`: hold id -> amount of every hold that is open now, as the money has it."""
         self._findings, self._votes, self._held = findings, votes, held
-        self._runs: dict[str, _Run] = {}
-        self._last: _Run | None = None
+        self._runs: dict[str, Run] = {}
+        self._last: Run | None = None
         self._update: tuple[int, Key, UpdateNote] | None = None
         self._usage: tuple[int, Key] | None = None
-        self._devices = Devices(findings)
+        self._devices, self._late = Devices(findings), LateUpdates(findings, votes)
         self.work: dict[Key, Work] = {}
         """What is to be paid and was not yet paid."""
 
@@ -100,7 +68,7 @@ class Rounds:
             case Kind.REJECTION:
                 self._reject(index, record.facts)
             case Kind.CLOSE:
-                self._close(index, record.facts)
+                self._close(index, record.at_ms, record.facts)
             case Kind.EVALUATION:
                 self._evaluate(index, record)
             case Kind.FINISH:
@@ -116,11 +84,11 @@ class Rounds:
         """After the last record."""
         self._follows(None)
 
-    def charter(self, run: str, number: int) -> Charter | None:
-        """Of that round, if it is open."""
+    def charter(self, run: str, number: int, site: str) -> Charter | None:
+        """Of that round, if it is open or the site is still at work on it."""
         found = self._runs.get(run)
-        opened = found.round if found else None
-        return opened.charter if opened and opened.number == number else None
+        part = found.part(number, site) if found else None
+        return part.charter if part else None
 
     def _follows(self, kind: Kind | None) -> None:
         """An update stands before its usage, the usage of a rejected one before the rejection."""
@@ -138,9 +106,9 @@ class Rounds:
         need(alone, Rule.RUN, index, f"starts run {facts['run']} while another goes on")
         ours = (facts["charter_version"], facts["rounds"]) == (charter.version, charter.learning.rounds)
         need(ours, Rule.RUN, index, "starts a run by another charter than the one in force")
-        self._last = self._runs[facts["run"]] = _Run(facts["run"], facts["rounds"], facts["state"])
+        self._last = self._runs[facts["run"]] = Run(facts["run"], facts["rounds"], facts["state"])
 
-    def _active(self, index: int, name: str) -> _Run:
+    def _active(self, index: int, name: str) -> Run:
         """Raises ValueError for a run that was never started."""
         run = self._runs.get(name)
         if run is None:
@@ -181,7 +149,7 @@ class Rounds:
             index,
             f"assigns {', '.join(strangers)}, which the charter does not name",
         )
-        opened = _Round(
+        opened = Round(
             number=number,
             attempt=facts["attempt"],
             charter=charter,
@@ -198,17 +166,19 @@ class Rounds:
             opened.attempts |= {s: before.attempts[s] for s in before.admitted}
             for site in before.rejected:  # what it took was paid with the attempt it was for
                 self.work.pop((run.name, number, site), None)
+        self._late.open(index, run, opened, facts["holds"])
         run.round = opened
         self._check_holds(index, run, opened)
 
-    def _check_holds(self, index: int, run: _Run, opened: _Round) -> None:
-        """Exactly the round's own holds are open: each site's, and none of an earlier round or attempt."""
+    def _check_holds(self, index: int, run: Run, opened: Round) -> None:
+        """Exactly the round's own holds are open: each site's, and of an earlier round none but those that may last."""
         need = self._findings.require
         own = {opened.hold_id(run.name, site): amount for site, amount in opened.holds.items()}
         for name, amount in own.items():
             what = f"assigns work for {amount} micro, but {name} holds {self._held.get(name, 'nothing')}"
             need(self._held.get(name) == amount, Rule.HOLD, index, what)
-        odd = [n for n in self._held if n.split("/")[1] == run.name and n.partition("/top")[0] not in own]
+        right = own.keys() | run.lasting
+        odd = [n for n in self._held if n.split("/")[1] == run.name and n.partition("/top")[0] not in right]
         need(
             not odd,
             Rule.ENDING,
@@ -216,11 +186,10 @@ class Rounds:
             f"opens round {opened.number} while {', '.join(odd[:3])} is still held",
         )
 
-    def _round(self, index: int, key: Key, rule: Rule, what: str) -> _Round | None:
-        """The open round that `key` is about, if its site has a part in it."""
-        run = self._active(index, key[0])
-        opened = run.round
-        if opened is None or opened.number != key[1]:
+    def _round(self, index: int, key: Key, rule: Rule, what: str) -> Round | None:
+        """The round that `key` is about, open or waiting for the site, if its site has a part in it."""
+        opened = self._active(index, key[0]).part(key[1], key[2])
+        if opened is None:
             self._findings.add(rule, index, f"{what} in round {key[1]} of run {key[0]}, which is not open")
             return None
         if key[2] not in opened.holds:
@@ -254,6 +223,9 @@ class Rounds:
         need(ours, Rule.UPDATE, index, f"admits {name} of another consortium")
         need(record.at_ms <= opened.lease_until_ms, Rule.UPDATE, index, f"admits {name} after its lease")
         opened.admitted.add(update.site)
+        run = self._runs[update.run]
+        if opened is not run.round:
+            self._late.admit(index, run, opened, update.site)
 
     def _measure(self, index: int, record: Record) -> None:
         note = notes.parse(record.body)
@@ -305,8 +277,8 @@ class Rounds:
         if usage is not None and usage[1] != key:
             self._findings.add(Rule.USAGE, usage[0], "is a usage record of no update and no rejection")
         run = self._active(index, key[0])
-        opened = run.round
-        if opened is None or opened.number != key[1]:
+        opened = run.part(key[1], key[2])
+        if opened is None:
             self._findings.add(
                 Rule.ROUND, index, f"rejects in round {key[1]} of run {key[0]}, which is not open"
             )
@@ -320,13 +292,14 @@ class Rounds:
             what = f"rejects site {key[2]}, whose update of round {key[1]} is admitted or rejected"
             self._findings.require(not late, Rule.UPDATE, index, what)
             opened.rejected.add(key[2])
+            run.leave(opened, key[2])
         else:
             again = key[2] in opened.left_out
             what = f"leaves site {key[2]} out of round {key[1]} a second time"
             self._findings.require(not again, Rule.ROUND, index, what)
             opened.left_out.add(key[2])
 
-    def _close(self, index: int, facts: Mapping[str, Any]) -> None:
+    def _close(self, index: int, at_ms: int, facts: Mapping[str, Any]) -> None:
         run = self._active(index, facts["run"])
         need, opened = self._findings.require, run.round
         if opened is None or opened.number != facts["round"]:
@@ -348,6 +321,7 @@ class Rounds:
         need(facts["base"] == opened.base, Rule.ROUND, index, f"closes round {number} on another base")
         run.round, run.closed, run.state = None, number, facts["state"]
         run.licences[facts["state"], number] = opened.charter.release.licence
+        self._late.close(index, at_ms, run, opened, facts)
 
     def _evaluate(self, index: int, record: Record) -> None:
         note = notes.parse(record.body)

@@ -53,16 +53,19 @@ def admit(
 
 
 def _is_wanted(desk: Desk, claim: Claim) -> RoundState | int | Refusal:
-    """The open round that waits for this update, or the index of the update admitted before. Holding the lock."""
+    """The round that waits for this update, open or with the site still at work on it, or the index of the update admitted before. Holding the lock."""
     found = find_round(desk.runs, claim)
     if isinstance(found, Refusal):
         return found
     run, opened = found
-    known = opened.admitted.get(claim.site)
+    known = opened.update(claim.site)
     if known is not None and known.update == claim.update:
         return known.index
     epoch, now_ms = desk.consortium.journal.epoch, desk.consortium.now_ms()
-    return check_open(run, opened, claim, epoch=epoch, now_ms=now_ms) or opened
+    refusal = check_open(run, opened, claim, epoch=epoch, now_ms=now_ms)
+    if refusal is None and opened.closed_ms is not None:
+        refusal = desk.too_late(run, claim.site, run.next, now_ms)
+    return refusal or opened
 
 
 def _check(desk: Desk, claim: Claim, opened: RoundState) -> Refusal | None:

@@ -9,6 +9,7 @@ from commons.charter import Site as CharterSite
 from commons.names import SiteId
 from commons.views import RoundView, RunView, SiteView
 from governance.ledger import Ledger
+from orchestrator.late import words
 from orchestrator.live import WORKING, Live
 from orchestrator.progress import RoundState, RunState
 
@@ -30,16 +31,18 @@ def run_view(
         charter_version=charter.version if run.finished is None else run.charter_version,
         state=run.state,
         reason=run.reason or live.trouble,
-        sites=tuple(_site(site, run, opened, ledger, live) for site in charter.sites),
-        history=tuple(round_view(found, charters[found.charter_version]) for found in run.history),
+        sites=tuple(_site(site, run, charters, ledger, live) for site in charter.sites),
+        history=tuple(round_view(run, found, charters[found.charter_version]) for found in run.history),
         evaluation={note.domain: note.loss for _, (_, note) in sorted(run.evaluations.items())},
         journal_size=journal_size,
     )
 
 
-def round_view(found: RoundState, charter: Charter) -> RoundView:
+def round_view(run: RunState, found: RoundState, charter: Charter) -> RoundView:
     updates = {site: admitted.update for site, admitted in sorted(found.admitted.items())}
     codecs = charter.learning.codecs
+    takes = run.late if found is run.open_round else found.takes
+    late = {site: run.history[of - 1].late[site].update for site, of in sorted(takes.items())}
     return RoundView(
         round=found.number,
         charter_version=found.charter_version,
@@ -47,11 +50,13 @@ def round_view(found: RoundState, charter: Charter) -> RoundView:
         state=found.state,
         contributors=tuple(updates) if found.state else (),
         missing=found.missing,
+        carried=found.carried,
+        late={site: words(found.number - takes[site], charter) for site in late},
         left_out={site: why.message for site, why in sorted(found.left_out.items())},
         rejected={site: why.message for site, why in sorted(found.rejected.items())},
         losses={site: update.loss for site, update in updates.items()},
         held_out={s: u.held_out_loss for s, u in updates.items() if u.held_out_loss is not None},
-        bytes_up=sum(update.payload_bytes for update in updates.values()),
+        bytes_up=sum(update.payload_bytes for update in (*updates.values(), *late.values())),
         bytes_down=found.bytes_down,
         opened_ms=found.opened_ms,
         closed_ms=found.closed_ms,
@@ -61,15 +66,15 @@ def round_view(found: RoundState, charter: Charter) -> RoundView:
 
 
 def _site(
-    site: CharterSite, run: RunState, opened: RoundState | None, ledger: Ledger, live: Live
+    site: CharterSite, run: RunState, charters: Mapping[int, Charter], ledger: Ledger, live: Live
 ) -> SiteView:
     name = SiteId(site.name)
     presence = live.of(name)
     beat = presence.beat
-    last = next((r for r in reversed(run.history) if name in r.admitted), None)
-    update = last.admitted[name].update if last else None
-    usage = last.admitted[name].usage if last else None
-    state, why = _state(name, run, opened, live)
+    last = next((found for r in reversed(run.history) if (found := r.update(name))), None)
+    update = last.update if last else None
+    usage = last.usage if last else None
+    state, why = _state(name, run, charters, live)
     return SiteView(
         site=site.name,
         partner=site.partner,
@@ -91,10 +96,14 @@ def _site(
     )
 
 
-def _state(site: SiteId, run: RunState, opened: RoundState | None, live: Live) -> tuple[str, str]:
+def _state(site: SiteId, run: RunState, charters: Mapping[int, Charter], live: Live) -> tuple[str, str]:
     """State and why: what the journal says of the site's part first, then what the site says itself."""
-    presence = live.of(site)
+    presence, opened = live.of(site), run.open_round
     beat = presence.beat
+    if (number := run.carried.get(site)) is not None and beat.state in WORKING and presence.stream:
+        taking = charters[opened.charter_version if opened else max(charters)]
+        late = words(run.next - number, taking)
+        return beat.state, f"round {number} closed without it; its update counts in round {run.next}, {late}"
     if opened and site in opened.left_out:
         why = opened.left_out[site].message
         return ("left out" if presence.stream else "offline"), why

@@ -7,6 +7,7 @@ Every bound and price is by the rate card the hold names, the one in force when 
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from commons.amounts import PICO_PER_MICRO
@@ -91,7 +92,8 @@ def top_up_request(
     )
     if ledger.hold(request.id) is not None:
         return request
-    if found.closed_ms is not None or run.finished or now_ms >= found.lease_until_ms:
+    closed = found.closed_ms is not None and run.carried.get(site) != found.number
+    if closed or run.finished or now_ms >= found.lease_until_ms:
         message = f"round {found.number} of run {run.run} is closed, or its lease is over: ask for work again"
         return Refusal(Code.ROUND_CLOSED, message)
     if site not in found.waiting:
@@ -121,13 +123,26 @@ def _exceeds(charter: Charter, expert_map: ExpertMap, held_micro: int, asked: To
     return None
 
 
-def end_holds(ledger: Ledger, charter: Charter, run: RunId, opened: RoundState, now_ms: int) -> list[Record]:
-    """Settle what was delivered, release the rest: every hold of the round ends. Call it inside a commit."""
-    return [
-        record
-        for site in sorted(opened.holds)
-        for record in end_hold(ledger, charter, run, opened, site, "no update was admitted", now_ms)
-    ]
+def end_holds(
+    ledger: Ledger,
+    charters: Mapping[int, Charter],
+    run: RunState,
+    now_ms: int,
+    *,
+    stay: Collection[tuple[int, SiteId]] = (),
+) -> list[Record]:
+    """Settle what was delivered, release the rest: every hold of the run ends. Call it inside a commit.
+
+    `stay`: (round, site) of those still at work, which keep theirs. `charters`: by version.
+    """
+    held = (h.request for h in ledger.open.values() if not h.request.tops)
+    parts = sorted((h.round, SiteId(h.site)) for h in held if h.run == run.run)
+    ended: list[Record] = []
+    for number, site in (part for part in parts if part not in stay):
+        found = run.history[number - 1]
+        charter = charters[found.charter_version]
+        ended += end_hold(ledger, charter, run.run, found, site, "no update was admitted", now_ms)
+    return ended
 
 
 def end_hold(
@@ -139,7 +154,7 @@ def end_hold(
     """
     hold = ledger.hold(opened.hold_id(run, site))
     assert hold is not None, "an assigned site has a hold"
-    usage, accepted = opened.usage(site), site in opened.admitted
+    usage, accepted = opened.usage(site), opened.update(site) is not None
     ended: list[Record] | Refusal = []
     if usage is not None and hold.state != "settled":
         percent = 100 if accepted else charter.accounting.charge_rejected_percent

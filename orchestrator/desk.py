@@ -5,12 +5,15 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass, field
 
+from commons.charter import Charter
+from commons.errors import Refusal
 from commons.experts.map import ExpertMap
-from commons.names import RunId
+from commons.names import RunId, SiteId
 from commons.notes import Signer
 from commons.states import StateStore
 from governance.bell import Bell
 from governance.consortium import Consortium
+from orchestrator.late import too_late
 from orchestrator.live import Live
 from orchestrator.progress import RoundState, Runs, RunState
 from orchestrator.spool import Spool
@@ -37,6 +40,16 @@ class Desk:
         if version not in self._maps:
             self._maps[version] = ExpertMap.from_charter(self.consortium.members.charters[version])
         return self._maps[version]
+
+    def charter_of_next(self, run: RunState) -> Charter:
+        """Of the round that is open, or opens next as things are. Call it while holding the lock."""
+        opened, charters = run.open_round, self.consortium.members.charters
+        return charters[opened.charter_version] if opened else self.consortium.charter
+
+    def too_late(self, run: RunState, site: SiteId, into: int, now_ms: int) -> Refusal | None:
+        """Why the update that `site` is carried for can count in round `into` no more. Call it while holding the lock."""
+        own = self.consortium.members.charters[run.history[run.carried[site] - 1].charter_version]
+        return too_late(run, site, into, own, self.charter_of_next(run), now_ms)
 
     def open_round(self, run: RunId) -> tuple[RunState, RoundState] | None:
         """The run's open round; None when there is none or the run is over."""

@@ -112,8 +112,9 @@ def find_round(runs: Runs, claim: Claim) -> tuple[RunState, RoundState] | Refusa
 def check_open(run: RunState, found: RoundState, claim: Claim, *, epoch: int, now_ms: int) -> Refusal | None:
     """Check 4 to 7: the round wants this update now. Asked again right before it is admitted."""
     site = claim.site
-    # 4  the round is open
-    if found.closed_ms is not None or run.finished:
+    # 4  the round is open, or the site is still at work on it
+    closed = found.closed_ms is not None and run.carried.get(site) != found.number
+    if closed or run.finished:
         return Refusal(Code.ROUND_CLOSED, f"round {found.number} is closed; site {site} drops this update")
     # 5  the site was assigned, and has neither been admitted nor rejected
     if site not in found.holds:

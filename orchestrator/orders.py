@@ -40,6 +40,8 @@ def order_for(desk: Desk, site: SiteId, *, over_before: Collection[str]) -> Orde
             if run.run in over_before:
                 return Order(why="no run is going on; the operator starts one")
             return Order(why=f"run {run.run} is {run.finished}: {run.reason}", finished=True)
+        if (number := run.carried.get(site)) is not None:
+            return _training(desk, run, run.history[number - 1], site)
         charter, digest = desk.consortium.charter, desk.consortium.members.digest
         if run.phase == "evaluating":
             if site in run.evaluations:
@@ -49,8 +51,7 @@ def order_for(desk: Desk, site: SiteId, *, over_before: Collection[str]) -> Orde
         if opened is None:
             return Order(why=f"waiting for round {run.closed + 1}")
         if site in opened.waiting:
-            of_round = desk.consortium.members.charters[opened.charter_version]
-            return Order(training(of_round, run, opened, site))
+            return _training(desk, run, opened, site)
         return Order(why=_why_not(run, opened, site))
 
 
@@ -60,9 +61,17 @@ def runs_over(desk: Desk, *, but: Collection[str]) -> frozenset[str]:
         return frozenset(r.run for r in desk.runs.by_id.values() if r.finished) - set(but)
 
 
+def _training(desk: Desk, run: RunState, found: RoundState, site: SiteId) -> Order:
+    """The same words whether the round is open or has closed without the site."""
+    charter = desk.consortium.members.charters[found.charter_version]
+    return Order(training(charter, run, found, site))
+
+
 def _why_not(run: RunState, opened: RoundState, site: SiteId) -> str:
     if site in opened.admitted:
         return f"update of round {opened.number} admitted; waiting for the other sites"
+    if (number := run.late.get(site)) is not None:
+        return f"update of round {number} admitted late, into round {opened.number}; the next one takes the site in"
     known = opened.rejected.get(site) or opened.left_out.get(site)
     return (
         known.message if known else f"round {opened.number} began without this site; the next one takes it in"

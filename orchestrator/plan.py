@@ -89,7 +89,10 @@ def plan_round(
         most = bound(charter, site, gflop, run.last_usage(name))
         if name in settled:
             continue
-        if name not in present:
+        if (at := run.carried.get(name)) is not None:
+            message = f"site {name} is still at work on round {at}; the round after its update takes it in"
+            left_out[name] = Rejected(Code.NOT_ASSIGNED, message)
+        elif name not in present:
             message = f"site {name} is not connected; its operator starts it, and the next round takes it in"
             left_out[name] = Rejected(Code.NOT_ASSIGNED, message)
         elif isinstance(most, Refusal):

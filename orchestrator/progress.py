@@ -59,13 +59,15 @@ class RoundState:
     late: dict[SiteId, Admitted] = field(default_factory=dict)
     """Updates of this round that were admitted after it had closed, into a later one."""
     takes: dict[SiteId, RoundNumber] = field(default_factory=dict)
-    """Late updates that count in this round -> the round they are of."""
+    """Once it is closed: late updates that are in its state -> the round they are of."""
     quorum_ms: int | None = None
     """When the quorum-th update was admitted; late ones are none of the quorum."""
     last_ms: int = 0
     """When something last happened in it."""
     state: Digest | None = None
     missing: tuple[SiteId, ...] = ()
+    carried: tuple[SiteId, ...] = ()
+    """Those of the missing that stayed at work."""
     bytes_down: int = 0
     closed_ms: int | None = None
 
@@ -103,6 +105,8 @@ class RunState:
     """Every round, the open one last."""
     carried: dict[SiteId, RoundNumber] = field(default_factory=dict)
     """Sites still at work on a round that has closed -> that round. None of them has a part in the open one."""
+    late: dict[SiteId, RoundNumber] = field(default_factory=dict)
+    """Updates that were admitted after their round had closed -> that round, until the next close takes them."""
     evaluations: dict[SiteId, tuple[int, EvaluationNote]] = field(default_factory=dict)
     """Of the final state: journal index and note."""
     finished: str | None = None
@@ -118,10 +122,10 @@ class RunState:
         """Number of the last closed round; 0 before the first."""
         return len(self.history) - (self.open_round is not None)
 
-    def late_in(self, opened: RoundState) -> list[tuple[RoundState, SiteId, Admitted]]:
-        """The late updates that count in `opened`, in order of site, each with the round it is of."""
-        rounds = ((self.history[number - 1], site) for site, number in sorted(opened.takes.items()))
-        return [(found, site, found.late[site]) for found, site in rounds]
+    @property
+    def next(self) -> RoundNumber:
+        """The round that is open, or opens next: what is admitted now counts in it."""
+        return RoundNumber(self.closed + 1)
 
     def last_usage(self, site: SiteId) -> UsageNote | None:
         """What the site's part took the last time it had one in this run."""
@@ -223,14 +227,15 @@ class Runs:
             assert before.number == opened.number, (
                 f"round {opened.number} opened while {before.number} is open"
             )
-            opened.admitted, opened.takes = before.admitted, before.takes
+            opened.admitted = before.admitted
             for site in before.admitted:
                 opened.holds[site], opened.attempts[site] = before.holds[site], before.attempts[site]
                 opened.assigned_ms[site] = before.assigned_ms[site]
             opened.opened_ms, opened.quorum_ms = before.opened_ms, before.quorum_ms
             run.history.pop()
         else:
-            self.usages.forget_until(at_ms)
+            began = (run.history[number - 1].opened_ms for number in run.carried.values())
+            self.usages.forget_until(min((at_ms, *began)))
         run.history.append(opened)
         run.charter_version = opened.charter_version
 
@@ -240,8 +245,8 @@ class Runs:
         admitted = Admitted(index, update, at_ms=record.at_ms)
         if found.closed_ms is not None:
             run = self.by_id[RunId(update.run)]
-            assert run.open_round is not None and run.carried[site] == found.number, "nobody waits for it"
-            found.late[site], run.open_round.takes[site] = admitted, run.carried.pop(site)
+            assert run.carried[site] == found.number, "nobody waits for it"
+            found.late[site], run.late[site] = admitted, run.carried.pop(site)
             return
         found.admitted[site] = admitted
         found.last_ms = record.at_ms
@@ -262,13 +267,13 @@ class Runs:
     def _reject(self, at_ms: int, facts: Mapping[str, Any]) -> None:
         run, found = self.by_id[RunId(facts["run"])], self._round(facts["run"], facts["round"])
         site = SiteId(facts["site"])
-        if run.carried.get(site) == found.number:
-            del run.carried[site]
+        for under_way in (run.carried, run.late):
+            if under_way.get(site) == found.number:
+                del under_way[site]
         target = found.rejected if site in found.holds else found.left_out
         target[site] = Rejected(facts["code"], facts["message"])
-        if (
-            admitted := found.admitted.pop(site, None)
-        ) is not None:  # beside the others it was out of all proportion
+        admitted = found.admitted.pop(site, None) or found.late.pop(site, None)
+        if admitted is not None:  # beside the others it was out of all proportion
             if admitted.usage is not None:
                 found.rejected_usages[site] = admitted.usage
             if len(found.admitted) < found.quorum:
@@ -281,7 +286,11 @@ class Runs:
         closed.state = run.state = Digest(facts["state"])
         run.momentum = Digest(facts["momentum"]) if facts["momentum"] else None
         closed.missing = tuple(SiteId(s) for s in facts["missing"])
-        run.carried |= {SiteId(s): closed.number for s in facts.get("carried", ())}
+        closed.takes = {SiteId(s): RoundNumber(n) for s, n in facts.get("late", {}).items()}
+        for site in closed.takes:
+            del run.late[site]
+        closed.carried = tuple(SiteId(s) for s in facts.get("carried", ()))
+        run.carried |= dict.fromkeys(closed.carried, closed.number)
         closed.bytes_down, closed.closed_ms = facts["bytes_down"], at_ms
 
     def _round(self, run: str, number: int) -> RoundState:

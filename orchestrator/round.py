@@ -17,9 +17,9 @@ from governance.ledger import decide_expire, decide_failed, decide_grants, decid
 from orchestrator import checkpoints
 from orchestrator.charges import end_hold, end_holds
 from orchestrator.combine import Combined, Contribution, combine
-from orchestrator.combine.gate import outliers
 from orchestrator.desk import Desk
-from orchestrator.facts import close_fact, finish_fact, rejection_fact
+from orchestrator.facts import close_fact, finish_fact
+from orchestrator.late import late_updates, staying
 from orchestrator.plan import (
     Verdict,
     closing,
@@ -30,11 +30,9 @@ from orchestrator.plan import (
     without_lacking,
 )
 from orchestrator.progress import RunState
+from orchestrator.rejecting import lapsed, let_go, letting_go, reject_outliers, reject_refusing
 
 log = logging.getLogger("hansa.coordinator")
-
-GATED_FROM = 3
-"""Of fewer updates nobody can say which is out of proportion."""
 
 
 def run_round(desk: Desk, run: RunId, *, first: bool) -> bool:
@@ -92,7 +90,8 @@ def _admit(desk: Desk, run: RunId) -> Verdict | None:
     """Wait while the sites verify, train, seal and upload, until the round closes or must be tried again."""
     while not desk.stopping.is_set():
         strokes = desk.bell.strokes
-        _reject_refusing(desk, run)
+        reject_refusing(desk, run)
+        let_go(desk, run)
         with desk.consortium.lock:
             found = desk.open_round(run)
             if found is None:
@@ -100,7 +99,7 @@ def _admit(desk: Desk, run: RunId) -> Verdict | None:
             charter = desk.consortium.members.charters[found[1].charter_version]
             working = desk.live.working(run, found[1].number)
             answer = closing(found[1], charter.rounds, desk.consortium.now_ms(), working)
-        if answer.verdict is Verdict.CLOSE and _reject_outliers(desk, run):
+        if answer.verdict is Verdict.CLOSE and reject_outliers(desk, run):
             continue
         if answer.verdict is not Verdict.WAIT:
             return answer.verdict
@@ -117,11 +116,21 @@ def _combine_and_save(desk: Desk, run: RunId) -> Combined | None:
         state, opened = found
         charter = desk.consortium.members.charters[opened.charter_version]
         admitted = {site: a.update for site, a in opened.admitted.items()}
+        late = late_updates(state, charter)
         momentum, expert_map = state.momentum, desk.expert_map(opened.charter_version)
     with ExitStack() as stack:
         contributions = [
             Contribution(site, update.tokens, stack.enter_context(desk.spool.open(run, opened.number, site)))
             for site, update in sorted(admitted.items())
+        ]
+        contributions += [
+            Contribution(
+                one.site,
+                one.update.tokens * one.share,
+                stack.enter_context(desk.spool.open(run, one.found.number, one.site)),
+                late=one.rounds,
+            )
+            for one in late
         ]
         return combine(
             desk.store,
@@ -140,15 +149,20 @@ def _settle(desk: Desk, run: RunId, combined: Combined) -> bool:
 
     False when another update was admitted while these were combined, or the round is gone: nothing was written.
     """
-    if _reject_outliers(desk, run):  # one that came after the last look
+    if reject_outliers(desk, run):  # one that came after the last look
         return False
 
     def decide(now_ms: int) -> list[Record]:
         found = desk.open_round(run)
-        if found is None or found[1].admitted.keys() != combined.sites:
+        if found is None:
             return []
-        opened, consortium = found[1], desk.consortium
+        (state, opened), consortium = found, desk.consortium
+        if opened.admitted.keys() != combined.sites or state.late.keys() != combined.late:
+            return []
         charter = consortium.members.charters[opened.charter_version]
+        carried = staying(state, opened, charter, desk.live.working(run, opened.number), now_ms)
+        vain = lapsed(desk, state, opened.number + 1, now_ms)
+        late = late_updates(state, charter)
         closed = close_fact(
             now_ms,
             run=run,
@@ -158,10 +172,17 @@ def _settle(desk: Desk, run: RunId, combined: Combined) -> bool:
             momentum=combined.momentum,
             contributors=opened.admitted,
             missing=opened.waiting,
-            bytes_up=sum(a.update.payload_bytes for a in opened.admitted.values()),
+            bytes_up=sum(a.update.payload_bytes for a in opened.admitted.values())
+            + sum(one.update.payload_bytes for one in late),
             bytes_down=desk.live.take_fetched(),
+            late=state.late,
+            carried=carried,
         )
-        return [closed, *end_holds(consortium.ledger, charter, run, opened, now_ms)]
+        stay = {(opened.number, site) for site in carried}
+        stay |= {(number, site) for site, number in state.carried.items() if site not in vain}
+        charters = consortium.members.charters
+        ended = end_holds(consortium.ledger, charters, state, now_ms, stay=stay)
+        return [closed, *letting_go(state, vain, now_ms), *ended]
 
     return bool(desk.consortium.commit(decide))
 
@@ -171,11 +192,11 @@ def _track(desk: Desk, run: RunId) -> None:
     with desk.consortium.lock:
         state = desk.runs.by_id[run]
         closed, more = state.history[-1], not state.finished and state.closed < state.rounds
+        wanted = min([closed.number + 1, *state.carried.values(), *state.late.values()])
         keep = checkpoints.kept(desk.runs)
-    log.info(
-        "run %s round %d closed: %d updates, state %s", run, closed.number, len(closed.admitted), closed.state
-    )
-    desk.spool.drop_before(run, closed.number + 1, more=more)
+    updates = len(closed.admitted) + len(closed.takes)
+    log.info("run %s round %d closed: %d updates, state %s", run, closed.number, updates, closed.state)
+    desk.spool.drop_before(run, wanted, more=more)
     desk.store.prune(keep)
 
 
@@ -183,13 +204,16 @@ def carry_out_votes(desk: Desk, run: RunId | None) -> None:
     """Decided votes become outcomes, and those due the charter in force, before the run's next round is planned.
 
     `run` None: while no run goes on, for the first round of the next one; nothing when one has begun. What a charter
-    grants and rules is booked after it, also when a crash came between the two.
+    grants and rules is booked after it, also when a crash came between the two. While a late update waits for the next
+    close they wait too: it was admitted by the rules in force.
     """
     consortium = desk.consortium
     consortium.commit(consortium.proposals.decide_close)
 
     def decide(now_ms: int) -> list[Record]:
         if run is None and desk.runs.active is not None:
+            return []
+        if run is not None and desk.runs.by_id[run].late:
             return []
         number = desk.runs.by_id[run].closed + 1 if run else 1
         return consortium.proposals.decide_execute(consortium.charter, number, now_ms)
@@ -208,6 +232,7 @@ def _gather(desk: Desk, run: RunId, *, first: bool) -> bool:
     met_ms: int | None = None
     while not desk.stopping.is_set():
         strokes = desk.bell.strokes
+        let_go(desk, run)
         present = desk.live.present()
         with desk.consortium.lock:
             found = desk.runs.by_id[run]
@@ -215,12 +240,15 @@ def _gather(desk: Desk, run: RunId, *, first: bool) -> bool:
                 return False
             charter, now_ms = desk.consortium.charter, desk.consortium.now_ms()
         settled = found.open_round.admitted if found.open_round else {}
-        here = {SiteId(s.name) for s in charter.sites if s.name in present or s.name in settled}
+        leases = [found.history[number - 1].lease_until_ms for number in found.carried.values()]
+        free = {SiteId(s.name) for s in charter.sites} - found.carried.keys()
+        here = {site for site in free if site in present or site in settled}
         met_ms = (met_ms or now_ms) if len(here) >= charter.rounds.quorum else None
-        wait_ms = gathering_ms(charter, here, met_ms=met_ms, first=first, now_ms=now_ms)
+        wait_ms = gathering_ms(charter, here, met_ms=met_ms, first=first and here != free, now_ms=now_ms)
         if wait_ms == 0:
             return True
-        desk.bell.wait_beyond(strokes, None if wait_ms is None else wait_ms / 1000)
+        waits = [end_ms - now_ms for end_ms in leases] + ([] if wait_ms is None else [wait_ms])
+        desk.bell.wait_beyond(strokes, min(waits) / 1000 if waits else None)
     return False
 
 
@@ -249,11 +277,8 @@ def _decide_opening(desk: Desk, run: RunId, now_ms: int) -> list[Record] | Refus
 
 
 def finishing_records(desk: Desk, run: RunState, phase: str, reason: str, now_ms: int) -> list[Record]:
-    """The run ends; an open round's holds end with it, and what was delivered is paid."""
-    ended: list[Record] = []
-    if opened := run.open_round:
-        charter = desk.consortium.members.charters[opened.charter_version]
-        ended = end_holds(desk.consortium.ledger, charter, run.run, opened, now_ms)
+    """The run ends; its holds end with it, and what was delivered is paid."""
+    ended = end_holds(desk.consortium.ledger, desk.consortium.members.charters, run, now_ms)
     return [*ended, finish_fact(now_ms, run=run, phase=phase, reason=reason)]
 
 
@@ -271,55 +296,3 @@ def _release_unadmitted(desk: Desk, run: RunId) -> None:
         return [r for s in lost for r in end_hold(ledger, charter, run, opened, s, why, now_ms)]
 
     desk.consortium.commit(decide)
-
-
-def _reject_refusing(desk: Desk, run: RunId) -> None:
-    """Sites that say they will not do the round's work are not waited for."""
-
-    def decide(now_ms: int) -> list[Record]:
-        found = desk.open_round(run)
-        if found is None:
-            return []
-        opened = found[1]
-        refusing = desk.live.refusing(run, opened.number)
-        return [
-            rejection_fact(
-                now_ms, run=run, number=opened.number, site=s, code=Code.POLICY_FORBIDS, message=refusing[s]
-            )
-            for s in opened.waiting
-            if s in refusing
-        ]
-
-    desk.consortium.commit(decide)
-
-
-def _reject_outliers(desk: Desk, run: RunId) -> bool:
-    """Before they are combined: updates out of all proportion to the round's others are rejected; whether there were any."""
-    with desk.consortium.lock:
-        found = desk.open_round(run)
-        if found is None:
-            return False
-        opened = found[1]
-        admitted = sorted(opened.admitted)
-        gate = desk.consortium.members.charters[opened.charter_version].learning.norm_gate
-    if len(admitted) < GATED_FROM:
-        return False
-    norms = {site: desk.spool.norm(run, opened.number, site) for site in admitted}
-
-    def decide(now_ms: int) -> list[Record]:
-        return [
-            rejection_fact(
-                now_ms,
-                run=run,
-                number=opened.number,
-                site=site,
-                code=Code.UPDATE_NORM,
-                message=f"its update's norm is {norms[site]:.3g}, the round's others are {gate:g} times smaller and more; "
-                "its operator looks for what went wrong in its training",
-                update=opened.admitted[site].update.digest,
-            )
-            for site in outliers(norms, gate)
-            if site in opened.admitted
-        ]
-
-    return bool(desk.consortium.commit(decide))

@@ -71,7 +71,7 @@ class Streams:
             run = self._desk.runs.by_id.get(RunId(asked.run))
             if run is None or not 1 <= asked.round <= len(run.history):
                 return wire.UploadPosition(offsets=[0] * asked.lanes)
-            admitted = run.history[asked.round - 1].admitted.get(site)
+            admitted = run.history[asked.round - 1].update(site)
         if admitted is not None and admitted.update.digest == key:
             return wire.UploadPosition(admitted=True)
         durable = self._desk.spool.positions(run.run, asked.round, site, key, asked.lanes)

@@ -1,4 +1,4 @@
-"""Features that change when a round closes."""
+"""Features that change when a round closes, and what becomes of an update that comes after it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,14 @@ class Grace(Section):
     grace_least_s: Annotated[int, Field(ge=0, le=86_400)] = 1
 
 
-def _named(_: Charter, rules: Grace) -> Patch:
+class LateUpdates(Section):
+    """Only what is named changes."""
+
+    late_rounds: Annotated[int, Field(ge=0, le=16)] = 0
+    late_discount: Annotated[float, Field(gt=0, le=1)] = 0.5
+
+
+def _named(_: Charter, rules: Grace | LateUpdates) -> Patch:
     fields = type(rules).model_fields
     return [
         replaced(f"/rounds/{name}", getattr(rules, name)) for name in fields if name in rules.model_fields_set
@@ -35,5 +42,12 @@ ROUNDS = (
         tuple(f"/rounds/{name}" for name in Grace.model_fields),
         _named,
         switch=False,
+    ),
+    Feature(
+        "late-updates",
+        "Let updates that come after their round count in a later one, for less",
+        LateUpdates,
+        tuple(f"/rounds/{name}" for name in LateUpdates.model_fields),
+        _named,
     ),
 )

@@ -35,6 +35,8 @@ class Contribution:
     weight: float
     """Of its deltas in the shared slices; above 0."""
     update: Update
+    late: int = 0
+    """By how many rounds."""
     frames: dict[str, list[Frame]] = field(init=False, repr=False, compare=False)
     """By name of the slice."""
 

@@ -38,7 +38,9 @@ class Combined:
     """What the next round's combining starts from, kept like a state: momentum by the slice's name, what the way down
     dropped by ``residual/<name>``; None while there is none."""
     sites: frozenset[SiteId]
-    """Whose updates are in it."""
+    """Whose updates of the round are in it."""
+    late: frozenset[SiteId] = frozenset()
+    """Whose late updates are."""
 
 
 def combine(
@@ -59,13 +61,14 @@ def combine(
     mean. Raises StoreError when the disk is full or the base is damaged; nothing but unused blobs is left then.
     """
     assert contributions, "a round combines at least one update"
-    ordered = sorted(contributions, key=lambda c: c.site)
+    ordered = sorted(contributions, key=lambda c: (c.site, -c.late))
     memory = store.manifest(momentum) if momentum else {}
     threads = threads or threads_for(expert_map.slices)
     bench = Bench()
     merge = merging(robust, ordered, bench, expert_map.shared(), threads)
     with store.writer() as state, store.writer() as after:
         fold = _Fold(store, store.manifest(base), memory, outer, down, merge, state, after, bench)
+        # Of a site's late update and its own of the round, the later one has what the earlier did to its experts.
         owners = {c.site: c for c in ordered}
 
         def one(part: Slice) -> None:
@@ -76,7 +79,9 @@ def combine(
 
         each(one, expert_map.slices, threads)
         kept = after.finish() if outer.momentum or down != "fp32" else None
-        return Combined(state.finish(), kept, frozenset(owners))
+        late = frozenset(c.site for c in ordered if c.late)
+        in_time = frozenset(c.site for c in ordered if not c.late)
+        return Combined(state.finish(), kept, in_time, late)
 
 
 @dataclass(frozen=True)

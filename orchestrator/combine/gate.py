@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TypeVar
 
-from commons.names import SiteId
+from commons.names import RoundNumber, SiteId
+
+Name = TypeVar("Name", str, tuple[SiteId, RoundNumber])
+"""Of an update: its site, or its site and the round it is of."""
 
 
-def outliers(norms: Mapping[SiteId, float], times: float) -> tuple[SiteId, ...]:
-    """Sites whose update's L2 norm is more than `times` the median of all, in order of name.
+def outliers(norms: Mapping[Name, float], times: float) -> tuple[Name, ...]:
+    """Updates whose L2 norm is more than `times` the median of all, in order of name.
 
     Of an even number the lower median counts: of two updates the larger may be out, the smaller never. Nobody is out
     where the median is zero, which says nothing of what an update measures.
@@ -16,4 +20,4 @@ def outliers(norms: Mapping[SiteId, float], times: float) -> tuple[SiteId, ...]:
     if not norms:
         return ()
     median = sorted(norms.values())[(len(norms) - 1) // 2]
-    return tuple(sorted(site for site, norm in norms.items() if 0 < median * times < norm))
+    return tuple(sorted(name for name, norm in norms.items() if 0 < median * times < norm))

@@ -10,6 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from commons.records import Kind, Record
 from tests.simulation.money import Money
@@ -27,6 +28,14 @@ class Books:
     """Of any attempt at the round."""
     waiting: set[Where] = field(default_factory=set)
     """Assigned in the last attempt at a round, neither admitted nor rejected."""
+    at_work: set[Where] = field(default_factory=set)
+    """Assigned in a round that has closed, neither admitted nor rejected since."""
+    untaken: set[Where] = field(default_factory=set)
+    """Admitted after their round had closed, not yet combined."""
+    taken: dict[Where, int] = field(default_factory=dict)
+    """Late update -> the round that combined it."""
+    late_rounds: dict[tuple[str, int], int] = field(default_factory=dict)
+    """(run, round) -> how late an update may be that it takes."""
     combined: dict[tuple[str, int], tuple[str, ...]] = field(default_factory=dict)
     finished: set[str] = field(default_factory=set)
     notes: dict[bytes, int] = field(default_factory=dict)
@@ -79,9 +88,12 @@ def _take(books: Books, index: int, record: Record) -> None:
             text, said = _words(record)
             key = (said["run"], int(said["round"]), said["site"])
             assert key not in books.admitted, f"a second update of {key}"
-            assert key in books.waiting, f"nobody waits for an update of {key}"
-            assert key[:2] not in books.combined, "the round is closed"
-            books.waiting.remove(key)
+            assert key in books.waiting | books.at_work, f"nobody waits for an update of {key}"
+            assert (key[:2] in books.combined) == (key in books.at_work), "the round is closed"
+            if key in books.at_work:
+                books.at_work.remove(key)
+                books.untaken.add(key)
+            books.waiting.discard(key)
             books.admitted[key] = index
         case Kind.USAGE:
             text, said = _words(record)
@@ -92,9 +104,11 @@ def _take(books: Books, index: int, record: Record) -> None:
             facts = json.loads(record.body)
             key = (facts["run"], facts["round"], facts["site"])
             books.rejected.add(key)
-            books.waiting.discard(key)
+            for expected in (books.waiting, books.at_work):
+                expected.discard(key)
         case Kind.ROUND:
             facts = json.loads(record.body)
+            _open_late(books, facts)
             opened = {(facts["run"], facts["round"], site) for site in facts["holds"]}
             assert not opened & books.admitted.keys(), "it waits for what it has"
             books.waiting = {
@@ -105,11 +119,38 @@ def _take(books: Books, index: int, record: Record) -> None:
             closed = (facts["run"], facts["round"])
             assert closed not in books.combined, f"{closed} was closed before"
             books.combined[closed] = tuple(facts["contributors"])
+            _close_late(books, facts, record.at_ms)
         case Kind.FINISH:
-            books.finished.add(json.loads(record.body)["run"])
+            facts = json.loads(record.body)
+            assert facts["phase"] == "stopped" or not books.untaken, f"{books.untaken} are lost"
+            books.finished.add(facts["run"])
     if record.body.startswith(b"hansa-"):
         assert record.body not in books.notes, f"the note stands already, at {books.notes[record.body]}"
         books.notes[record.body] = index
+
+
+def _open_late(books: Books, facts: Mapping[str, Any]) -> None:
+    run, number = facts["run"], facts["round"]
+    [charter] = [c for c in books.money.charters if c["version"] == facts["charter_version"]]
+    books.late_rounds[run, number] = charter["rounds"].get("late_rounds", 0)
+    for _, of, site in books.at_work:
+        assert site not in facts["holds"], f"{site} is still at work on round {of}"
+        assert number - of <= books.late_rounds[run, number], f"{site} is at work on round {of} in vain"
+
+
+def _close_late(books: Books, facts: Mapping[str, Any], at_ms: int) -> None:
+    run, number = facts["run"], facts["round"]
+    taken = {(run, of, site) for site, of in facts.get("late", {}).items()}
+    assert taken == books.untaken, f"{taken} are taken, {books.untaken} were admitted"
+    for key in taken:
+        assert 1 <= number - key[1] <= books.late_rounds[run, number], f"{key} is too late for round {number}"
+        assert key not in books.taken, f"{key} was taken by round {books.taken.get(key)}"
+        books.taken[key] = number
+    books.untaken = set()
+    stay = {(run, number, site) for site in facts.get("carried", ())}
+    assert stay <= books.waiting, "who stays at work was at work"
+    assert not stay or books.late_rounds[run, number], "its charter takes no late updates"
+    books.at_work |= stay
 
 
 def _words(note: Record) -> tuple[str, dict[str, str]]:
@@ -126,7 +167,9 @@ def check_promises(books: Books, acknowledged: Mapping[Where, int]) -> None:
         assert books.admitted.get(key) == index, f"update of {key} was acknowledged as {index} and is lost"
     for run, number, site in books.admitted:
         if (run, number) in books.combined:
-            assert site in books.combined[run, number], f"{site} was admitted to round {number} and left out"
+            late = {(run, number, site)} <= books.taken.keys() | books.untaken
+            in_time = site in books.combined[run, number]
+            assert in_time != late, f"{site} was admitted to round {number} and left out, or taken twice"
             times = charged[run, number, site]
             assert times == 1, f"{site} was charged {times} times for round {number}"
     for key, times in charged.items():

@@ -51,7 +51,7 @@ def random_charter(seed: int) -> Charter:
                 "vocab_size": 256,
             },
         },
-        learning__rounds=dice.randrange(1, 5),
+        learning__rounds=dice.randrange(2, 6),
         learning__inner_steps=dice.randrange(1, 4),
         learning__batch_size=65_536,
         learning__outer={
@@ -63,6 +63,7 @@ def random_charter(seed: int) -> Charter:
             "quorum": dice.randrange(1, len(sites) + 1),
             "grace_s": dice.randrange(1, 20),
             "lease_s": dice.choice((4, 8, 30)),
+            **_lateness(seed, len(sites)),
         },
         rate_card={"currency": "EUR", "rates": _rates(dice)},
         voting={"window_s": dice.randrange(1, 15)},
@@ -75,6 +76,21 @@ def random_charter(seed: int) -> Charter:
         },
         grants=tuple(random_grant(dice, f"g{i}", members, begins_ms(seed)) for i in range(dice.randrange(4))),
     )
+
+
+def _lateness(seed: int, sites: int) -> dict[str, Any]:
+    """How long rounds wait for sites at work, and what becomes of updates that come after all: in every other world."""
+    dice = random.Random(f"late {seed}")
+    if dice.random() < 0.5:
+        return {"grace": dice.choice(("fixed", "adaptive"))}
+    return {
+        "grace": dice.choice(("fixed", "fixed", "adaptive")),
+        "quorum": dice.randrange(1, max(2, sites)),
+        "grace_s": dice.randrange(1, 6),
+        "lease_s": dice.choice((30, 120)),
+        "late_rounds": dice.choice((1, 1, 2, 3)),
+        "late_discount": dice.choice((0.5, 1.0, 0.01)),
+    }
 
 
 def random_grant(dice: random.Random, name: str, members: list[str], now_ms: int) -> dict[str, Any]:

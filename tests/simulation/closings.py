@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from commons.charter import Charter
 from commons.names import Digest, SiteId
 from commons.notes import parse
 from commons.records import Kind, Record
@@ -45,9 +46,20 @@ class Closings:
             outer=learning.outer,
             down=learning.codecs.down,
             robust=charter.privacy.robust if charter.privacy.mode == "robust" else None,
-            contributions=[self._sent(found, closed["run"], site) for site in closed["contributors"]],
+            contributions=[
+                *(self._sent(found, closed["run"], site) for site in closed["contributors"]),
+                *(
+                    self._late(desk.runs.by_id[closed["run"]].history[of - 1], closed, site, charter)
+                    for site, of in closed.get("late", {}).items()
+                ),
+            ],
         )
         assert again.state == closed["state"], f"round {found.number} is not what its contributors sent"
+
+    def _late(self, of: RoundState, closed: dict[str, Any], site: SiteId, charter: Charter) -> Contribution:
+        """What was sent for an earlier round, by the share that is left of its weight."""
+        sent, late = self._sent(of, closed["run"], site), closed["round"] - of.number
+        return Contribution(site, sent.weight * charter.rounds.late_discount**late, sent.update, late=late)
 
     def _sent(self, found: RoundState, run: Any, site: SiteId) -> Contribution:
         upload, payload = self._world.sites.all[site].outbox[found.lease(run, site)]

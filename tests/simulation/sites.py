@@ -55,6 +55,8 @@ class SimSite:
     clock_off_ms: int = 0
     ended_ms: int = 0
     """End of its last usage record: its meter never begins another before it."""
+    busy_until_ms: dict[str, int] = field(default_factory=dict)
+    """Lease -> when its work is done."""
     topups: dict[str, int] = field(default_factory=dict)
     """Lease -> number of the last top-up it asked for."""
     outbox: dict[str, tuple[Upload, bytes]] = field(default_factory=dict)
@@ -189,6 +191,13 @@ class Sites:
             site.topups[order.lease] = n = known + world.random.choice((0, 1, 1))
             wanted = world.random.choice((0, 1, 30, 100, 500, 5_000, 10**12))
             world.message(partial(self._top_up, site, order, n, wanted))
+        at_work = Beat(run=order.run, round=order.round, state="training")
+        if not world.chance(world.faults.drop):
+            self._report(site, at_work)
+        longest_ms = 1200 * world.charter.rounds.lease_s
+        needs_ms = world.random.randrange(longest_ms) if world.chance(world.faults.slow) else 0
+        if world.time_ms < site.busy_until_ms.setdefault(order.lease, world.time_ms + needs_ms):
+            return
         if order.lease not in site.outbox:
             site.outbox[order.lease] = self._train(site, order, desk)
         upload, payload = site.outbox[order.lease]

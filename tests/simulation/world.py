@@ -86,6 +86,8 @@ class Faults:
     refusal: float = 0.01
     wrong: float = 0.1
     """A site seals a round that cannot be taken."""
+    slow: float = 0.3
+    """A site needs long for its order, and says all the while that it is at it."""
     topup: float = 0.3
     """A site at work asks for more to be held."""
 

@@ -16,7 +16,7 @@ from commons.errors import Refusal
 from commons.experts.map import ExpertMap
 from commons.founding import Delegation
 from commons.names import RunId, SiteId
-from commons.notes import digest
+from commons.notes import digest, parse
 from commons.records import Kind, Record
 from commons.states import StateStore
 from commons.updates import lay_out
@@ -51,7 +51,7 @@ class Died(BaseException):
 class Stage:
     """A coordinator without a wire. Its sites are all here, and do what the test says."""
 
-    def __init__(self, folder: Path, of: Charter) -> None:
+    def __init__(self, folder: Path, of: Charter, *, rounds: int = 9) -> None:
         self.of, self.home, self.at_ms = of, found(folder, of), START_MS
         self.map = ExpertMap.from_charter(of)
         self._script: deque[Step] = deque()
@@ -68,7 +68,7 @@ class Stage:
         consortium.commit(
             lambda now_ms: [
                 run_fact(
-                    now_ms, run=RUN, rounds=9, state=state, charter_version=1, expert_map=self.map.digest
+                    now_ms, run=RUN, rounds=rounds, state=state, charter_version=1, expert_map=self.map.digest
                 )
             ]
         )
@@ -120,6 +120,10 @@ class Stage:
         assert order is not None, f"{site} has no order"
         return order
 
+    def hands_in(self, site: str, *, meanwhile: Step = lambda: None, **changes: Any) -> int | Refusal:
+        """The site hands in what `packed` gives for `changes`; `meanwhile` happens while the payload is under way."""
+        return self.sends(self.packed(site, **changes), meanwhile=meanwhile)
+
     def packed(
         self, site: str, *, ms: int = 1000, value: float = 0.01, codec: Codec = "fp32", **changes: Any
     ) -> tuple[Upload, bytes]:
@@ -153,12 +157,10 @@ class Stage:
         ]
         return Upload(self.desk.consortium.journal.epoch, *notes, manifest.to_bytes()), payload
 
-    def hands_in(self, site: str, *, meanwhile: Step = lambda: None, **changes: Any) -> int | Refusal:
-        """The site hands in what `packed` gives for `changes`; `meanwhile` happens while the payload is under way."""
-        upload, payload = self.packed(site, **changes)
-        entry = self.of.site(site)
-        assert entry is not None
-        claim = read_claim(upload, SiteId(site), signer(f"{entry.partner}/{site}").verifier)
+    def sends(self, packed: tuple[Upload, bytes], *, meanwhile: Step = lambda: None) -> int | Refusal:
+        upload, payload = packed
+        site = SiteId(UpdateNote.from_note(parse(upload.update)).site)
+        claim = read_claim(upload, site, self.desk.consortium.members.site_key(site))
         assert not isinstance(claim, Refusal), claim
 
         def frames() -> Iterator[bytes]:

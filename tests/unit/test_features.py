@@ -45,6 +45,12 @@ def applied(of: Charter, key: str, **params: Any) -> Charter:
             {"/learning/outer/learning_rate", "/learning/outer/momentum", "/learning/outer/nesterov"},
         ),
         ("public-share", {"share": 0.25}, {"/learning/public_share"}),
+        ("late-updates", {"late_rounds": 3}, {"/rounds/late_rounds"}),
+        (
+            "late-updates",
+            {"late_rounds": 3, "late_discount": 0.75},
+            {"/rounds/late_rounds", "/rounds/late_discount"},
+        ),
     ],
 )
 def test_each_feature_changes_its_own_values_and_nothing_else(
@@ -142,7 +148,6 @@ def test_a_vote_for_a_rule_the_charter_cannot_keep_is_refused_before_anybody_vot
     [
         ({"privacy": {"mode": "secagg"}}, "privacy.mode: 'secagg' is not carried out"),
         ({"privacy": {"mode": "dp"}}, "privacy.mode: 'dp' is not carried out"),
-        ({"rounds__late_rounds": 1}, "rounds.late_rounds: late updates are not carried out"),
     ],
 )
 def test_what_this_version_does_not_carry_out_takes_no_effect(changes: dict[str, Any], said: str) -> None:
@@ -150,6 +155,22 @@ def test_what_this_version_does_not_carry_out_takes_no_effect(changes: dict[str,
     assert any(said in problem for problem in problems(of))
     result = apply(of, "inner-steps", {"steps": 99})
     assert isinstance(result, Refusal) and said in result.message
+
+
+@pytest.mark.parametrize(
+    ("privacy", "why"),
+    [
+        ({"mode": "secagg"}, "'secagg': a masked update opens only together"),
+        ({"mode": "robust", "robust": {"rule": "median"}}, "'robust': its rules compare updates of one base"),
+    ],
+)
+def test_late_updates_exclude_privacy_that_needs_all_updates_of_one_round(
+    privacy: dict[str, Any], why: str
+) -> None:
+    result = apply(with_sites(5, rounds__quorum=4, privacy=privacy), "late-updates", {"late_rounds": 1})
+    assert isinstance(result, Refusal)
+    assert result.code == Code.CHARTER_INVALID
+    assert f"rounds.late_rounds is 1 but privacy.mode is {why}" in result.message
 
 
 def test_every_feature_of_the_registry_is_tried_above() -> None:
@@ -184,6 +205,9 @@ def test_every_feature_of_the_registry_is_tried_above() -> None:
         ("grace", {}, Code.FEATURE_PARAMETERS_INVALID),
         ("grace", {"grace_least_s": 1}, Code.FEATURE_PARAMETERS_INVALID),
         ("grace", {"grace": "adaptive", "grace_least_s": 86_400}, Code.CHARTER_INVALID),
+        ("late-updates", {}, Code.FEATURE_PARAMETERS_INVALID),
+        ("late-updates", {"late_rounds": 17}, Code.FEATURE_PARAMETERS_INVALID),
+        ("late-updates", {"late_discount": 0.0}, Code.FEATURE_PARAMETERS_INVALID),
         ("accounting", {}, Code.FEATURE_PARAMETERS_INVALID),
         ("accounting", {"topups": 4}, Code.FEATURE_PARAMETERS_INVALID),
         ("accounting", {"period": "week"}, Code.FEATURE_PARAMETERS_INVALID),
