@@ -151,14 +151,16 @@ def round_line(done: RoundView, view: RunView) -> str:
     """One closed round as a line."""
     losses = ", ".join(f"{site} {loss:.3f}" for site, loss in sorted(done.losses.items()))
     took = ((done.closed_ms or 0) - done.opened_ms) / 1000
-    without = (
-        f"; without {', '.join((*done.missing, *done.left_out))}" if done.missing or done.left_out else ""
-    )
+    absent = [
+        f"{site} (at work)" if site in done.carried else site for site in (*done.missing, *done.left_out)
+    ]
+    without = f"; without {', '.join(absent)}" if absent else ""
+    late = "".join(f"; with {site} {how}" for site, how in sorted(done.late.items()))
     left = seconds_left(view)
     more = f"; about {duration(left)} left" if left and done.round < view.rounds else ""
     return (
         f"round {done.round}/{view.rounds} in {took:.1f} s under charter v{done.charter_version}: {losses}; "
-        f"{size(done.bytes_up)} up, {size(done.bytes_down)} down{without}{more}"
+        f"{size(done.bytes_up)} up, {size(done.bytes_down)} down{late}{without}{more}"
     )
 
 
