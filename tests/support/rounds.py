@@ -55,6 +55,8 @@ class Stage:
         self.of, self.home, self.at_ms = of, found(folder, of), START_MS
         self.map = ExpertMap.from_charter(of)
         self._script: deque[Step] = deque()
+        self.waits: list[float | None] = []
+        """How long the coordinator would have waited at most, each time it did, in seconds."""
         self._closing = ExitStack()
         self.desk = self._open()
         consortium = self.desk.consortium
@@ -164,9 +166,10 @@ class Stage:
         assert not isinstance(claim, Refusal), claim
 
         def frames() -> Iterator[bytes]:
-            yield payload[:1000]
+            half = len(payload) // 2
+            yield payload[:half]
             meanwhile()
-            yield payload[1000:]
+            yield payload[half:]
 
         done = admit(self.desk, claim, 0, 1, 0, frames())
         assert done is not None, "all lanes were sent"
@@ -226,5 +229,6 @@ class ScriptBell(Bell):
 
     def wait_beyond(self, strokes: int, timeout_s: float | None = None) -> int:
         if self.strokes <= strokes:
+            self._stage.waits.append(timeout_s)
             self._stage._step()
         return self.strokes

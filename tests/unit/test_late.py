@@ -15,11 +15,14 @@ from commons.charter import Charter
 from commons.errors import Code, Refusal
 from commons.experts.map import ExpertMap
 from commons.names import RoundNumber, SiteId
-from commons.records import Kind, Record
+from commons.notes import digest, parse
+from commons.records import Kind, Record, canonical_json
 from governance.fsck import Finding, judge
 from governance.fsck_findings import Rule
+from orchestrator import round as round_module
 from orchestrator.board import run_view
 from orchestrator.live import Beat
+from orchestrator.rejecting import let_go
 from tests.support.consortium import charter
 from tests.support.rounds import RUN, Died, Stage
 
@@ -27,6 +30,10 @@ CEDAR = SiteId("cedar")
 HOLD = "hold/run-1/1/cedar"
 LEASE_S = 60
 Step = Callable[[], object]
+
+
+class LineBroke(Exception):
+    """The site's upload ends here."""
 
 
 def of(**changes: Any) -> Charter:
@@ -142,9 +149,10 @@ def test_a_late_update_counts_once_for_less_and_its_experts_in_full(stage: Stage
         indices.extend(stage.sends(sent) for _ in range(3))
 
     assert stage.play(*others(stage)[:2], comes, others(stage)[2])
-    second = closes(stage)[1]
+    first, second = closes(stage)
     assert second["late"] == {"cedar": 1} and second["contributors"] == ["alder", "birch"]
     assert len(set(indices)) == 1 and isinstance(indices[0], int), "replayed, it is the same update"
+    assert second["bytes_up"] == 3 * first["bytes_up"] // 2
     base, state = (stage.desk.store.load(second[k]) for k in ("base", "state"))
     shared = (0.01 + 0.01 + 0.5 * 0.04) / 2.5
     for part in stage.map.slices:
@@ -189,6 +197,22 @@ def test_an_update_that_did_not_come_in_time_is_let_go_with_its_hold_and_its_sit
     assert stage.play(*others(stage), lambda: stage.hands_in("cedar"))
     assert closes(stage)[2]["contributors"] == ["alder", "birch", "cedar"]
     assert findings(stage) == ()
+
+
+def test_no_site_stays_at_work_where_no_round_can_take_its_update(stage_of: Callable[..., Stage]) -> None:
+    last = stage_of(learning__rounds=1)
+    assert last.play(*closes_without_cedar(last))
+    assert "carried" not in closes(last)[0] and last.hold(HOLD).state == "released"
+
+
+def test_no_site_stays_at_work_when_the_lease_ended_the_round(stage_of: Callable[..., Stage]) -> None:
+    stage = stage_of(rounds={"grace_s": 2 * LEASE_S})
+    begins = others(stage)
+    assert stage.play(
+        *begins, lambda: stage.passes(LEASE_S * 1000 - 3000), lambda: says(stage), lambda: stage.passes(1000)
+    )
+    assert closes(stage)[0]["missing"] == ["cedar"] and "carried" not in closes(stage)[0]
+    assert stage.hold(HOLD).state == "released"
 
 
 def test_no_site_stays_at_work_beyond_the_last_round(stage_of: Callable[..., Stage]) -> None:
@@ -237,6 +261,92 @@ def test_the_lease_of_a_late_update_is_looked_at_when_it_comes(stage: Stage) -> 
         stage.play(comes)
     [refusal] = refused
     assert isinstance(refusal, Refusal) and refusal.code is Code.LEASE_EXPIRED
+
+
+@pytest.mark.parametrize(
+    ("in_force", "words"),
+    [
+        ({"rounds": {"late_rounds": 0}}, "would be 1 rounds late, the charter takes 0"),
+        ({"privacy": {"mode": "dp"}}, "under other terms of privacy"),
+    ],
+    ids=["fewer-rounds", "privacy"],
+)
+def test_a_vote_that_ends_what_it_was_begun_under_ends_it_for_what_comes_right_after(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, in_force: dict[str, Any], words: str
+) -> None:
+    assert stage.play(*closes_without_cedar(stage))
+    monkeypatch.setattr("orchestrator.desk.Desk.charter_of_next", lambda *_: of(**in_force))
+    refusal = stage.hands_in("cedar", ms=0)
+    assert isinstance(refusal, Refusal) and refusal.code is Code.ROUND_CLOSED
+    assert words in refusal.message
+    let_go(stage.desk, RUN)
+    assert rejections(stage, Code.ROUND_CLOSED) == [(1, "cedar")]
+    assert stage.hold(HOLD).state == "released"
+
+
+def test_a_round_without_a_quorum_but_for_a_site_at_work_waits_for_it_or_for_the_end_of_its_lease(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert stage.play(*closes_without_cedar(stage))
+    monkeypatch.setattr(stage.desk.live, "present", lambda: {SiteId("alder"), CEDAR})
+    stage.waits.clear()
+    left_s = LEASE_S - 7
+    assert stage.play(
+        lambda: stage.hands_in("cedar", ms=0),
+        lambda: stage.passes(5000),
+        lambda: stage.hands_in("alder"),
+        lambda: stage.hands_in("cedar", ms=0),
+    )
+    assert stage.waits[0] == left_s
+    second = closes(stage)[1]
+    assert (second["contributors"], second["late"]) == (["alder", "cedar"], {"cedar": 1})
+    assert findings(stage) == ()
+
+
+def test_an_update_that_comes_while_the_others_are_combined_is_combined_with_them(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert stage.play(*closes_without_cedar(stage))
+    real, combined = round_module.combine, []
+
+    def combine(*args: Any, **named: Any) -> Any:
+        combined.append([(c.site, c.late) for c in named["contributions"]])
+        if len(combined) == 1:
+            assert isinstance(stage.hands_in("cedar"), int)
+        return real(*args, **named)
+
+    monkeypatch.setattr(round_module, "combine", combine)
+    assert stage.play(*others(stage))
+    assert combined == [[("alder", 0), ("birch", 0)], [("alder", 0), ("birch", 0), ("cedar", 1)]]
+    assert closes(stage)[1]["late"] == {"cedar": 1}
+
+
+def test_what_a_site_at_work_began_with_and_sent_so_far_stays_while_rounds_go_by(
+    stage_of: Callable[..., Stage],
+) -> None:
+    stage = stage_of(rounds={"late_rounds": 8, "lease_s": 600})
+    begun: list[Any] = []
+
+    def breaks_off() -> None:
+        begun.append(stage.packed("cedar"))
+        with suppress(LineBroke):
+            stage.sends(begun[0], meanwhile=line_breaks)
+
+    def line_breaks() -> None:
+        raise LineBroke
+
+    assert stage.play(*others(stage), lambda: stage.hands_in("cedar"))
+    assert stage.play(*closes_without_cedar(stage, breaks_off))
+    key = digest(parse(begun[0][0].update).text.encode())
+    [there] = stage.desk.spool.positions(RUN, 2, CEDAR, key, 1)
+    for _ in range(5):
+        assert stage.play(*others(stage))
+    assert stage.desk.spool.positions(RUN, 2, CEDAR, key, 1) == (there,) and there > 0
+    assert stage.desk.store.load(stage.order("cedar").base)
+    assert stage.play(lambda: stage.sends(begun[0]), *others(stage))
+    assert closes(stage)[7]["late"] == {"cedar": 2}
+    assert not list((stage.home / "spool" / RUN).glob("*")), "then it goes"
+    assert findings(stage) == ()
 
 
 @pytest.mark.parametrize("percent", [0, 50])
@@ -367,8 +477,6 @@ def test_a_coordinator_that_dies_anywhere_between_close_and_admission_goes_on_th
 def test_votes_wait_while_a_late_update_waits_for_its_round(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from orchestrator import round as round_module
-
     executed: list[int] = []
     monkeypatch.setattr(
         stage.desk.consortium.proposals,
@@ -410,6 +518,7 @@ def test_the_run_view_shows_who_is_still_at_work_and_what_came_late(stage: Stage
     assert shown[0].history[0].carried == ("cedar",)
     assert shown[1].history[1].late == {"cedar": "late by 1 round, weight 0.5"}
     assert view().history[1].late == {"cedar": "late by 1 round, weight 0.5"}
+    assert view().history[1].bytes_up == closes(stage)[1]["bytes_up"]
 
 
 Lie = Callable[[list[Record]], list[Record]]
@@ -418,8 +527,6 @@ Lie = Callable[[list[Record]], list[Record]]
 def _with(kind: Kind, nth: int, **facts: Any) -> Lie:
     def lie(records: list[Record]) -> list[Record]:
         at = [i for i, r in enumerate(records) if r.kind is kind][nth]
-        from commons.records import canonical_json
-
         records[at] = replace(records[at], body=canonical_json(records[at].facts | facts))
         return records
 

@@ -143,6 +143,20 @@ def test_the_time_of_every_journaled_usage_is_taken_and_given_up_when_no_record_
     assert usages.overlap(replace(late, device_ids="cpu/alder/alder")) is None
 
 
+def test_the_time_that_a_site_at_work_may_still_state_is_kept_with_all_that_it_could_meet() -> None:
+    """Birch shares a device with alder and may hand in for round 1 in round 2."""
+    stays = close_fact(
+        5, run=RUN, number=ONE, base=S0, state=S1, momentum=None, contributors=[ALDER], missing=[BIRCH],
+        bytes_up=1, bytes_down=1, carried=[BIRCH],
+    )  # fmt: skip
+    later = round_fact(
+        400_000, run=RUN, number=RoundNumber(2), attempt=1, base=S1, charter_version=1, charter=S0, expert_map=S0,
+        quorum=1, lease_until_ms=500_000, holds={ALDER: Micro(7)},
+    )  # fmt: skip
+    usages = folded([*begun(), round_one(2), *update(3, ALDER), stays, later]).usages
+    assert usages.overlap(replace(usage(BIRCH), device_ids="cpu/alder/alder")) is not None
+
+
 def test_asking_for_a_run_that_is_not_there_says_what_to_do() -> None:
     none, unknown = Runs().find(""), folded(begun()).find("run-7")
     assert isinstance(none, Refusal) and none.code is Code.NO_RUN
