@@ -53,7 +53,7 @@ def staying(
 def words(rounds: int, charter: Charter) -> str:
     """How late an update is, and what that makes of its weight, for people."""
     share = charter.rounds.late_discount**rounds
-    return f"late by {rounds} round{'s' if rounds > 1 else ''}, weight {share:.3g}"
+    return f"late by {_rounds(rounds)}, weight {share:.3g}"
 
 
 def too_late(
@@ -68,7 +68,7 @@ def too_late(
     if into > run.rounds:
         return Refusal(Code.ROUND_CLOSED, f"{what} came in no round: the run's last one is closed")
     if into - found.number > most:
-        message = f"{what} would be {into - found.number} rounds late, the charter takes {most}; its next order is new"
+        message = f"{what} would be {_rounds(into - found.number)} late, the charter takes {most}; its next order is new"
         return Refusal(Code.ROUND_CLOSED, message)
     if own.privacy != taking.privacy:
         message = f"{what} was made under other terms of privacy than those in force; its next order is new"
@@ -77,3 +77,7 @@ def too_late(
         message = f"{what} did not come before its lease was over; its next order is new"
         return Refusal(Code.LEASE_EXPIRED, message)
     return None
+
+
+def _rounds(count: int) -> str:
+    return f"{count} round{'s' if count > 1 else ''}"

@@ -6,7 +6,7 @@ Owns presence; everything durable about a site is in the journal.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
@@ -55,6 +55,7 @@ class Live:
 
     def __init__(self, clock: Clock, bell: Bell, pulse: Bell) -> None:
         self._clock, self._bell, self._pulse = clock, bell, pulse
+        self._since_ms = clock.now_ms()
         self._lock = threading.Lock()
         self._sites: dict[SiteId, Presence] = {}
         self._streams = 0
@@ -126,6 +127,12 @@ class Live:
                 if presence.stream and (presence.beat.run, presence.beat.round) == (run, number)
             }
         return {site for site in said if self.of(site).beat.state in WORKING and not self.is_silent(site)}
+
+    def maybe_working(self, run: str, number: int, sites: Collection[SiteId]) -> set[SiteId]:
+        """Those of `sites` that are `working`, or that this process, young as it is, had no chance yet to hear of."""
+        young = self._clock.now_ms() - self._since_ms < GONE_AFTER_MS
+        unheard = {site for site in sites if young and not self.of(site).beat_ms}
+        return unheard | self.working(run, number).intersection(sites)
 
     def count_fetched(self, payload_bytes: int) -> None:
         with self._lock:

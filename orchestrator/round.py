@@ -160,7 +160,8 @@ def _settle(desk: Desk, run: RunId, combined: Combined) -> bool:
         if opened.admitted.keys() != combined.sites or state.late.keys() != combined.late:
             return []
         charter = consortium.members.charters[opened.charter_version]
-        carried = staying(state, opened, charter, desk.live.working(run, opened.number), now_ms)
+        at_work = desk.live.maybe_working(run, opened.number, opened.waiting)
+        carried = staying(state, opened, charter, at_work, now_ms)
         vain = lapsed(desk, state, opened.number + 1, now_ms)
         late = late_updates(state, charter)
         closed = close_fact(

@@ -139,6 +139,18 @@ def test_a_site_that_is_not_seen_at_work_or_whose_charter_takes_no_late_updates_
     assert refused == [2], "it is planned again"
 
 
+@pytest.mark.parametrize(("seconds", "carried"), [(0, ["cedar"]), (10, None)])
+def test_a_coordinator_that_started_again_does_not_take_who_had_no_time_to_speak_for_gone(
+    stage: Stage, seconds: int, carried: list[str] | None
+) -> None:
+    with suppress(Died):
+        stage.play(*closes_without_cedar(stage)[:-1])
+    stage.restart()
+    stage.passes(seconds * 1000)
+    assert stage.play(lambda: stage.passes(5000))
+    assert closes(stage)[0].get("carried") == carried
+
+
 def test_a_late_update_counts_once_for_less_and_its_experts_in_full(stage: Stage) -> None:
     assert stage.play(*closes_without_cedar(stage))
     indices: list[object] = []
@@ -266,7 +278,7 @@ def test_the_lease_of_a_late_update_is_looked_at_when_it_comes(stage: Stage) -> 
 @pytest.mark.parametrize(
     ("in_force", "words"),
     [
-        ({"rounds": {"late_rounds": 0}}, "would be 1 rounds late, the charter takes 0"),
+        ({"rounds": {"late_rounds": 0}}, "would be 1 round late, the charter takes 0"),
         ({"privacy": {"mode": "dp"}}, "under other terms of privacy"),
     ],
     ids=["fewer-rounds", "privacy"],
