@@ -209,6 +209,8 @@ class Training:
             "round/missing": len(facts["missing"]),
             "round/seconds": (record.at_ms - found.opened_ms) / 1000,
         }
+        if late := facts.get("late"):
+            values["round/late"] = len(late)
         tokens = sum(t for _, t in found.losses)
         if tokens:
             values["train/loss"] = sum(loss * t for loss, t in found.losses) / tokens

@@ -98,7 +98,7 @@ def _bytes(charter: Charter, closed: Closed) -> dict[str, int]:
     return {
         "up": sum(r.bytes_up for r in rounds),
         "down": sum(r.bytes_down for r in rounds),
-        "full_replication": 2 * model * sum(len(r.contributors) for r in rounds),
+        "full_replication": 2 * model * sum(len(r.contributors) + len(r.late) for r in rounds),
     }
 
 

@@ -19,6 +19,8 @@ from commons.notes import digest, parse
 from commons.records import Kind, Record, canonical_json
 from governance.fsck import Finding, judge
 from governance.fsck_findings import Rule
+from governance.tracking.items import Log
+from governance.tracking.training import Training
 from orchestrator import round as round_module
 from orchestrator.board import run_view
 from orchestrator.live import Beat
@@ -531,6 +533,19 @@ def test_the_run_view_shows_who_is_still_at_work_and_what_came_late(stage: Stage
     assert shown[1].history[1].late == {"cedar": "late by 1 round, weight 0.5"}
     assert view().history[1].late == {"cedar": "late by 1 round, weight 0.5"}
     assert view().history[1].bytes_up == closes(stage)[1]["bytes_up"]
+
+
+def test_the_mirror_shows_what_a_round_took_late_and_what_the_late_work_cost_under_its_own_round(
+    stage: Stage,
+) -> None:
+    assert stage.play(*closes_without_cedar(stage))
+    assert stage.play(lambda: stage.hands_in("cedar", ms=1000), *others(stage))
+    training = Training()
+    items = [item for index, record in enumerate(stage.records()) for item in training.apply(index, record)]
+    points = [p for item in items if isinstance(item, Log) and item.run == f"run/{RUN}" for p in item.points]
+    assert [(p.step, p.value) for p in points if p.key == "round/late"] == [(2, 1)]
+    cost = WORK * 3000 + 100
+    assert [(p.step, p.value) for p in points if p.key == "charge/micro"] == [(1, 3 * cost), (2, 2 * cost)]
 
 
 Lie = Callable[[list[Record]], list[Record]]
