@@ -62,7 +62,7 @@ def round_fact(
 def rejection_fact(
     now_ms: int, *, run: RunId, number: RoundNumber, site: SiteId, code: str, message: str, update: str = ""
 ) -> Record:
-    """An update rejected, or, for a site without an assignment, why it was left out of the round."""
+    """An update rejected, a site at work on a closed round let go, or why one without an assignment was left out."""
     return fact(
         Kind.REJECTION,
         now_ms,
