@@ -43,7 +43,7 @@ def problems(charter: Charter) -> list[str]:
 def not_carried_out(charter: Charter) -> list[str]:
     """What the schema knows and this version of the program does not do; a charter that asks for it takes no effect."""
     found = []
-    if charter.privacy.mode in ("secagg", "dp"):
+    if charter.privacy.mode == "dp":
         found.append(
             f"privacy.mode: {charter.privacy.mode!r} is not carried out by this version of the program"
         )

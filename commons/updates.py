@@ -14,17 +14,20 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
 from math import prod
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, FailFast, Field, model_validator
 
-from commons.charter import Codec
+from commons.charter import Charter, Codec
 from commons.codec import FRAME, encoded_bytes, frame_bytes, frame_count
+from commons.experts.map import Kind
 from commons.form import SHAPE, WHOLE, Form, text
 from commons.names import Digest
 from commons.records import canonical_json
 
 MANIFEST_BYTES_MAX = 8 << 20
+Encoding = Codec | Literal["masked"]
+"""`masked`: 32-bit words that mean nothing but in the sum of all sites' (`commons.masking`)."""
 LANES_MAX = 8
 Hex = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Size = Annotated[int, Field(ge=1, lt=2**63)]
@@ -44,12 +47,18 @@ class Part(_Value):
     """One encoded slice of the payload."""
 
     name: Annotated[str, Field(min_length=1, max_length=200)]
-    codec: Codec
+    codec: Encoding
     shape: Annotated[tuple[Size, ...], Field(max_length=8)]
     offset: Annotated[int, Field(ge=0, lt=2**63)]
     bytes: Size
     frames: Annotated[tuple[Hex, ...], Field(min_length=1)]
     """SHA-256 of each frame's bytes."""
+
+    @property
+    def plain(self) -> Codec:
+        """Its codec, where it is not masked."""
+        assert self.codec != "masked", f"{self.name} means something only in a sum"
+        return self.codec
 
     @model_validator(mode="after")
     def _has_the_frames_of_its_shape(self) -> Part:
@@ -57,7 +66,7 @@ class Part(_Value):
             raise ValueError(
                 f"part {self.name!r} of shape {list(self.shape)} lists {len(self.frames)} frames"
             )
-        if self.bytes != encoded_bytes(self.codec, self.shape):
+        if self.bytes != encoded_bytes(in_length(self.codec), self.shape):
             raise ValueError(f"part {self.name!r} takes {self.bytes} bytes, not those of its codec and shape")
         return self
 
@@ -149,11 +158,23 @@ class UpdateManifest(_Value):
         return manifest
 
 
-def lay_out(encoded: Iterable[tuple[str, Codec, tuple[int, ...], bytes]]) -> tuple[UpdateManifest, bytes]:
+def encoding_of(charter: Charter, kind: Kind) -> Encoding:
+    """How updates of slices of this kind are sent under a charter."""
+    if charter.privacy.mode == "secagg" and kind is not Kind.EXPERT:
+        return "masked"
+    return charter.learning.codecs.of(kind)
+
+
+def in_length(encoding: Encoding) -> Codec:
+    """The codec whose frames are as long."""
+    return "fp32" if encoding == "masked" else encoding
+
+
+def lay_out(encoded: Iterable[tuple[str, Encoding, tuple[int, ...], bytes]]) -> tuple[UpdateManifest, bytes]:
     """Manifest and payload of encoded slices (name, codec, shape, bytes), given in any order."""
     parts, payload = [], bytearray()
     for name, codec, shape, data in sorted(encoded, key=lambda part: part[0]):
-        step = frame_bytes(codec, FRAME)
+        step = frame_bytes(in_length(codec), FRAME)
         digests = [hashlib.sha256(data[at : at + step]).hexdigest() for at in range(0, len(data), step)]
         parts.append(
             Part(
@@ -173,6 +194,6 @@ def _frames_of(part: Part) -> Iterator[Frame]:
     size, offset = prod(part.shape), part.offset
     for number in range(len(part.frames)):
         count = min(FRAME, size - number * FRAME)
-        length = frame_bytes(part.codec, count)
+        length = frame_bytes(in_length(part.codec), count)
         yield Frame(part, number, offset, length, count)
         offset += length

@@ -309,7 +309,12 @@ class Rounds:
         all_in = facts["contributors"] == sorted(opened.admitted)
         what = f"combines {', '.join(facts['contributors']) or 'nothing'} in round {number}, admitted were"
         need(all_in, Rule.ROUND, index, f"{what} {', '.join(sorted(opened.admitted)) or 'none'}")
-        enough = len(facts["contributors"]) >= opened.quorum
+        masked = opened.charter.privacy.mode == "secagg"
+        what = f"says of shared slices {facts.get('shared', '')!r}, which does not go with its charter's privacy mode"
+        need(facts.get("shared", "") in (("masked", "unmoved") if masked else ("",)), Rule.ROUND, index, what)
+        # Masked updates are of one attempt: where a crowd never came the round ends with those that did.
+        lost = masked and facts.get("shared") == "unmoved" and facts["contributors"]
+        enough = lost or len(facts["contributors"]) >= opened.quorum
         need(enough, Rule.ROUND, index, f"closes round {number} below its quorum of {opened.quorum}")
         waiting = sorted(set(opened.holds) - opened.admitted - opened.rejected)
         need(

@@ -21,6 +21,7 @@ from orchestrator.intake import (
     find_round,
 )
 from orchestrator.progress import RoundState
+from orchestrator.unmasked import masking_of
 
 log = logging.getLogger("hansa.coordinator")
 
@@ -88,6 +89,10 @@ def _record(desk: Desk, claim: Claim) -> int | Refusal:
             return []
         if refusal := check_overlap(claim, desk.runs.usages):
             return refusal
+        masking = masking_of(desk, RunId(claim.update.run))
+        if masking is not None and masking.listed:
+            what = f"the sum of round {wanted.number} is being opened without site {claim.site}"
+            return Refusal(Code.ROUND_CLOSED, f"{what}; the next round takes it in")
         return [
             Record(Kind.UPDATE, now_ms, claim.upload.update),
             Record(Kind.USAGE, now_ms, claim.upload.usage),

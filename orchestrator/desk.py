@@ -15,6 +15,7 @@ from governance.bell import Bell
 from governance.consortium import Consortium
 from orchestrator.late import too_late
 from orchestrator.live import Live
+from orchestrator.masking import Masking
 from orchestrator.progress import RoundState, Runs, RunState
 from orchestrator.spool import Spool
 
@@ -32,6 +33,7 @@ class Desk:
     """The log key: signs assignments and releases."""
     bell: Bell
     """Rings for every record, and when a site comes, goes or refuses."""
+    masking: Masking = field(default_factory=Masking)
     stopping: threading.Event = field(default_factory=threading.Event)
     _maps: dict[int, ExpertMap] = field(default_factory=dict, repr=False)
 

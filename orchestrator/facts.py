@@ -89,12 +89,15 @@ def close_fact(
     bytes_down: int,
     late: Mapping[SiteId, RoundNumber] | None = None,
     carried: Collection[SiteId] = (),
+    shared: str = "",
 ) -> Record:
     """The round's commit point: `state` is saved and follows from base, the contributors' updates and `late` ones.
 
     `carried`: those of the missing that stay at work on it. Both stand in the record only where there are some.
+    `shared`: under secure aggregation, what became of trunk and router: `masked`, their sum was opened, or `unmoved`.
     """
     more = {"late": dict(late)} if late else {}
+    sum_of = {"shared": shared} if shared else {}
     stay = {"carried": sorted(carried)} if carried else {}
     return fact(
         Kind.CLOSE,
@@ -110,6 +113,7 @@ def close_fact(
         bytes_down=bytes_down,
         **more,
         **stay,
+        **sum_of,
     )
 
 

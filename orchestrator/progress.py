@@ -65,6 +65,8 @@ class RoundState:
     last_ms: int = 0
     """When something last happened in it."""
     state: Digest | None = None
+    shared: str = ""
+    """Under secure aggregation: `masked`, or `unmoved` where the sum was lost."""
     missing: tuple[SiteId, ...] = ()
     carried: tuple[SiteId, ...] = ()
     """Those of the missing that stayed at work."""
@@ -291,6 +293,7 @@ class Runs:
             del run.late[site]
         closed.carried = tuple(SiteId(s) for s in facts.get("carried", ()))
         run.carried |= dict.fromkeys(closed.carried, closed.number)
+        closed.shared = facts.get("shared", "")
         closed.bytes_down, closed.closed_ms = facts["bytes_down"], at_ms
 
     def _round(self, run: str, number: int) -> RoundState:

@@ -19,22 +19,28 @@ GATED_FROM = 3
 
 def reject_refusing(desk: Desk, run: RunId) -> None:
     """Sites that say they will not do the round's work are not waited for."""
+    with desk.consortium.lock:
+        found = desk.open_round(run)
+    if found is not None:
+        reject(desk, run, desk.live.refusing(run, found[1].number), Code.POLICY_FORBIDS)
+
+
+def reject(desk: Desk, run: RunId, why: Mapping[SiteId, str], code: Code) -> None:
+    """Those of these sites that the open round still waits for are waited for no more."""
 
     def decide(now_ms: int) -> list[Record]:
         found = desk.open_round(run)
         if found is None:
             return []
         opened = found[1]
-        refusing = desk.live.refusing(run, opened.number)
         return [
-            rejection_fact(
-                now_ms, run=run, number=opened.number, site=s, code=Code.POLICY_FORBIDS, message=refusing[s]
-            )
-            for s in opened.waiting
-            if s in refusing
+            rejection_fact(now_ms, run=run, number=opened.number, site=site, code=code, message=why[site])
+            for site in opened.waiting
+            if site in why
         ]
 
-    desk.consortium.commit(decide)
+    if why:
+        desk.consortium.commit(decide)
 
 
 def let_go(desk: Desk, run: RunId) -> None:
@@ -81,7 +87,10 @@ def letting_go(state: RunState, vain: Mapping[SiteId, Refusal], now_ms: int) -> 
 
 
 def reject_outliers(desk: Desk, run: RunId) -> bool:
-    """Before they are combined: updates out of all proportion to the round's others are rejected; whether there were any."""
+    """Before they are combined: updates out of all proportion to the round's others are rejected; whether there were any.
+
+    Nobody can say it of masked ones.
+    """
     with desk.consortium.lock:
         found = desk.open_round(run)
         if found is None:
@@ -89,8 +98,9 @@ def reject_outliers(desk: Desk, run: RunId) -> bool:
         state, opened = found
         admitted = {(site, opened.number): a.update for site, a in opened.admitted.items()}
         admitted |= {(s, n): state.history[n - 1].late[s].update for s, n in state.late.items()}
-        gate = desk.consortium.members.charters[opened.charter_version].learning.norm_gate
-    if len(admitted) < GATED_FROM:
+        charter = desk.consortium.members.charters[opened.charter_version]
+        gate = charter.learning.norm_gate
+    if charter.privacy.mode == "secagg" or len(admitted) < GATED_FROM:
         return False
     norms = {(site, number): desk.spool.norm(run, number, site) for site, number in admitted}
 

@@ -10,13 +10,15 @@ from __future__ import annotations
 import logging
 from contextlib import ExitStack
 
+from commons.charter import Charter
 from commons.errors import Code, Refusal, Refused
 from commons.names import RunId, SiteId
+from commons.privacy.terms import Robust
 from commons.records import Record
 from governance.ledger import decide_expire, decide_failed, decide_grants, decide_hold, decide_rulings
 from orchestrator import checkpoints
 from orchestrator.charges import end_hold, end_holds
-from orchestrator.combine import Combined, Contribution, combine
+from orchestrator.combine import Combined, Contribution, Opening, Unmoved, combine
 from orchestrator.desk import Desk
 from orchestrator.facts import close_fact, finish_fact
 from orchestrator.late import late_updates, staying
@@ -30,7 +32,8 @@ from orchestrator.plan import (
     without_lacking,
 )
 from orchestrator.progress import RunState
-from orchestrator.rejecting import lapsed, let_go, letting_go, reject_outliers, reject_refusing
+from orchestrator.rejecting import lapsed, let_go, letting_go, reject, reject_outliers, reject_refusing
+from orchestrator.unmasked import find_sum, masked_answer, masking_of
 
 log = logging.getLogger("hansa.coordinator")
 
@@ -98,7 +101,14 @@ def _admit(desk: Desk, run: RunId) -> Verdict | None:
                 return None
             charter = desk.consortium.members.charters[found[1].charter_version]
             working = desk.live.working(run, found[1].number)
-            answer = closing(found[1], charter.rounds, desk.consortium.now_ms(), working)
+            masking, now_ms = masking_of(desk, run), desk.consortium.now_ms()
+            answer = closing(found[1], charter.rounds, now_ms, working)
+            if masking is not None:
+                answer = masked_answer(answer, found[1], masking, now_ms)
+        if masking is not None:
+            if masking.move(now_ms):
+                desk.bell.ring()
+            reject(desk, run, masking.left_out(), Code.MASK_ATTEMPT_REFUSED)
         if answer.verdict is Verdict.CLOSE and reject_outliers(desk, run):
             continue
         if answer.verdict is not Verdict.WAIT:
@@ -118,6 +128,9 @@ def _combine_and_save(desk: Desk, run: RunId) -> Combined | None:
         admitted = {site: a.update for site, a in opened.admitted.items()}
         late = late_updates(state, charter)
         momentum, expert_map = state.momentum, desk.expert_map(opened.charter_version)
+    rule = _rule(desk, run, charter)
+    if rule is None and charter.privacy.mode == "secagg":
+        return None
     with ExitStack() as stack:
         contributions = [
             Contribution(site, update.tokens, stack.enter_context(desk.spool.open(run, opened.number, site)))
@@ -140,8 +153,19 @@ def _combine_and_save(desk: Desk, run: RunId) -> Combined | None:
             outer=charter.learning.outer,
             contributions=contributions,
             down=charter.learning.codecs.down,
-            robust=charter.privacy.robust if charter.privacy.mode == "robust" else None,
+            rule=rule,
         )
+
+
+def _rule(desk: Desk, run: RunId, charter: Charter) -> Robust | Opening | Unmoved | None:
+    """How shared slices are combined; under secure aggregation it waits for what opens the sum."""
+    match charter.privacy.mode:
+        case "robust":
+            return charter.privacy.robust
+        case "secagg":
+            return find_sum(desk, run)
+        case _:
+            return None
 
 
 def _settle(desk: Desk, run: RunId, combined: Combined) -> bool:
@@ -178,6 +202,7 @@ def _settle(desk: Desk, run: RunId, combined: Combined) -> bool:
             bytes_down=desk.live.take_fetched(),
             late=state.late,
             carried=carried,
+            shared=("masked" if combined.moved else "unmoved") if charter.privacy.mode == "secagg" else "",
         )
         stay = {(opened.number, site) for site in carried}
         stay |= {(number, site) for site, number in state.carried.items() if site not in vain}

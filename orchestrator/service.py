@@ -15,6 +15,7 @@ import grpc
 
 from commons.errors import Code, HansaError, Refusal
 from commons.experts.map import ExpertMap
+from commons.masking import Step
 from commons.names import RunId, SiteId
 from commons.records import Record
 from commons.wire.channel import caller, refuse
@@ -29,11 +30,13 @@ from orchestrator.enrolment import Enrolments
 from orchestrator.evaluation import decide_evaluation
 from orchestrator.facts import run_fact
 from orchestrator.live import WORKING, Beat
+from orchestrator.masking import Said
 from orchestrator.orders import Order, order_for, runs_over
 from orchestrator.round import finishing_records
 from orchestrator.seed import load_seed
 from orchestrator.streams import Streams
 from orchestrator.topups import top_up
+from orchestrator.unmasked import converse
 from orchestrator.witnesses import Witnesses
 
 _ALIVE_CHECK_S = 15.0
@@ -143,6 +146,32 @@ class SiteLink(SiteLinkServicer):
             refuse(context, refusal)
         return wire.TopUpReply()
 
+    def Mask(self, request: wire.MaskRequest, context: grpc.ServicerContext) -> wire.MaskView:
+        word = request.WhichOneof("word")
+        try:
+            shown = converse(
+                self._desk,
+                self._site(context),
+                run=RunId(request.run),
+                number=request.round,
+                seen=(request.attempt, request.stage),
+                said=_said(request, word) if word else None,
+                active=context.is_active,
+            )
+        except HansaError as error:
+            context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
+        if isinstance(shown, Refusal):
+            refuse(context, shown)
+        deals = [wire.MaskWord(note=deal.note, data=deal.bundle) for deal in shown.deals]
+        return wire.MaskView(
+            attempt=shown.attempt,
+            stage=shown.stage,
+            keys=shown.keys,
+            deals=deals,
+            survivors=shown.survivors,
+            agreements=shown.agreements,
+        )
+
     def Witness(
         self, request: wire.WitnessRequest, context: grpc.ServicerContext
     ) -> Iterator[wire.WitnessOffer]:
@@ -182,6 +211,20 @@ class SiteLink(SiteLinkServicer):
             message = f"{subject} is not enrolled under the charter in force; its partner joins it again"
             refuse(context, Refusal(Code.NOT_ENROLLED, message))
         return name
+
+
+def _said(request: wire.MaskRequest, word: str) -> Said:
+    match word:
+        case "keys":
+            return Said(Step.KEYS, request.keys)
+        case "deal":
+            return Said(Step.SHARES, request.deal.note, request.deal.data)
+        case "complaint":
+            return Said(Step.MASKED, request.complaint, complains=True)
+        case "agreement":
+            return Said(Step.AGREEMENT, request.agreement)
+        case _:
+            return Said(Step.REVEAL, request.reveal.note, request.reveal.data)
 
 
 class Operator(OperatorServicer):

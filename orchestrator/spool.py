@@ -67,6 +67,10 @@ class Spool:
         self._turns: defaultdict[Path, threading.Lock] = defaultdict(threading.Lock)
         self._spare = SpareFiles(root / ".spare")
 
+    @property
+    def root(self) -> Path:
+        return self._root
+
     def positions(self, run: RunId, number: int, site: SiteId, key: Digest, lanes: int) -> tuple[int, ...]:
         """Durable bytes of each lane of the claim with this key; zeros when nothing is known of it.
 

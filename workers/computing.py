@@ -21,6 +21,7 @@ from commons.work import EvaluationNote
 from workers import seal
 from workers.allowance import Allowance
 from workers.link import Link
+from workers.masks import SiteMasks
 from workers.meter import Meter
 from workers.outbox import Outbox, Sealed
 from workers.status import Status
@@ -43,11 +44,12 @@ class Computing:
         meter: Meter,
         allowance: Allowance,
         signer: Signer,
+        masks: SiteMasks,
         stop: threading.Event,
     ) -> None:
         self._link, self._status, self._store, self._outbox = link, status, store, outbox
         self._trainer, self._meter, self._allowance = trainer, meter, allowance
-        self._signer, self._stop = signer, stop
+        self._signer, self._masks, self._stop = signer, masks, stop
         self._name = SiteId(signer.name.partition("/")[2])
 
     def train(self, order: Order) -> Sealed:
@@ -77,6 +79,7 @@ class Computing:
         )
         entry = charter.site(self._name)
         assert entry is not None, "an order for this site is under a charter that has it"
+        masking = self._masks.masking(order, lambda: self._stands(order))
         with self._outbox.draft(note) as folder:
             manifest = seal.pack(
                 trained,
@@ -86,6 +89,7 @@ class Computing:
                 site=self._name,
                 codecs=charter.learning.codecs,
                 folder=folder,
+                masking=masking,
             )
             update, used = seal.sign(note, trained, manifest, device=entry.device, signer=self._signer)
             what = f"trained, loss {trained.loss:.4f}, update of {manifest.payload_bytes} bytes"
@@ -135,10 +139,10 @@ class Computing:
                 with self._store.open(blobs[part.name]) as old:
                     for first in range(0, size, FRAME):
                         count = min(FRAME, size - first)
-                        data = payload.read(frame_bytes(part.codec, count))
+                        data = payload.read(frame_bytes(part.plain, count))
                         block = weights[:count]
                         old.read_into(first, block)
-                        block += decode_frame(part.codec, data, count, delta)
+                        block += decode_frame(part.plain, data, count, delta)
                         new.write(block)
                 new.close()
             ahead.publish()

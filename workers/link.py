@@ -128,6 +128,10 @@ class Link:
         )
         self._calls.ask(self._site.TopUp, request, timeout_s=TOP_UP_S)
 
+    def mask(self, request: wire.MaskRequest) -> wire.MaskView:
+        """Say a word of secure aggregation, and see what was said since. Raises Refused, Unreachable."""
+        return self._calls.ask(self._site.Mask, request)  # type: ignore[no-any-return]
+
     def fetch(self, state: Digest, names: Iterable[str]) -> None:
         """Bring the manifest of `state` and its slices `names` into the store; what is there is not asked for, and a
         slice whose base is there is built from its step.

@@ -20,9 +20,10 @@ from commons.charter import Codec, Codecs
 from commons.codec import FRAME, encode_frame, encode_with_feedback
 from commons.disk import begin_writeback
 from commons.experts.map import ExpertMap, Slice
+from commons.masking import FixedPoint, Masker, to_bytes
 from commons.names import SiteId
 from commons.notes import Signer, digest
-from commons.updates import Part, UpdateManifest
+from commons.updates import Encoding, Part, UpdateManifest
 from commons.work import AssignmentNote, UpdateNote, UsageNote
 from workers.meter import Usage
 from workers.residual import Residual, ResidualWriter
@@ -59,10 +60,11 @@ def pack(
     site: SiteId,
     codecs: Codecs,
     folder: Path,
+    masking: Masking | None = None,
 ) -> UpdateManifest:
     """Encode every slice this site sends into `folder`: the payload, and what the codecs dropped for the next round.
 
-    A payload that is there already is written over. The same arguments give the same bytes. Raises CodecError when a delta is not finite.
+    `masking`: shared slices are sent masked. A payload that is there already is written over. The same arguments give the same bytes. Raises CodecError when a delta is not finite.
     """
     parts: list[Part] = []
     left = ResidualWriter(folder)
@@ -72,7 +74,8 @@ def pack(
             for part in expert_map.uplink(site):
                 at = parts[-1].offset + parts[-1].bytes if parts else 0
                 delta = _delta(part, trained, base)
-                parts.append(_encode(part, delta, codecs.of(part.kind), at, residual, left, payload))
+                how = masking if masking and part.expert is None else codecs.of(part.kind)
+                parts.append(_encode(part, delta, how, at, residual, left, payload))
         finally:
             left.close()
         payload.truncate()
@@ -89,7 +92,7 @@ def _delta(part: Slice, trained: Trained, base: Mapping[str, Array]) -> Array:
 def _encode(
     part: Slice,
     delta: Array,
-    codec: Codec,
+    how: Codec | Masking,
     offset: int,
     residual: Residual,
     left: ResidualWriter,
@@ -97,22 +100,44 @@ def _encode(
 ) -> Part:
     digests: list[str] = []
     written = 0
-    for first in range(0, part.size, FRAME):
+    for number, first in enumerate(range(0, part.size, FRAME)):
         values = delta[first : first + FRAME]
         earlier = residual.read(part.name, first, values.size) if part.expert is None else None
-        if part.expert is None and (codec != "fp32" or earlier is not None):
-            data, rest = encode_with_feedback(codec, values, earlier)
-            if codec != "fp32":
+        if isinstance(how, Masking):
+            data, rest = how.frame(part.name, number, values, earlier)
+            left.add(part.name, rest)
+        elif part.expert is None and (how != "fp32" or earlier is not None):
+            data, rest = encode_with_feedback(how, values, earlier)
+            if how != "fp32":
                 left.add(part.name, rest)
         else:
-            data = encode_frame(codec, values)
+            data = encode_frame(how, values)
         written += payload.write(data)
         digests.append(hashlib.sha256(data).hexdigest())
     payload.flush()
     begin_writeback(payload.fileno(), offset, written)
+    codec: Encoding = "masked" if isinstance(how, Masking) else how
     return Part(
         name=part.name, codec=codec, shape=part.shape, offset=offset, bytes=written, frames=tuple(digests)
     )
+
+
+@dataclass(frozen=True)
+class Masking:
+    """How this site hides its update of the shared slices in everybody's sum. For one thread."""
+
+    fixed: FixedPoint
+    masker: Masker
+    slices: Mapping[str, int]
+    """Shared slice -> its number, the same at all sites."""
+
+    def frame(self, name: str, number: int, values: Array, earlier: Array | None) -> tuple[bytes, Array]:
+        """One frame as it travels, and what the fixed point dropped of it. Raises CodecError when it is not finite."""
+        rest = np.zeros(values.size, np.float32) if earlier is None else earlier
+        words = np.empty(values.size, np.uint32)
+        self.fixed.quantise(values, rest, words)
+        self.masker.frame(words, self.slices[name], number)
+        return to_bytes(words), rest
 
 
 def sign(

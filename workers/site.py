@@ -27,6 +27,7 @@ from workers.computing import Computing
 from workers.data import Corpus, CorpusError
 from workers.home import alone_in
 from workers.link import Directive, Link
+from workers.masks import SiteMasks
 from workers.meter import Meter
 from workers.outbox import Outbox, Sealed
 from workers.site_file import SiteFile
@@ -65,10 +66,13 @@ def run_site(file: SiteFile, stop: threading.Event, begin: Begin | None = None) 
         link.witness(witness)
         allowance = Allowance(file.home / "topups.json", file.policy.max_charge_micro_per_round, link.top_up)
         meter = Meter(file.home / "meter.json")
+        masks = SiteMasks(link.mask, signer, seat.log_verifier, file.home / "masking", stop)
         try:
             with (begin or _in_ray)(file, stop) as trainer:
-                computing = Computing(link, status, store, outbox, trainer, meter, allowance, signer, stop)
-                _Site(link, status, store, outbox, verification, computing, signer, witness, stop).work()
+                computing = Computing(
+                    link, status, store, outbox, trainer, meter, allowance, signer, masks, stop
+                )
+                _Site(link, status, outbox, verification, computing, masks, witness, stop).work()
         except Interrupted:
             log.info("stopped while Ray was starting")
         finally:
@@ -114,16 +118,15 @@ class _Site:
         self,
         link: Link,
         status: Status,
-        store: StateStore,
         outbox: Outbox,
         verification: Verification,
         computing: Computing,
-        signer: Signer,
+        masks: SiteMasks,
         witness: SiteWitness,
         stop: threading.Event,
     ) -> None:
-        self._link, self._status, self._store, self._outbox = link, status, store, outbox
-        self._verification, self._computing = verification, computing
+        self._link, self._status, self._outbox = link, status, outbox
+        self._verification, self._computing, self._masks = verification, computing, masks
         self._witness, self._stop = witness, stop
         self._evaluated: dict[str, bytes] = {}
         self._said = ""
@@ -149,6 +152,7 @@ class _Site:
         if order.note.work == "evaluate":
             self._evaluate(order)
             return
+        self._masks.begin(order)
         sealed = self._outbox.find(order.note) or self._computing.train(order)
         self._upload(order, sealed)
         self._computing.anticipate(order, sealed)
@@ -174,6 +178,7 @@ class _Site:
             if directive.order is None:
                 self._status.enter("idle", directive.reason)
                 self._say(logging.INFO, directive.reason or "waiting for an order")
+                self._masks.resume(lambda data: self._verification.order(data, self._link.chain))
             else:
                 self.carry_out(directive.order)
                 self._said = ""
@@ -199,6 +204,8 @@ class _Site:
 
     def _upload(self, order: Order, sealed: Sealed) -> None:
         self._status.enter("uploading")
+        if order.charter.privacy.mode == "secagg":
+            sealed.secure()  # the same masks must never hide two different updates
         with ThreadPoolExecutor(1, thread_name_prefix="secure") as beside:
             secured = beside.submit(sealed.secure)
             index = self._link.upload(sealed, run=order.note.run, round_number=order.note.round)

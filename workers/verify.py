@@ -15,8 +15,8 @@ Owns the one file that remembers what was verified last, so that the journal can
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from commons import charter_file
@@ -27,7 +27,7 @@ from commons.errors import Code, HansaError, Refusal
 from commons.experts.map import ExpertMap
 from commons.identity import Seat, write_file
 from commons.log import Checkpoint
-from commons.notes import NoteError, open_note
+from commons.notes import NoteError, Verifier, open_note
 from commons.work import AssignmentNote
 from workers.policy import Policy, forbids
 
@@ -59,6 +59,8 @@ class Order:
     """The signed note."""
     steps: tuple[str, ...]
     """What was checked, for people."""
+    sites: Mapping[str, Verifier] = field(default_factory=dict)
+    """Every enrolled site's signing key, as its partner signed for it."""
 
 
 class Verification:
@@ -134,7 +136,8 @@ class Verification:
         if refusal := forbids(self._policy, charter, site=site, hold_micro=note.hold_micro):
             return refusal
         signed = f"8-12 order: round {note.round} of run {note.run}, signed by {self._trust.log.name}"
-        return Order(note, charter, expert_map, data, (*verified.steps, signed, "13 policy: allowed"))
+        steps = (*verified.steps, signed, "13 policy: allowed")
+        return Order(note, charter, expert_map, data, steps, verified.sites)
 
     def _remembered(self) -> tuple[Checkpoint | None, int]:
         try:

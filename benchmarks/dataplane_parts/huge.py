@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from benchmarks.dataplane_parts import models
 from benchmarks.dataplane_parts.consortium import Crowd, found
@@ -59,7 +60,8 @@ def measure(folder: Path, config: Config = MODEL) -> Huge:
     """Call it in a process of its own; `folder` is made anew. Raises AssertionError when the round does not complete."""
     shutil.rmtree(folder, ignore_errors=True)
     adopt_orphans()
-    found(folder, config, sites=SITES, experts=EXPERTS, rounds=2, sparse=True, **LEARNING)
+    learning: dict[str, Any] = dict(LEARNING)
+    found(folder, config, sites=SITES, experts=EXPERTS, rounds=2, sparse=True, **learning)
     crowd = Crowd(folder, {SHARE: "0.25"}, patience_s=7200)
     with Sampler(role=role) as sampler, _digging(folder) as used:
         try:

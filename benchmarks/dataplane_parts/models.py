@@ -71,10 +71,12 @@ def charter(
     experts: int,
     rounds: int,
     learning: Mapping[str, Any],
+    privacy: str = "none",
+    absent: int = 0,
 ) -> Charter:
     """One site with `experts` experts for every partner in `keys` (the log's key is the consortium's).
 
-    Rounds wait for everybody; as many witnesses are asked for as a new charter asks for.
+    Rounds wait for everybody but `absent` sites; as many witnesses are asked for as a new charter asks for.
     """
     partners = [name for name in keys if name != CONSORTIUM]
     document = template(
@@ -90,7 +92,11 @@ def charter(
         | {"rounds": rounds, "inner_steps": 1, **learning},
     )
     document["model"]["config"] = dict(config)
-    document["rounds"] = {"quorum": len(partners), "grace_s": 600, "lease_s": 7200}
+    document["rounds"] = {"quorum": len(partners) - absent, "grace_s": 600, "lease_s": 7200}
+    if absent:
+        # Who is seen at work is waited for, who is gone is not.
+        document["rounds"] |= {"grace": "adaptive", "grace_least_s": 0}
+    document["privacy"] = {"mode": privacy}
     document["rate_card"]["rates"] = [{"device": "cpu", "micro_per_gflop": 1}]
     return Charter.model_validate_json(canonical_json(document))
 

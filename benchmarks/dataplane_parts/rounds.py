@@ -40,7 +40,7 @@ class Measured:
     server_peak_mb: float
 
 
-def measure(folder: Path, *, sites: int, mb: float, rounds: int) -> Measured:
+def measure(folder: Path, *, sites: int, mb: float, rounds: int, privacy: str = "none") -> Measured:
     """One run in `folder`, which is made anew. Call it in a process of its own."""
     shutil.rmtree(folder, ignore_errors=True)
     adopt_orphans()
@@ -51,6 +51,7 @@ def measure(folder: Path, *, sites: int, mb: float, rounds: int) -> Measured:
         sites=sites,
         experts=2 if sites == 1 else 1,
         rounds=rounds,
+        privacy=privacy,
     )
     crowd = Crowd(folder)
     with Sampler(role=role) as sampler:
@@ -131,8 +132,11 @@ def main() -> None:
     parser.add_argument("--sites", type=int, required=True)
     parser.add_argument("--mb", type=float, required=True)
     parser.add_argument("--rounds", type=int, required=True)
+    parser.add_argument("--privacy", choices=("none", "secagg"), default="none")
     asked = parser.parse_args()
-    measured = measure(asked.folder, sites=asked.sites, mb=asked.mb, rounds=asked.rounds)
+    measured = measure(
+        asked.folder, sites=asked.sites, mb=asked.mb, rounds=asked.rounds, privacy=asked.privacy
+    )
     shutil.rmtree(asked.folder, ignore_errors=True)
     print(json.dumps(asdict(measured)))
 

@@ -34,6 +34,9 @@ NOISE = 1 << 16
 """Different values of it."""
 SHARE = "HANSA_STAND_IN_SHARE"
 """Environment variable: how much of each slice is moved."""
+LOST = "HANSA_STAND_IN_LOST"
+"""Environment variable: SITE/ROUND, the site that dies in that round, some time after it took its order."""
+LOST_AFTER_S = 1.0
 
 
 class Lazy(Mapping[str, Array]):
@@ -76,6 +79,9 @@ class StandIn:
         began_ms = max(_now_ms(), not_before_ms)
         if watch(Progress(step=steps, steps=steps, loss=LOSS)) is Wish.ABANDON:
             raise Abandoned
+        if os.environ.get(LOST) == f"{self._site}/{number}":
+            time.sleep(LOST_AFTER_S)
+            os._exit(9)
         noise = _noise(f"{run}/{number}/{self._site}")
         expert_map = ExpertMap.from_charter(charter)
         shared = tuple(part.name for part in expert_map.shared())

@@ -1,7 +1,7 @@
 """Features that change whose updates can be seen by whom, and which of them are believed (`commons.privacy`).
 
 Each mode is a feature of its own, so that a proposal names what it asks for, and a site can list the modes it takes
-part in. The parameters are the mode's own section: what a vote does not name has its default. `secagg` and `dp` join when they are
+part in. The parameters are the mode's own section: what a vote does not name has its default. `dp` joins when it is
 carried out (`commons.charter_file.not_carried_out`).
 """
 
@@ -12,7 +12,7 @@ from typing import Annotated
 from pydantic import Field
 
 from commons.features.feature import Feature, Patch, replaced
-from commons.privacy.terms import Mode, Robust
+from commons.privacy.terms import Mode, Robust, SecAgg
 from commons.section import WHOLE, Section
 
 
@@ -45,6 +45,13 @@ PRIVACY = (
         Robust,
         ("/privacy/mode", "/privacy/robust"),
         lambda _, terms: _mode("robust", terms),
+    ),
+    Feature(
+        "privacy-secagg",
+        "The coordinator sees the sum of the updates of trunk and router, and no single one",
+        SecAgg,
+        ("/privacy/mode", "/privacy/secagg"),
+        lambda _, terms: _mode("secagg", terms),
     ),
     Feature(
         "norm-gate",

@@ -74,6 +74,11 @@ class RoundMasking:
         self._shares: dict[str, list[int]] = {}
 
     @property
+    def asked(self) -> tuple[str, ...]:
+        """In order of name."""
+        return tuple(sorted(self._sites))
+
+    @property
     def waiting(self) -> Waiting:
         if self._roster is None:
             return _waiting(Step.KEYS, self._sites, self._keys)

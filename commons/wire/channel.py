@@ -48,7 +48,11 @@ ROLES: Mapping[str, frozenset[str]] = {
     f"/{PACKAGE}.{service}/{method}": frozenset(roles)
     for service, methods, roles in (
         ("Enrolment", "Enrol", (ANYONE,)),
-        ("SiteLink", "Work Heartbeat UploadOffset Upload Fetch Evaluate TopUp Witness Cosign", ("site",)),
+        (
+            "SiteLink",
+            "Work Heartbeat UploadOffset Upload Fetch Evaluate TopUp Mask Witness Cosign",
+            ("site",),
+        ),
         ("Chamber", "Submit Read Watch Chain", ("member", "site", "operator")),
         ("Operator", "StartRun StopRun MakeRelease ReverseCharge", ("operator",)),
     )

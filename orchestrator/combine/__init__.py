@@ -2,5 +2,6 @@
 
 from orchestrator.combine.contributions import Contribution
 from orchestrator.combine.fold import Combined, combine
+from orchestrator.combine.unmasking import Opening, Unmoved
 
-__all__ = ["Combined", "Contribution", "combine"]
+__all__ = ["Combined", "Contribution", "Opening", "Unmoved", "combine"]

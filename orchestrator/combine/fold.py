@@ -26,6 +26,7 @@ from commons.states import Blob, BlobReader, BlobWriter, SliceWriter, StateStore
 from orchestrator.combine.contributions import Array, Bench, Contribution
 from orchestrator.combine.merging import Believing, Mean, merging
 from orchestrator.combine.outer import outer_step
+from orchestrator.combine.unmasking import Opening, Unmasking, Unmoved
 from orchestrator.combine.walking import blocks, each, threads_for
 
 Data = bytes | memoryview
@@ -41,6 +42,8 @@ class Combined:
     """Whose updates of the round are in it."""
     late: frozenset[SiteId] = frozenset()
     """Whose late updates are."""
+    moved: bool = True
+    """Whether shared slices moved."""
 
 
 def combine(
@@ -52,20 +55,21 @@ def combine(
     outer: Outer,
     contributions: Sequence[Contribution],
     down: Codec = "fp32",
-    robust: Robust | None = None,
+    rule: Robust | Opening | Unmoved | None = None,
     threads: int | None = None,
 ) -> Combined:
     """Compute and save the next state; durable on return. A repeat writes the same bytes.
 
-    `down`: codec of the step from `base`; fp32: sites fetch whole slices. `robust`: the rule for shared slices; None: the
-    mean. Raises StoreError when the disk is full or the base is damaged; nothing but unused blobs is left then.
+    `down`: codec of the step from `base`; fp32: sites fetch whole slices. `rule`: how shared slices are combined; None: by
+    their mean. Raises StoreError when the disk is full or the base is damaged; nothing but unused blobs is left then.
     """
     assert contributions, "a round combines at least one update"
     ordered = sorted(contributions, key=lambda c: (c.site, -c.late))
     memory = store.manifest(momentum) if momentum else {}
     threads = threads or threads_for(expert_map.slices)
     bench = Bench()
-    merge = merging(robust, ordered, bench, expert_map.shared(), threads)
+    shared = expert_map.shared()
+    merge = None if isinstance(rule, Unmoved) else merging(rule, ordered, bench, shared, threads)
     with store.writer() as state, store.writer() as after:
         fold = _Fold(store, store.manifest(base), memory, outer, down, merge, state, after, bench)
         # Of a site's late update and its own of the round, the later one has what the earlier did to its experts.
@@ -81,7 +85,7 @@ def combine(
         kept = after.finish() if outer.momentum or down != "fp32" else None
         late = frozenset(c.site for c in ordered if c.late)
         in_time = frozenset(c.site for c in ordered if not c.late)
-        return Combined(state.finish(), kept, in_time, late)
+        return Combined(state.finish(), kept, in_time, late, merge is not None)
 
 
 @dataclass(frozen=True)
@@ -91,13 +95,17 @@ class _Fold:
     memory: dict[str, Blob]
     outer: Outer
     down: Codec
-    merge: Mean | Believing
+    merge: Mean | Believing | Unmasking | None
+    """None: shared slices stay."""
     state: StateWriter
     after: StateWriter
     bench: Bench
 
     def shared(self, part: Slice) -> None:
-        bench, blob = self.bench, self.blobs[part.name]
+        bench, blob, merge = self.bench, self.blobs[part.name], self.merge
+        if merge is None:
+            self._stay(part.name, blob)
+            return
         codec = self.down if part.kind is Kind.TRUNK_MATRIX else "fp32"
         new, frames = self.state.slice(part.name, part.shape), _frames(self.state, codec)
         with ExitStack() as stack:
@@ -105,7 +113,7 @@ class _Fold:
             momentum = stack.enter_context(self._kept(part.name, part, wanted=self.outer.momentum > 0))
             residual = stack.enter_context(self._kept(f"residual/{part.name}", part, wanted=codec != "fp32"))
             for number, (first, count) in enumerate(blocks(part.size)):
-                mean = self.merge.delta(part.name, number, count)
+                mean = merge.delta(part.name, number, count)
                 velocity = momentum.read(first, bench.velocity[:count]) if self.outer.momentum else None
                 move, velocity = outer_step(mean, velocity, self.outer)
                 momentum.write(velocity)
@@ -122,18 +130,24 @@ class _Fold:
                 new.write(weights)
         new.close(_step(blob, codec, frames))
 
+    def _stay(self, name: str, blob: Blob) -> None:
+        self.state.keep(name, replace(blob, step=None))
+        for kept in (name, f"residual/{name}"):
+            if kept in self.memory:
+                self.after.keep(kept, self.memory[kept])
+
     def expert(self, part: Slice, owner: Contribution | None) -> None:
         blob, bench = self.blobs[part.name], self.bench
         if owner is None:
-            self.state.keep(part.name, replace(blob, step=None))
+            self._stay(part.name, blob)
             return
         sent = owner.frames[part.name]
-        codec = sent[0].part.codec if sent[0].part.codec != "fp32" else self.down
+        codec = sent[0].part.plain if sent[0].part.plain != "fp32" else self.down
         new, frames = self.state.slice(part.name, part.shape), _frames(self.state, codec)
         with self.store.open(blob) as base:
             for frame, (first, count) in zip(sent, blocks(part.size), strict=True):
                 data: Data = bench.read(owner, frame)
-                if codec != frame.part.codec:  # its owner's next delta makes up for what is dropped here
+                if codec != frame.part.plain:  # its owner's next delta makes up for what is dropped here
                     data = encode_frame(codec, decode_frame("fp32", data, count, bench.scratch))
                 if frames:
                     frames.write(data)

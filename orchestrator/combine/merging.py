@@ -14,6 +14,7 @@ from commons.privacy.terms import Robust
 from orchestrator.combine.contributions import Array, Bench, Contribution
 from orchestrator.combine.distances import Distances
 from orchestrator.combine.robust import combine_block, needs_distances, shares
+from orchestrator.combine.unmasking import Opening, Unmasking
 from orchestrator.combine.walking import blocks, each
 
 
@@ -33,7 +34,7 @@ class Mean:
         for one in self.ordered:
             frame = one.frames[name][number]
             share = 1.0 if alike else one.weight / total
-            add_frame(frame.part.codec, bench.read(one, frame), count, share, mean, bench.scratch)
+            add_frame(frame.part.plain, bench.read(one, frame), count, share, mean, bench.scratch)
         if alike:  # one multiplication in place of one for each
             mean *= np.float32(1 / len(weights))
         return mean
@@ -73,7 +74,7 @@ class Believing:
         rows = self._rows.held[:, :count]
         for row, one in zip(self._rows.held, self._ordered, strict=True):
             frame = one.frames[name][number]
-            decode_frame(frame.part.codec, self._bench.read(one, frame), count, row)
+            decode_frame(frame.part.plain, self._bench.read(one, frame), count, row)
         return rows
 
 
@@ -83,15 +84,17 @@ class _Rows(threading.local):
 
 
 def merging(
-    robust: Robust | None,
+    rule: Robust | Opening | None,
     ordered: Sequence[Contribution],
     bench: Bench,
     parts: Sequence[Slice],
     threads: int,
-) -> Mean | Believing:
-    """How the shared slices `parts` are combined. Raises StoreError when an update cannot be read."""
-    if robust is None:
+) -> Mean | Believing | Unmasking:
+    """How the shared slices `parts`, all of them in order of name, are combined. Raises StoreError when an update cannot be read."""
+    if rule is None:
         return Mean(ordered, bench)
-    made = Believing(robust, ordered, bench)
+    if isinstance(rule, Opening):
+        return Unmasking(rule, ordered, bench, parts)
+    made = Believing(rule, ordered, bench)
     made.measure(parts, threads)
     return made

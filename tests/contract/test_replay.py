@@ -54,6 +54,7 @@ CHANGES = {
 }
 READS = {
     "SiteLink/Work",  # says who is here, which is no record
+    "SiteLink/Mask",  # what is said is kept beside the spool (test_masked_rounds says words twice)
     "SiteLink/UploadOffset",
     "SiteLink/Fetch",
     "SiteLink/Witness",

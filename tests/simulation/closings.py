@@ -45,7 +45,7 @@ class Closings:
             expert_map=world.expert_map,
             outer=learning.outer,
             down=learning.codecs.down,
-            robust=charter.privacy.robust if charter.privacy.mode == "robust" else None,
+            rule=charter.privacy.robust if charter.privacy.mode == "robust" else None,
             contributions=[
                 *(self._sent(found, closed["run"], site) for site in closed["contributors"]),
                 *(

@@ -226,16 +226,22 @@ class FakeSite:
                 self.refusals.append(refusal)
 
     def pack(self, order: AssignmentNote, **changes: Any) -> tuple[bytes, bytes, bytes, bytes]:
-        """Update note, usage note, manifest, payload. `changes`: fields of the notes, or `delta` for all slices."""
-        codecs = self.codecs(order)
-        parts = []
+        """Update note, usage note, manifest, payload. `changes`: fields of the notes, `delta` for all slices, or
+        `lay_out` for how slices are encoded."""
+        codecs, deltas = self.codecs(order), {}
         for part in ExpertMap.from_charter(self.of).uplink(SiteId(self.name)):
-            codec = codecs.of(part.kind)
             key = hashlib.sha256(f"{self.name}/{order.round}/{order.base}/{part.name}".encode()).digest()[:16]
             draw = np.random.Generator(np.random.Philox(key=np.frombuffer(key, np.uint64)))
             delta = draw.standard_normal(part.shape, np.float32) * np.float32(0.01)
-            parts.append((part.name, codec, part.shape, encode(codec, changes.get("delta", delta))))
-        manifest, payload = lay_out(parts)
+            deltas[part.name] = changes.get("delta", delta)
+        kinds = {part.name: part.kind for part in ExpertMap.from_charter(self.of).slices}
+        manifest, payload = (
+            changes["lay_out"](deltas)
+            if "lay_out" in changes
+            else lay_out(
+                (n, codecs.of(kinds[n]), d.shape, encode(codecs.of(kinds[n]), d)) for n, d in deltas.items()
+            )
+        )
         text = manifest.to_bytes()
         learning = self.of.learning
         tokens = learning.inner_steps * learning.batch_size * learning.sequence_length

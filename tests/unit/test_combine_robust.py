@@ -60,7 +60,7 @@ def moved(store: StateStore, contributions: list[Contribution], robust: Robust |
     base = seed_state(charter())
     done = combine(
         store, base=store.save(base), momentum=None, expert_map=MAP, outer=Outer(),
-        contributions=contributions, robust=robust,
+        contributions=contributions, rule=robust,
     )  # fmt: skip
     new = store.load(done.state)
     return np.concatenate([(new[name] - base[name]).ravel() for name in SHARED])
@@ -86,7 +86,7 @@ def test_the_state_depends_neither_on_order_nor_on_threads(tmp_path: Path, rule:
     found = {
         combine(
             store, base=base, momentum=None, expert_map=MAP, outer=Outer(momentum=0.9),
-            contributions=order, robust=Robust(rule=rule), threads=threads,
+            contributions=order, rule=Robust(rule=rule), threads=threads,
         )
         for threads, order in itertools.product((1, 2, 4), (updates, updates[::-1], updates[2:] + updates[:2]))
     }  # fmt: skip
@@ -99,7 +99,7 @@ def test_experts_follow_their_owner_under_every_rule(tmp_path: Path) -> None:
     for rule in RULES:
         done = combine(
             store, base=store.save(base), momentum=None, expert_map=MAP, outer=Outer(),
-            contributions=all_honest(), robust=Robust(rule=rule),
+            contributions=all_honest(), rule=Robust(rule=rule),
         )  # fmt: skip
         new, sent = store.load(done.state), honest("alder")
         [name] = [s.name for s in MAP.slices if s.expert == "alder-0"][:1]

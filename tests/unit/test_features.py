@@ -116,6 +116,7 @@ def test_a_vote_on_the_books_or_on_the_end_of_rounds_changes_its_own_values_and_
             {"/privacy/mode", "/privacy/robust/rule", "/privacy/robust/iterations"},
         ),
         ("privacy-robust", {"mode": "robust", "robust": {"rule": "median"}}, {}, {"/privacy/robust/rule"}),
+        ("privacy-secagg", {}, {"clip": 0.5}, {"/privacy/mode", "/privacy/secagg/clip"}),
         ("norm-gate", {}, {"times": 50}, {"/learning/norm_gate"}),
     ],
 )
@@ -146,7 +147,6 @@ def test_a_vote_for_a_rule_the_charter_cannot_keep_is_refused_before_anybody_vot
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"privacy": {"mode": "secagg"}}, "privacy.mode: 'secagg' is not carried out"),
         ({"privacy": {"mode": "dp"}}, "privacy.mode: 'dp' is not carried out"),
     ],
 )

@@ -403,6 +403,123 @@ class UploadReply(_message.Message):
 Global___UploadReply: _TypeAlias = UploadReply  # noqa: Y015
 
 @_typing.final
+class MaskRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_FIELD_NUMBER: _builtins.int
+    ROUND_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    STAGE_FIELD_NUMBER: _builtins.int
+    KEYS_FIELD_NUMBER: _builtins.int
+    DEAL_FIELD_NUMBER: _builtins.int
+    COMPLAINT_FIELD_NUMBER: _builtins.int
+    AGREEMENT_FIELD_NUMBER: _builtins.int
+    REVEAL_FIELD_NUMBER: _builtins.int
+    run: _builtins.str
+    round: _builtins.int
+    attempt: _builtins.int
+    """the one the site knows of; 0: none yet"""
+    stage: _builtins.int
+    """the stage of it that the site has seen"""
+    keys: _builtins.bytes
+    complaint: _builtins.bytes
+    agreement: _builtins.bytes
+    @_builtins.property
+    def deal(self) -> Global___MaskWord: ...
+    @_builtins.property
+    def reveal(self) -> Global___MaskWord: ...
+    def __init__(
+        self,
+        *,
+        run: _builtins.str = ...,
+        round: _builtins.int = ...,
+        attempt: _builtins.int = ...,
+        stage: _builtins.int = ...,
+        keys: _builtins.bytes = ...,
+        deal: Global___MaskWord | None = ...,
+        complaint: _builtins.bytes = ...,
+        agreement: _builtins.bytes = ...,
+        reveal: Global___MaskWord | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["agreement", b"agreement", "complaint", b"complaint", "deal", b"deal", "keys", b"keys", "reveal", b"reveal", "word", b"word"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agreement", b"agreement", "attempt", b"attempt", "complaint", b"complaint", "deal", b"deal", "keys", b"keys", "reveal", b"reveal", "round", b"round", "run", b"run", "stage", b"stage", "word", b"word"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_word: _TypeAlias = _typing.Literal["keys", "deal", "complaint", "agreement", "reveal"]  # noqa: Y015
+    _WhichOneofArgType_word: _TypeAlias = _typing.Literal["word", b"word"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_word) -> _WhichOneofReturnType_word | None: ...
+
+Global___MaskRequest: _TypeAlias = MaskRequest  # noqa: Y015
+
+@_typing.final
+class MaskWord(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NOTE_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    note: _builtins.bytes
+    data: _builtins.bytes
+    """of a deal the bundle, of a reveal the shares; <= 16 KiB"""
+    def __init__(
+        self,
+        *,
+        note: _builtins.bytes = ...,
+        data: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "note", b"note"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MaskWord: _TypeAlias = MaskWord  # noqa: Y015
+
+@_typing.final
+class MaskView(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    STAGE_FIELD_NUMBER: _builtins.int
+    KEYS_FIELD_NUMBER: _builtins.int
+    DEALS_FIELD_NUMBER: _builtins.int
+    SURVIVORS_FIELD_NUMBER: _builtins.int
+    AGREEMENTS_FIELD_NUMBER: _builtins.int
+    attempt: _builtins.int
+    stage: _builtins.int
+    """commons.masking.Step, counted from 0"""
+    survivors: _builtins.bytes
+    """from stage 3 on"""
+    @_builtins.property
+    def keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """from stage 1 on"""
+
+    @_builtins.property
+    def deals(self) -> _containers.RepeatedCompositeFieldContainer[Global___MaskWord]:
+        """from stage 2 on"""
+
+    @_builtins.property
+    def agreements(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """in stage 4"""
+
+    def __init__(
+        self,
+        *,
+        attempt: _builtins.int = ...,
+        stage: _builtins.int = ...,
+        keys: _abc.Iterable[_builtins.bytes] | None = ...,
+        deals: _abc.Iterable[Global___MaskWord] | None = ...,
+        survivors: _builtins.bytes = ...,
+        agreements: _abc.Iterable[_builtins.bytes] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agreements", b"agreements", "attempt", b"attempt", "deals", b"deals", "keys", b"keys", "stage", b"stage", "survivors", b"survivors"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MaskView: _TypeAlias = MaskView  # noqa: Y015
+
+@_typing.final
 class FetchRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

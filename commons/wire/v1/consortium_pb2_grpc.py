@@ -145,6 +145,11 @@ class SiteLinkStub:
                 request_serializer=commons_dot_wire_dot_v1_dot_consortium__pb2.TopUpRequest.SerializeToString,
                 response_deserializer=commons_dot_wire_dot_v1_dot_consortium__pb2.TopUpReply.FromString,
                 _registered_method=True)
+        self.Mask = channel.unary_unary(
+                '/commons.wire.v1.SiteLink/Mask',
+                request_serializer=commons_dot_wire_dot_v1_dot_consortium__pb2.MaskRequest.SerializeToString,
+                response_deserializer=commons_dot_wire_dot_v1_dot_consortium__pb2.MaskView.FromString,
+                _registered_method=True)
         self.Witness = channel.unary_stream(
                 '/commons.wire.v1.SiteLink/Witness',
                 request_serializer=commons_dot_wire_dot_v1_dot_consortium__pb2.WitnessRequest.SerializeToString,
@@ -219,6 +224,14 @@ class SiteLinkServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Mask(self, request, context):
+        """Secure aggregation of a round, level-triggered: takes in what the site says, then shows all that was said so far once
+        that is more than `stage`, at the latest after ten seconds. The same word again changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Witness(self, request, context):
         """Level-triggered: the newest checkpoint that wants witnesses and this site has not cosigned, at
         most ten a second; nothing while the charter asks for no witnesses. A newer stream of the same
@@ -273,6 +286,11 @@ def add_SiteLinkServicer_to_server(servicer, server):
                     servicer.TopUp,
                     request_deserializer=commons_dot_wire_dot_v1_dot_consortium__pb2.TopUpRequest.FromString,
                     response_serializer=commons_dot_wire_dot_v1_dot_consortium__pb2.TopUpReply.SerializeToString,
+            ),
+            'Mask': grpc.unary_unary_rpc_method_handler(
+                    servicer.Mask,
+                    request_deserializer=commons_dot_wire_dot_v1_dot_consortium__pb2.MaskRequest.FromString,
+                    response_serializer=commons_dot_wire_dot_v1_dot_consortium__pb2.MaskView.SerializeToString,
             ),
             'Witness': grpc.unary_stream_rpc_method_handler(
                     servicer.Witness,
@@ -475,6 +493,33 @@ class SiteLink:
             '/commons.wire.v1.SiteLink/TopUp',
             commons_dot_wire_dot_v1_dot_consortium__pb2.TopUpRequest.SerializeToString,
             commons_dot_wire_dot_v1_dot_consortium__pb2.TopUpReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Mask(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/commons.wire.v1.SiteLink/Mask',
+            commons_dot_wire_dot_v1_dot_consortium__pb2.MaskRequest.SerializeToString,
+            commons_dot_wire_dot_v1_dot_consortium__pb2.MaskView.FromString,
             options,
             channel_credentials,
             insecure,

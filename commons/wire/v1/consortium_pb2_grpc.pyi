@@ -93,6 +93,10 @@ class SiteLinkStub:
     """More money to be held for a round under way, so that the site may work on. Asked twice with the
     same number: nothing more. Refused, the site hands in what it has trained when the hold is used up.
     """
+    Mask: _grpc.UnaryUnaryMultiCallable[_consortium_pb2.MaskRequest, _consortium_pb2.MaskView]
+    """Secure aggregation of a round, level-triggered: takes in what the site says, then shows all that was said so far once
+    that is more than `stage`, at the latest after ten seconds. The same word again changes nothing.
+    """
     Witness: _grpc.UnaryStreamMultiCallable[_consortium_pb2.WitnessRequest, _consortium_pb2.WitnessOffer]
     """Level-triggered: the newest checkpoint that wants witnesses and this site has not cosigned, at
     most ten a second; nothing while the charter asks for no witnesses. A newer stream of the same
@@ -134,6 +138,10 @@ class SiteLinkAsyncStub(SiteLinkStub):
     TopUp: _aio.UnaryUnaryMultiCallable[_consortium_pb2.TopUpRequest, _consortium_pb2.TopUpReply]  # type: ignore[assignment]
     """More money to be held for a round under way, so that the site may work on. Asked twice with the
     same number: nothing more. Refused, the site hands in what it has trained when the hold is used up.
+    """
+    Mask: _aio.UnaryUnaryMultiCallable[_consortium_pb2.MaskRequest, _consortium_pb2.MaskView]  # type: ignore[assignment]
+    """Secure aggregation of a round, level-triggered: takes in what the site says, then shows all that was said so far once
+    that is more than `stage`, at the latest after ten seconds. The same word again changes nothing.
     """
     Witness: _aio.UnaryStreamMultiCallable[_consortium_pb2.WitnessRequest, _consortium_pb2.WitnessOffer]  # type: ignore[assignment]
     """Level-triggered: the newest checkpoint that wants witnesses and this site has not cosigned, at
@@ -215,6 +223,16 @@ class SiteLinkServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_consortium_pb2.TopUpReply, _abc.Awaitable[_consortium_pb2.TopUpReply]]:
         """More money to be held for a round under way, so that the site may work on. Asked twice with the
         same number: nothing more. Refused, the site hands in what it has trained when the hold is used up.
+        """
+
+    @_abc_1.abstractmethod
+    def Mask(
+        self,
+        request: _consortium_pb2.MaskRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_consortium_pb2.MaskView, _abc.Awaitable[_consortium_pb2.MaskView]]:
+        """Secure aggregation of a round, level-triggered: takes in what the site says, then shows all that was said so far once
+        that is more than `stage`, at the latest after ten seconds. The same word again changes nothing.
         """
 
     @_abc_1.abstractmethod
