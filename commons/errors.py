@@ -88,6 +88,8 @@ class Code(Word):
     MASK_SHARES_INVALID = "mask_shares_invalid"
     MASK_SURVIVORS_REFUSED = "mask_survivors_refused"
     MASK_BELOW_THRESHOLD = "mask_below_threshold"
+    # differential privacy
+    EXCEEDS_EPSILON = "exceeds_epsilon"
 
 
 GRPC_STATUS: dict[Code, str] = {
@@ -158,6 +160,7 @@ GRPC_STATUS: dict[Code, str] = {
     Code.MASK_SHARES_INVALID: "INVALID_ARGUMENT",
     Code.MASK_SURVIVORS_REFUSED: "FAILED_PRECONDITION",
     Code.MASK_BELOW_THRESHOLD: "FAILED_PRECONDITION",
+    Code.EXCEEDS_EPSILON: "FAILED_PRECONDITION",
 }
 
 

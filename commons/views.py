@@ -28,6 +28,10 @@ class SiteView(View):
     tokens_per_s: float = 0.0
     loss: float | None = None
     held_out_loss: float | None = None
+    epsilon: float | None = None
+    """Spent of its privacy over all runs, by the journal, at the charter's delta; None where updates are not noised."""
+    epsilon_max: float | None = None
+    """What it may spend."""
     bytes_up: int = 0
     bytes_down: int = 0
     model_bytes: int = 0

@@ -84,8 +84,8 @@ class UpdateNote(Words):
     payload_bytes: int
     steps: int
     tokens: int
-    loss: float
-    """Mean training loss, nats per byte."""
+    loss: float | None
+    """Mean training loss, nats per byte; withheld, as the other, where updates are noised."""
     held_out_loss: float | None
     """Of the base state, on the site's held-out text."""
 

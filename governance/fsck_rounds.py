@@ -16,6 +16,7 @@ from commons.records import Kind, Record
 from commons.signed import text_digest
 from commons.work import EvaluationNote, UpdateNote, UsageNote
 from governance.fsck_devices import Devices
+from governance.fsck_epsilon import Epsilon
 from governance.fsck_findings import Findings, Rule
 from governance.fsck_late import LateUpdates, Round, Run
 from governance.fsck_votes import Votes
@@ -51,6 +52,7 @@ class Rounds:
         self._update: tuple[int, Key, UpdateNote] | None = None
         self._usage: tuple[int, Key] | None = None
         self._devices, self._late = Devices(findings), LateUpdates(findings, votes)
+        self._epsilon = Epsilon(findings)
         self.work: dict[Key, Work] = {}
         """What is to be paid and was not yet paid."""
 
@@ -167,6 +169,7 @@ class Rounds:
             for site in before.rejected:  # what it took was paid with the attempt it was for
                 self.work.pop((run.name, number, site), None)
         self._late.open(index, run, opened, facts["holds"])
+        self._epsilon.open(index, charter, facts["holds"])
         run.round = opened
         self._check_holds(index, run, opened)
 
@@ -222,6 +225,7 @@ class Rounds:
         ours = update.consortium == opened.charter.consortium.name
         need(ours, Rule.UPDATE, index, f"admits {name} of another consortium")
         need(record.at_ms <= opened.lease_until_ms, Rule.UPDATE, index, f"admits {name} after its lease")
+        self._epsilon.sent(opened.charter, *key, update.digest)
         opened.admitted.add(update.site)
         run = self._runs[update.run]
         if opened is not run.round:
@@ -283,6 +287,8 @@ class Rounds:
                 Rule.ROUND, index, f"rejects in round {key[1]} of run {key[0]}, which is not open"
             )
         elif key[2] in opened.holds:
+            if facts["update"]:
+                self._epsilon.sent(opened.charter, *key, facts["update"])
             if facts["code"] == Code.UPDATE_NORM and key[2] in opened.admitted:
                 # It was admitted by itself; that its norm is out of proportion shows beside the others.
                 opened.admitted.remove(key[2])

@@ -149,7 +149,9 @@ def headline(view: RunView) -> str:
 
 def round_line(done: RoundView, view: RunView) -> str:
     """One closed round as a line."""
-    losses = ", ".join(f"{site} {loss:.3f}" for site, loss in sorted(done.losses.items()))
+    losses = (
+        ", ".join(f"{site} {loss:.3f}" for site, loss in sorted(done.losses.items())) or "losses withheld"
+    )
     took = ((done.closed_ms or 0) - done.opened_ms) / 1000
     absent = [
         f"{site} (at work)" if site in done.carried else site for site in (*done.missing, *done.left_out)

@@ -13,6 +13,7 @@ from commons.views import (
     ProposalView,
     RateCardView,
     RunView,
+    SiteView,
 )
 from governance.forecast import RECENT_ROUNDS, Forecast
 from governance.quotes import PayerQuote, Quote, Span
@@ -315,10 +316,27 @@ def run_line(view: RunView) -> str:
 
 
 def run_table(view: RunView) -> str:
-    head = ("site", "state", "step", "tokens/s", "loss", "up", "down", "spend left", "why")
+    noised = any(s.epsilon is not None for s in view.sites)
+    head = (
+        "site",
+        "state",
+        "step",
+        "tokens/s",
+        "loss",
+        "up",
+        "down",
+        "spend left",
+        *["epsilon"] * noised,
+        "why",
+    )
     rows = [
         (s.site, s.state, f"{s.step}/{s.steps}", f"{s.tokens_per_s:.0f}", "-" if s.loss is None else f"{s.loss:.3f}",
-         size(s.bytes_up), size(s.bytes_down), money(s.spend_left_micro), s.why)
+         size(s.bytes_up), size(s.bytes_down), money(s.spend_left_micro), *[_epsilon(s)] * noised, s.why)
         for s in view.sites
     ]  # fmt: skip
     return table(head, rows)
+
+
+def _epsilon(site: SiteView) -> str:
+    """What it has spent of what it may spend."""
+    return "-" if site.epsilon is None else f"{site.epsilon:.2f}/{site.epsilon_max:g}"

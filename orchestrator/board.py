@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from commons.charter import Charter
 from commons.charter import Site as CharterSite
 from commons.names import SiteId
+from commons.privacy.terms import DP
 from commons.views import RoundView, RunView, SiteView
 from governance.ledger import Ledger
 from orchestrator.late import words
 from orchestrator.live import WORKING, Live
+from orchestrator.noised import Noised
 from orchestrator.progress import RoundState, RunState
 
 STATES = WORKING | {"idle", "admitted", "refused"}
@@ -18,11 +20,20 @@ STATES = WORKING | {"idle", "admitted", "refused"}
 
 
 def run_view(
-    run: RunState, *, charters: Mapping[int, Charter], ledger: Ledger, live: Live, journal_size: int
+    run: RunState,
+    *,
+    charters: Mapping[int, Charter],
+    ledger: Ledger,
+    live: Live,
+    noised: Noised,
+    journal_size: int,
 ) -> RunView:
     """Call it while the journal's views stand still."""
     charter = charters[max(charters)]
-    opened = run.open_round
+    opened, private = run.open_round, charter.privacy
+    sites = [_site(site, run, charters, ledger, live) for site in charter.sites]
+    if private.mode == "dp":
+        sites = [_with_epsilon(site, private.dp, noised) for site in sites]
     return RunView(
         run=run.run,
         phase=run.phase,
@@ -31,7 +42,7 @@ def run_view(
         charter_version=charter.version if run.finished is None else run.charter_version,
         state=run.state,
         reason=run.reason or live.trouble,
-        sites=tuple(_site(site, run, charters, ledger, live) for site in charter.sites),
+        sites=tuple(sites),
         history=tuple(round_view(run, found, charters[found.charter_version]) for found in run.history),
         evaluation={note.domain: note.loss for _, (_, note) in sorted(run.evaluations.items())},
         journal_size=journal_size,
@@ -54,7 +65,7 @@ def round_view(run: RunState, found: RoundState, charter: Charter) -> RoundView:
         late={site: words(found.number - takes[site], charter) for site in late},
         left_out={site: why.message for site, why in sorted(found.left_out.items())},
         rejected={site: why.message for site, why in sorted(found.rejected.items())},
-        losses={site: update.loss for site, update in updates.items()},
+        losses={s: u.loss for s, u in updates.items() if u.loss is not None},
         held_out={s: u.held_out_loss for s, u in updates.items() if u.held_out_loss is not None},
         bytes_up=sum(update.payload_bytes for update in (*updates.values(), *late.values())),
         bytes_down=found.bytes_down,
@@ -94,6 +105,11 @@ def _site(
         gflop=usage.gflop if usage else 0,
         device_ms=usage.device_ms if usage else 0,
     )
+
+
+def _with_epsilon(site: SiteView, terms: DP, noised: Noised) -> SiteView:
+    spent = noised.spent(SiteId(site.site), terms)
+    return site.model_copy(update={"epsilon": spent, "epsilon_max": terms.epsilon_max})
 
 
 def _state(site: SiteId, run: RunState, charters: Mapping[int, Charter], live: Live) -> tuple[str, str]:

@@ -274,6 +274,7 @@ def _run_view(desk: Desk, witnesses: Witnesses, key: str) -> View | Refusal:
         charters=consortium.members.charters,
         ledger=consortium.ledger,
         live=desk.live,
+        noised=desk.runs.noised,
         journal_size=consortium.size,
     )
     return view if view.reason else view.model_copy(update={"reason": witnesses.trouble()})

@@ -19,6 +19,7 @@ from governance.ledger import HoldRequest
 from governance.ratecard import rate_card_digest
 from orchestrator.charges import bound, ordered_gflop
 from orchestrator.facts import rejection_fact, round_fact
+from orchestrator.noised import Noised
 from orchestrator.progress import Rejected, RoundState, RunState, hold_id
 
 RETRY_MS = 30_000
@@ -72,6 +73,7 @@ def plan_round(
     expert_map: ExpertMap,
     run: RunState,
     present: Collection[SiteId],
+    noised: Noised,
     now_ms: int,
 ) -> Plan:
     """The next round over the sites that are here, or, while a round is open, a further attempt at it."""
@@ -89,12 +91,8 @@ def plan_round(
         most = bound(charter, site, gflop, run.last_usage(name))
         if name in settled:
             continue
-        if (at := run.carried.get(name)) is not None:
-            message = f"site {name} is still at work on round {at}; the round after its update takes it in"
-            left_out[name] = Rejected(Code.NOT_ASSIGNED, message)
-        elif name not in present:
-            message = f"site {name} is not connected; its operator starts it, and the next round takes it in"
-            left_out[name] = Rejected(Code.NOT_ASSIGNED, message)
+        if why := _away(run, name, present) or noised.forbids(charter, name, number):
+            left_out[name] = Rejected(why.code, why.message)
         elif isinstance(most, Refusal):
             left_out[name] = Rejected(most.code, most.message)
         else:
@@ -124,6 +122,16 @@ def plan_round(
         left_out=left_out,
         admitted=len(settled),
     )
+
+
+def _away(run: RunState, name: SiteId, present: Collection[SiteId]) -> Refusal | None:
+    if (at := run.carried.get(name)) is not None:
+        message = f"site {name} is still at work on round {at}; the round after its update takes it in"
+        return Refusal(Code.NOT_ASSIGNED, message)
+    if name not in present:
+        message = f"site {name} is not connected; its operator starts it, and the next round takes it in"
+        return Refusal(Code.NOT_ASSIGNED, message)
+    return None
 
 
 def without_lacking(plan: Plan, refusal: Refusal, currency: str) -> Plan:

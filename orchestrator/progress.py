@@ -15,6 +15,7 @@ from commons.names import Digest, Micro, RoundNumber, RunId, SiteId
 from commons.notes import digest, parse
 from commons.records import Kind, Record
 from commons.work import EvaluationNote, UpdateNote, UsageNote
+from orchestrator.noised import Noised
 from orchestrator.usages import Usages
 
 
@@ -149,7 +150,7 @@ class Runs:
 
     def __init__(self) -> None:
         self.by_id: dict[RunId, RunState] = {}
-        self.usages = Usages()
+        self.usages, self.noised = Usages(), Noised()
         self.releases: dict[Digest, int] = {}
         """Digest of a release note -> its journal index."""
 
@@ -170,6 +171,7 @@ class Runs:
         return found or Refusal(Code.RUN_UNKNOWN, f"there is no run {run[:64]!r} here; see `hansa run watch`")
 
     def apply(self, index: int, record: Record) -> None:
+        self.noised.apply(record)
         match record.kind:
             case Kind.RUN:
                 self._open_run(record.at_ms, record.facts)

@@ -285,7 +285,7 @@ def _decide_opening(desk: Desk, run: RunId, now_ms: int) -> list[Record] | Refus
     charter = consortium.members.charters[before.charter_version] if before else consortium.charter
     digest = before.charter if before else consortium.members.digest
     expert_map = desk.expert_map(charter.version)
-    plan = plan_round(charter, digest, expert_map, state, desk.live.present(), now_ms)
+    plan = plan_round(charter, digest, expert_map, state, desk.live.present(), desk.runs.noised, now_ms)
     failed: list[Record] = []
     while plan.enough:
         held = decide_hold(consortium.ledger, plan.requests, now_ms)

@@ -147,7 +147,12 @@ class TrainingActor:
 
         try:
             result = self._trainer_of(run, charter).train_round(
-                round_number=number, base=base, learning=learning, on_step=on_step, gauge=gauge
+                round_number=number,
+                base=base,
+                learning=learning,
+                on_step=on_step,
+                gauge=gauge,
+                experts="base" if charter.privacy.noises_experts else "kept",
             )
         except (TrainingError, CorpusError, KeyError) as error:
             return Failed(str(error))

@@ -11,6 +11,7 @@ import threading
 
 import numpy as np
 
+from commons.charter import Charter
 from commons.codec import FRAME, decode_frame, frame_bytes
 from commons.errors import HansaError
 from commons.names import Digest, SiteId
@@ -24,6 +25,7 @@ from workers.link import Link
 from workers.masks import SiteMasks
 from workers.meter import Meter
 from workers.outbox import Outbox, Sealed
+from workers.spending import Spending
 from workers.status import Status
 from workers.training import Progress, Training, Wish
 from workers.verify import Order
@@ -45,11 +47,12 @@ class Computing:
         allowance: Allowance,
         signer: Signer,
         masks: SiteMasks,
+        spending: Spending,
         stop: threading.Event,
     ) -> None:
         self._link, self._status, self._store, self._outbox = link, status, store, outbox
         self._trainer, self._meter, self._allowance = trainer, meter, allowance
-        self._signer, self._masks, self._stop = signer, masks, stop
+        self._signer, self._masks, self._spending, self._stop = signer, masks, spending, stop
         self._name = SiteId(signer.name.partition("/")[2])
 
     def train(self, order: Order) -> Sealed:
@@ -75,11 +78,20 @@ class Computing:
         short = "" if trained.steps == steps else f"ended after {trained.steps} of {steps} steps"
         why = f"{short}: {self._allowance.exhausted or 'the hold was used up'}" if short else ""
         self._status.set(
-            state="sealing", why=why, step=trained.steps, loss=trained.loss, model_bytes=trained.model_bytes
+            state="sealing",
+            why=why,
+            step=trained.steps,
+            loss=_told(charter, trained.loss),
+            model_bytes=trained.model_bytes,
         )
+        return self._seal(order, trained, base, why)
+
+    def _seal(self, order: Order, trained: seal.Trained, base: dict[str, seal.Array], why: str) -> Sealed:
+        note, charter = order.note, order.charter
         entry = charter.site(self._name)
         assert entry is not None, "an order for this site is under a charter that has it"
         masking = self._masks.masking(order, lambda: self._stands(order))
+        noising = self._spending.noising(note, charter)
         with self._outbox.draft(note) as folder:
             manifest = seal.pack(
                 trained,
@@ -90,8 +102,13 @@ class Computing:
                 codecs=charter.learning.codecs,
                 folder=folder,
                 masking=masking,
+                noising=noising,
             )
-            update, used = seal.sign(note, trained, manifest, device=entry.device, signer=self._signer)
+            if noising is not None:
+                self._spending.count(note, charter, manifest.payload_digest)
+            update, used = seal.sign(
+                note, trained, manifest, device=entry.device, signer=self._signer, losses=noising is None
+            )
             what = f"trained, loss {trained.loss:.4f}, update of {manifest.payload_bytes} bytes"
             log.info("round %d: %s%s", note.round, what, f" ({why})" if why else "")
             return self._outbox.seal(note, folder, update=update, usage=used, manifest=manifest.to_bytes())
@@ -165,7 +182,10 @@ class Computing:
     def _watch(self, order: Order, progress: Progress) -> Wish:
         """Show the progress; whether the order still stands, and what is held for it suffices."""
         self._status.set(
-            why=progress.why, step=progress.step, tokens_per_s=progress.tokens_per_s, loss=progress.loss
+            why=progress.why,
+            step=progress.step,
+            tokens_per_s=progress.tokens_per_s,
+            loss=_told(order.charter, progress.loss),
         )
         if not self._stands(order):
             return Wish.ABANDON
@@ -182,3 +202,8 @@ class Computing:
             # A coordinator that starts again may say `wait` before it says the same order again.
             return latest is None or not latest.finished
         return False
+
+
+def _told(charter: Charter, loss: float | None) -> float | None:
+    """What heartbeats say of a loss: nothing where updates are noised, as it is of the text without noise."""
+    return None if charter.privacy.mode == "dp" else loss

@@ -22,6 +22,9 @@ class Policy(Section):
     routing: Literal["any", "joint", "lean"] = "any"
     max_charge_micro_per_round: Annotated[Micros | None, Field()] = None
     """Largest hold for one round of this site's work, in 1e-6 of the charter's currency; unset: no limit."""
+    epsilon_max: Annotated[float | None, Field(gt=0, le=1e4)] = None
+    """Where updates are noised, the most epsilon this site spends over all runs, at the charter's delta; unset: what the
+    charter says."""
 
 
 def forbids(policy: Policy, charter: Charter, *, site: str, hold_micro: int) -> Refusal | None:

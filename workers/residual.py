@@ -22,8 +22,8 @@ _VALUES, _INDEX = "residual.bin", "residual.json"
 class ResidualWriter:
     """Writes into a folder; nothing is there unless something was added."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, *, noised: bool = False) -> None:
+        self._folder, self._noised = folder, noised
         self._index: dict[str, tuple[int, int]] = {}
         self._size, self._digest = 0, hashlib.sha256()
         self._file = (folder / _VALUES).open("wb")
@@ -40,7 +40,7 @@ class ResidualWriter:
     def close(self) -> None:
         self._file.close()
         if self._index:
-            found = {"sha256": self._digest.hexdigest(), "slices": self._index}
+            found = {"sha256": self._digest.hexdigest(), "slices": self._index, "noised": self._noised}
             (self._folder / _INDEX).write_text(json.dumps(found, sort_keys=True))
         else:
             (self._folder / _VALUES).unlink()
@@ -52,6 +52,8 @@ class Residual:
     def __init__(self, folder: Path | None) -> None:
         index = folder / _INDEX if folder else None
         found = json.loads(index.read_text()) if index and index.exists() else {"slices": {}}
+        self.noised: bool = found.get("noised", False)
+        """Whether it is of values that the noise was added to, so that it tells no more of the text than they did."""
         self._index: dict[str, tuple[int, int]] = found["slices"]
         self._values = folder / _VALUES if folder else None
 

@@ -2,7 +2,8 @@
 
 Works frame by frame from arrays to files: sealing takes no memory beyond one slice. Everything sent is a delta against
 the assignment's base. For shared slices what quantisation dropped is added to the next round's delta (error feedback, EF-SGD, arXiv 1901.09847); own experts need
-none, since their next delta is taken against the base the coordinator built from this one.
+none, since their next delta is taken against the base the coordinator built from this one. Under noise a delta is clipped and
+noised before all that (`workers.noise`).
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from commons.notes import Signer, digest
 from commons.updates import Encoding, Part, UpdateManifest
 from commons.work import AssignmentNote, UpdateNote, UsageNote
 from workers.meter import Usage
+from workers.noise import Noise, Noising
 from workers.residual import Residual, ResidualWriter
 
 Array = NDArray[np.float32]
@@ -61,21 +63,28 @@ def pack(
     codecs: Codecs,
     folder: Path,
     masking: Masking | None = None,
+    noising: Noising | None = None,
 ) -> UpdateManifest:
     """Encode every slice this site sends into `folder`: the payload, and what the codecs dropped for the next round.
 
-    `masking`: shared slices are sent masked. A payload that is there already is written over. The same arguments give the same bytes. Raises CodecError when a delta is not finite.
+    `masking`: shared slices are sent masked. `noising`: what it covers is clipped and noised first, and what an earlier round
+    left over without noise is forgotten, as it would tell what the noise hides. A payload that is there already is written over. The same arguments give the same bytes. Raises CodecError when a delta is not finite.
     """
     parts: list[Part] = []
-    left = ResidualWriter(folder)
+    left = ResidualWriter(folder, noised=noising is not None)
     path = folder / PAYLOAD
+    noise = None
+    if noising is not None:
+        covered = (part for part in expert_map.uplink(site) if noising.covers(part))
+        noise = noising.begin((part.name, _delta(part, trained, base)) for part in covered)
+        residual = residual if residual.noised else Residual(None)
     with path.open("r+b" if path.exists() else "wb") as payload:
         try:
             for part in expert_map.uplink(site):
                 at = parts[-1].offset + parts[-1].bytes if parts else 0
                 delta = _delta(part, trained, base)
                 how = masking if masking and part.expert is None else codecs.of(part.kind)
-                parts.append(_encode(part, delta, how, at, residual, left, payload))
+                parts.append(_encode(part, delta, how, at, residual, left, payload, noise))
         finally:
             left.close()
         payload.truncate()
@@ -97,11 +106,14 @@ def _encode(
     residual: Residual,
     left: ResidualWriter,
     payload: BinaryIO,
+    noise: Noise | None,
 ) -> Part:
     digests: list[str] = []
     written = 0
     for number, first in enumerate(range(0, part.size, FRAME)):
         values = delta[first : first + FRAME]
+        if noise is not None and noise.covers(part.name):
+            values = noise.frame(part.name, number, values)
         earlier = residual.read(part.name, first, values.size) if part.expert is None else None
         if isinstance(how, Masking):
             data, rest = how.frame(part.name, number, values, earlier)
@@ -141,9 +153,18 @@ class Masking:
 
 
 def sign(
-    order: AssignmentNote, trained: Trained, manifest: UpdateManifest, *, device: str, signer: Signer
+    order: AssignmentNote,
+    trained: Trained,
+    manifest: UpdateManifest,
+    *,
+    device: str,
+    signer: Signer,
+    losses: bool = True,
 ) -> tuple[bytes, bytes]:
-    """The update note and the usage note of a packed round. `device`: its kind, as the rate card names it."""
+    """The update note and the usage note of a packed round. `device`: its kind, as the rate card names it.
+
+    `losses`: False withholds them, as they are of the text without noise.
+    """
     payload, usage = manifest.payload_digest, trained.usage
     update = UpdateNote(
         consortium=order.consortium,
@@ -156,8 +177,8 @@ def sign(
         payload_bytes=manifest.payload_bytes,
         steps=trained.steps,
         tokens=trained.tokens,
-        loss=trained.loss,
-        held_out_loss=trained.held_out_loss,
+        loss=trained.loss if losses else None,
+        held_out_loss=trained.held_out_loss if losses else None,
     )
     used = UsageNote(
         consortium=order.consortium,

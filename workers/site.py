@@ -31,6 +31,7 @@ from workers.masks import SiteMasks
 from workers.meter import Meter
 from workers.outbox import Outbox, Sealed
 from workers.site_file import SiteFile
+from workers.spending import Spending
 from workers.status import Status
 from workers.training import Abandoned, Begin, Interrupted, Training
 from workers.verify import Order, Verification
@@ -42,6 +43,8 @@ ASK_AGAIN_S = 10.0
 """How long a site that refused an order waits before it checks the same order again."""
 UNWITNESSED_S = 2.0
 """The same when only witnesses lack."""
+SPENT = "privacy.json"
+"""In the site's home: its secret for noise, and what it has sent under it."""
 
 
 def run_site(file: SiteFile, stop: threading.Event, begin: Begin | None = None) -> None:
@@ -56,7 +59,8 @@ def run_site(file: SiteFile, stop: threading.Event, begin: Begin | None = None) 
     with alone_in(file.home):
         status, store = Status(), StateStore(file.home / "model", durable=False)
         outbox = Outbox(file.home / "outbox")
-        verification = Verification(seat, file.policy, file.home / "verified.json", SystemClock())
+        spending = Spending(file.home / SPENT, file.policy.epsilon_max)
+        verification = Verification(seat, file.policy, file.home / "verified.json", SystemClock(), spending)
         link = Link(seat, status, store, parts=file.home / "parts", stop=stop)
         status.enter("idle", "training is starting")
         run, number = outbox.latest()
@@ -70,7 +74,7 @@ def run_site(file: SiteFile, stop: threading.Event, begin: Begin | None = None) 
         try:
             with (begin or _in_ray)(file, stop) as trainer:
                 computing = Computing(
-                    link, status, store, outbox, trainer, meter, allowance, signer, masks, stop
+                    link, status, store, outbox, trainer, meter, allowance, signer, masks, spending, stop
                 )
                 _Site(link, status, outbox, verification, computing, masks, witness, stop).work()
         except Interrupted:
@@ -102,9 +106,10 @@ def verify_site(file: SiteFile) -> VerifiedCharter:
         if witness.fork:
             raise Refused(Refusal(Code.LOG_FORKED, witness.fork))
         link.witness(witness)
-        verified = Verification(seat, file.policy, file.home / "verified.json", SystemClock()).charter(
-            link.chain
-        )
+        spending = Spending(file.home / SPENT, file.policy.epsilon_max)
+        verified = Verification(
+            seat, file.policy, file.home / "verified.json", SystemClock(), spending
+        ).charter(link.chain)
     finally:
         stop.set()
         link.close()
@@ -204,8 +209,9 @@ class _Site:
 
     def _upload(self, order: Order, sealed: Sealed) -> None:
         self._status.enter("uploading")
-        if order.charter.privacy.mode == "secagg":
-            sealed.secure()  # the same masks must never hide two different updates
+        if order.charter.privacy.mode in ("secagg", "dp"):
+            # The same masks must never hide two different updates, nor two noises the same one.
+            sealed.secure()
         with ThreadPoolExecutor(1, thread_name_prefix="secure") as beside:
             secured = beside.submit(sealed.secure)
             index = self._link.upload(sealed, run=order.note.run, round_number=order.note.round)

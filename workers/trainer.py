@@ -7,8 +7,8 @@ also when the round was cut short: what its file says is what the round gave. Af
 at its own place in batches and learning rate, as if the round had been whole.
 
 Inner optimiser: AdamW (0.9, 0.95), its moments kept across rounds, gradients clipped at norm 1, warm-up and cosine
-over the run's inner steps (DiLoCo, arXiv 2311.08105). Own experts stay as the site left them; the trunk starts from
-the base every round.
+over the run's inner steps (DiLoCo, arXiv 2311.08105). Own experts stay as the site left them, unless they leave it
+under noise: then they start from the base every round, as the trunk does, and are at the site what they are for all others.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -112,15 +113,18 @@ class Trainer:
         learning: Learning,
         on_step: OnStep,
         gauge: Gauge | None = None,
+        experts: Literal["kept", "base"] = "kept",
     ) -> RoundResult:
         """Train `learning.inner_steps` from `base`, or fewer if `on_step` says so after one of them.
 
         `base` holds trunk and router, with joint routing all guests, and in a site's first round its own experts.
         An exception from `on_step` abandons the round; asked again, it starts over and ends at the same bytes.
         `gauge` measures the work of this call; a round finished before has the usage it had then.
-        Raises TrainingError on a loss that is not finite.
+        `experts`: own experts begin as the site left them, or as `base` has them, where the site's updates of them are not
+        what arrived. Raises TrainingError on a loss that is not finite.
         """
-        request = self._request(round_number, base, learning)
+        assert experts == "kept" or all(n in base for n in self._own_names), "own experts are in the base"
+        request = self._request(round_number, base, learning, experts)
         if finished := self._finished(round_number, request):
             return finished
         gauge = gauge or Gauge(SystemClock(), "cpu")
@@ -129,7 +133,7 @@ class Trainer:
         shard = self._shard_at(base)
         rows = self._corpus.held_out_rows(length=learning.sequence_length, limit=HELD_OUT_ROWS)
         before = held_out_loss(shard, rows)
-        arrays, steps = self._restore(round_number, shard)
+        arrays, steps = self._restore(round_number, shard, experts)
         optimizer = self._optimizer(shard, arrays, steps)
         expert_tokens(shard, self._map)
         done, loss = self._inner_steps(round_number, shard, optimizer, on_step)
@@ -250,9 +254,11 @@ class Trainer:
         own = set(self._own_names)
         return [s.name for s in self._map.slices if s.kind is Kind.EXPERT and s.name not in own]
 
-    def _request(self, round_number: int, base: Mapping[str, Array], learning: Learning) -> str:
+    def _request(self, round_number: int, base: Mapping[str, Array], learning: Learning, experts: str) -> str:
         """What the round's bytes depend on."""
         digest = hashlib.sha256(f"{self._map.digest} {round_number} {learning.model_dump_json()}".encode())
+        if experts != "kept":
+            digest.update(experts.encode())
         for name in sorted(base):
             digest.update(name.encode() + np.ascontiguousarray(base[name], np.float32).tobytes())
         return digest.hexdigest()
@@ -267,13 +273,16 @@ class Trainer:
         kept = self._rounds_kept()
         return _under("expert/", read_arrays(self._file(kept[-1]))) if kept else {}
 
-    def _restore(self, round_number: int, shard: nn.Module) -> tuple[dict[str, Array], dict[str, int]]:
-        """Own experts into the shard as the last earlier round left them; its moments and step counts."""
+    def _restore(
+        self, round_number: int, shard: nn.Module, experts: str
+    ) -> tuple[dict[str, Array], dict[str, int]]:
+        """Own experts into the shard as the last earlier round left them, if they are kept; its moments and step counts."""
         earlier = [n for n in self._rounds_kept() if n < round_number]
         if not earlier:
             return {}, {}
         arrays = read_arrays(self._file(earlier[-1]))
-        load_state(shard, _under("expert/", arrays))
+        if experts == "kept":
+            load_state(shard, _under("expert/", arrays))
         steps: dict[str, int] = read_facts(self._file(earlier[-1]))["adam_steps"]
         return arrays, steps
 

@@ -8,6 +8,8 @@ Steps 1 to 7 prove the charter in force (`commons.chain`). Then, for an order:
 11. it names the expert map this site computes from that charter
 12. its lease has not run out
 13. the site's own policy allows charter and charge (`workers.policy`)
+14. where updates are noised, the round spends no more of the site's privacy than charter and owner allow, by the site's own
+    count (`workers.spending`)
 
 Owns the one file that remembers what was verified last, so that the journal can never show this site less.
 """
@@ -30,6 +32,7 @@ from commons.log import Checkpoint
 from commons.notes import NoteError, Verifier, open_note
 from commons.work import AssignmentNote
 from workers.policy import Policy, forbids
+from workers.spending import Spending
 
 CLOCK_SLACK_MS = 300_000
 """How far this site's clock may be ahead of the coordinator's before it refuses leases."""
@@ -66,10 +69,11 @@ class Order:
 class Verification:
     """One site's memory of what it has verified, kept in `memory`. Not for several threads."""
 
-    def __init__(self, seat: Seat, policy: Policy, memory: Path, clock: Clock) -> None:
+    def __init__(self, seat: Seat, policy: Policy, memory: Path, clock: Clock, spending: Spending) -> None:
         """Raises HansaError when the seat's charter or the memory cannot be read."""
         assert seat.subject.site, "a site's seat names its site"
         self._site, self._policy, self._memory, self._clock = seat.subject.site, policy, memory, clock
+        self._spending = spending
         try:
             self._trust = Trust.of(charter_file.from_canonical(seat.charter))
         except ValueError as error:
@@ -94,7 +98,8 @@ class Verification:
         return verified
 
     def order(self, data: bytes, ask: Ask) -> Order | Refusal:
-        """All steps for the assignment note `data`. The same note may be checked again at any time."""
+        """All steps for the assignment note `data`. The same note may be checked again at any time. Raises StoreError when
+        the site's count of its spending cannot be read."""
         verified = self.charter(ask)
         if isinstance(verified, Refusal):
             return verified
@@ -135,8 +140,11 @@ class Verification:
         # 13
         if refusal := forbids(self._policy, charter, site=site, hold_micro=note.hold_micro):
             return refusal
+        # 14
+        if refusal := self._spending.forbids(note, charter):
+            return refusal
         signed = f"8-12 order: round {note.round} of run {note.run}, signed by {self._trust.log.name}"
-        steps = (*verified.steps, signed, "13 policy: allowed")
+        steps = (*verified.steps, signed, "13 policy: allowed", "14 privacy: within what may be spent")
         return Order(note, charter, expert_map, data, steps, verified.sites)
 
     def _remembered(self) -> tuple[Checkpoint | None, int]:

@@ -8,7 +8,7 @@ from commons.masking.ring import FixedPoint, add_words, to_bytes
 from commons.masking.roster import SITES_MAX, Deal, Strength, strength
 from commons.masking.round import RoundMasking, Step, Waiting
 from commons.masking.site import Bound, SiteMasking
-from commons.masking.streams import Masker, Stream, Unmasker
+from commons.masking.streams import Keystream, Masker, Stream, Unmasker
 from commons.masking.survivors import Reveal
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "Bound",
     "Deal",
     "FixedPoint",
+    "Keystream",
     "Masker",
     "Reveal",
     "RoundMasking",

@@ -65,6 +65,19 @@ class _Streams:
                 (np.add if added else np.subtract)(part, stream, out=part)
 
 
+class Keystream(_Streams):
+    """Uniform words from one key, for what a site draws from a secret of its own."""
+
+    def __init__(self, key: bytes) -> None:
+        """`key`: 32 bytes."""
+        super().__init__([Stream(key, added=True)])
+
+    def fill(self, words: Words, slice_index: int, frame: int) -> None:
+        """Write this frame's words over `words`; what `frame` says of its arguments holds."""
+        words.fill(0)
+        self.frame(words, slice_index, frame)
+
+
 class Masker(_Streams):
     """A site's masks: its own, and one with every peer that it masks with."""
 

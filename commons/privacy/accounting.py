@@ -4,7 +4,7 @@ Each update is one Gaussian mechanism with the whole site as the unit of privacy
 works in every round. Composed, such mechanisms are exactly one Gaussian mechanism with mu = sqrt(sum 1/z_i^2)
 (Dong, Roth, Su, arXiv 1905.02383, corollary 3.3), whose epsilon has a closed form (Balle and Wang, arXiv 1805.06530,
 theorem 8). So this is exact, needs no library, and comes out the same at the coordinator and at every site.
-`dp-accounting` bounds the same figure numerically and is the second opinion (`commons.privacy.opinion`).
+The test suite holds it against what the library `dp-accounting` bounds numerically.
 """
 
 from __future__ import annotations

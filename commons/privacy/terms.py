@@ -73,7 +73,7 @@ class SecAgg(Section):
 class DP(Section):
     """Site-level differential privacy: each site clips its update and adds Gaussian noise before it leaves."""
 
-    clip_norm: Annotated[float, Field(gt=0, le=1e6)] = 1.0
+    clip_norm: Annotated[float, Field(ge=1e-6, le=1e6)] = 1.0
     """L2 norm over all noised slices that an update is cut to."""
     noise_multiplier: Annotated[float, Field(ge=0.01, le=1e4)] = 1.0
     """Standard deviation of each value's noise, in units of `clip_norm`."""
@@ -91,6 +91,11 @@ class Privacy(Section):
     robust: Robust = Robust()
     secagg: SecAgg = SecAgg()
     dp: DP = DP()
+
+    @property
+    def noises_experts(self) -> bool:
+        """Whether a site's own experts leave it under noise, as trunk and router do."""
+        return self.mode == "dp" and self.dp.slices == "all"
 
 
 def conflicts(

@@ -144,13 +144,14 @@ class Training:
     def _update(self, record: Record) -> list[Item]:
         update = UpdateNote.from_note(notes.parse(record.body))
         site, found = self._site(update.site), self._runs[update.run].rounds[update.round]
-        values = {
-            "train/loss": update.loss,
+        values: dict[str, float] = {
             "train/steps": update.steps,
             "train/tokens": update.tokens,
             "comm/bytes_up": update.payload_bytes,
         }
-        found.losses.append((update.loss, update.tokens))
+        if update.loss is not None:
+            values["train/loss"] = update.loss
+            found.losses.append((update.loss, update.tokens))
         items: list[Item] = [self._log(update.run, site, values, update.round, record.at_ms)]
         if update.held_out_loss is not None:
             found.held_out[site.name] = update.held_out_loss

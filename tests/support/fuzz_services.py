@@ -167,6 +167,7 @@ class Box:
             charters=desk.consortium.members.charters,
             ledger=desk.consortium.ledger,
             live=desk.live,
+            noised=desk.runs.noised,
             journal_size=desk.consortium.size,
         )
         json.loads(view.model_dump_json(), parse_constant=_no_number)

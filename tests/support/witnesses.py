@@ -22,6 +22,7 @@ from hansa.witnessing import application
 from tests.support.consortium import signer
 from workers.link import Link
 from workers.policy import Policy
+from workers.spending import Spending
 from workers.status import Status
 from workers.verify import Verification
 from workers.witness import SiteWitness
@@ -35,7 +36,9 @@ class Watcher:
         self.stop = threading.Event()
         self.link = Link(seat, Status(), StateStore(home / "model"), parts=home / "parts", stop=self.stop)
         self.witness = SiteWitness(signer(self.name), seat.log_verifier, home, SystemClock())
-        self._verification = Verification(seat, Policy(), home / "verified.json", SystemClock())
+        self._verification = Verification(
+            seat, Policy(), home / "verified.json", SystemClock(), Spending(home / "privacy.json", None)
+        )
         if cosigns:
             self.link.witness(self.witness)
 

@@ -514,6 +514,7 @@ def test_the_run_view_shows_who_is_still_at_work_and_what_came_late(stage: Stage
             charters=desk.consortium.members.charters,
             ledger=stage.ledger,
             live=desk.live,
+            noised=desk.runs.noised,
             journal_size=0,
         )
 

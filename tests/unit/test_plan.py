@@ -12,6 +12,7 @@ from commons.experts.map import ExpertMap
 from commons.names import Digest, Micro, RoundNumber, RunId, SiteId
 from commons.work import UpdateNote, UsageNote
 from orchestrator.charges import bound
+from orchestrator.noised import Noised
 from orchestrator.plan import (
     Verdict,
     closing,
@@ -53,8 +54,11 @@ def admitted(*sites: str) -> dict[SiteId, Admitted]:
     return {SiteId(s): Admitted(0, note) for s in sites}
 
 
-def planned(of: Charter, present: frozenset[SiteId] = ALL, state: RunState | None = None):  # type: ignore[no-untyped-def]
-    return plan_round(of, D, ExpertMap.from_charter(of), state or run(), present, now_ms=1000)
+def planned(  # type: ignore[no-untyped-def]
+    of: Charter, present: frozenset[SiteId] = ALL, state: RunState | None = None, noised: Noised | None = None
+):
+    expert_map, spent = ExpertMap.from_charter(of), noised or Noised()
+    return plan_round(of, D, expert_map, state or run(), present, spent, now_ms=1000)
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,7 @@ class Shown(World):
             charters=desk.consortium.members.charters,
             ledger=desk.consortium.ledger,
             live=Live(self, Bell(), Bell()),
+            noised=desk.runs.noised,
             journal_size=desk.consortium.size,
         )
         return {f"{name} {key}": self.read(name, key) for name, key in asked} | {

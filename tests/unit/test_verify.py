@@ -17,6 +17,7 @@ from commons.identity import Seat
 from commons.work import AssignmentNote
 from tests.support.chamber import LOG, Chamber, charter, delegation, founding_notes, signer
 from workers.policy import Policy
+from workers.spending import Spending
 from workers.verify import CLOCK_SLACK_MS, Chain, Order, Verification
 
 MODEL = {
@@ -59,7 +60,13 @@ class Consortium:
         )
 
     def site(self, policy: Policy | None = None) -> Verification:
-        return Verification(self.seat, policy or Policy(), self.memory, StoppedClock())
+        return Verification(
+            self.seat,
+            policy or Policy(),
+            self.memory,
+            StoppedClock(),
+            Spending(self.memory.with_name("privacy.json"), None),
+        )
 
     def chain(self, have_size: int) -> Chain:
         journal = self.chamber.journal
@@ -106,7 +113,7 @@ def test_an_order_that_holds_is_believed_again_and_again(consortium: Consortium)
     for _ in range(2):
         order = site.order(consortium.order(), consortium.chain)
         assert isinstance(order, Order), order
-        assert (order.note.round, order.charter, len(order.steps)) == (3, consortium.chamber.charter, 9)
+        assert (order.note.round, order.charter, len(order.steps)) == (3, consortium.chamber.charter, 10)
 
 
 def test_an_executed_vote_is_followed_to_the_next_charter(consortium: Consortium) -> None:
