@@ -36,18 +36,7 @@ def load(path: Path) -> Charter:
 
 def problems(charter: Charter) -> list[str]:
     """What a valid document still gets wrong: keys that are no keys or not their owner's, size."""
-    wrong = [f"{'.'.join(map(str, p.path))}: {p.what}" for p in _problems(charter)]
-    return [*wrong, *not_carried_out(charter)]
-
-
-def not_carried_out(charter: Charter) -> list[str]:
-    """What the schema knows and this version of the program does not do; a charter that asks for it takes no effect."""
-    found = []
-    if charter.privacy.mode == "dp":
-        found.append(
-            f"privacy.mode: {charter.privacy.mode!r} is not carried out by this version of the program"
-        )
-    return found
+    return [f"{'.'.join(map(str, p.path))}: {p.what}" for p in _problems(charter)]
 
 
 def canonical(charter: Charter) -> bytes:
@@ -297,5 +286,7 @@ _COMMENTS = {
     "privacy.secagg.threshold": "sites that must help to open a sum; 0: above two thirds",
     "privacy.dp.clip_norm": "longest L2 norm of an update",
     "privacy.dp.noise_multiplier": "deviation of the noise, in clip_norm",
-    "privacy.dp.epsilon_max": "what one site may spend over all its rounds",
+    "privacy.dp.delta": "epsilon is counted at this delta",
+    "privacy.dp.epsilon_max": "what one site may spend over all its runs and rounds",
+    "privacy.dp.slices": "shared: trunk and router leave noised; all: own experts too",
 }

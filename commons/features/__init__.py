@@ -15,7 +15,7 @@ import jsonpointer
 from pydantic import BaseModel, ValidationError
 
 from commons.charter import Charter
-from commons.charter_file import CHARTER_BYTES_MAX, canonical, diff, digest, document, not_carried_out
+from commons.charter_file import CHARTER_BYTES_MAX, canonical, diff, digest, document
 from commons.errors import Code, Refusal
 from commons.features.books import BOOKS
 from commons.features.feature import Feature, Patch
@@ -80,8 +80,6 @@ def apply(charter: Charter, feature: str | Feature, params: Mapping[str, Any]) -
             Code.FEATURE_PARAMETERS_INVALID,
             f"{entry.key} with {_shown(params)} changes nothing: the charter already says so",
         )
-    if missing := not_carried_out(changed):
-        return Refusal(Code.CHARTER_INVALID, f"feature {entry.key}: {'; '.join(missing)}")
     if (size := len(canonical(changed))) > CHARTER_BYTES_MAX:
         message = f"the charter would take {size} bytes, at most {CHARTER_BYTES_MAX} are one journal record"
         return Refusal(Code.CHARTER_INVALID, message)

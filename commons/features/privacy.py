@@ -1,8 +1,7 @@
 """Features that change whose updates can be seen by whom, and which of them are believed (`commons.privacy`).
 
 Each mode is a feature of its own, so that a proposal names what it asks for, and a site can list the modes it takes
-part in. The parameters are the mode's own section: what a vote does not name has its default. `dp` joins when it is
-carried out (`commons.charter_file.not_carried_out`).
+part in. The parameters are the mode's own section: what a vote does not name has its default.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from typing import Annotated
 from pydantic import Field
 
 from commons.features.feature import Feature, Patch, replaced
-from commons.privacy.terms import Mode, Robust, SecAgg
+from commons.privacy.terms import DP, Mode, Robust, SecAgg
 from commons.section import WHOLE, Section
 
 
@@ -52,6 +51,13 @@ PRIVACY = (
         SecAgg,
         ("/privacy/mode", "/privacy/secagg"),
         lambda _, terms: _mode("secagg", terms),
+    ),
+    Feature(
+        "privacy-dp",
+        "Each site clips its update and adds noise before it leaves; what that spends of its privacy has a limit",
+        DP,
+        ("/privacy/mode", "/privacy/dp"),
+        lambda _, terms: _mode("dp", terms),
     ),
     Feature(
         "norm-gate",

@@ -8,7 +8,7 @@ import pytest
 
 from commons import features
 from commons.charter import Charter, Grant
-from commons.charter_file import canonical, diff, problems
+from commons.charter_file import canonical, diff
 from commons.errors import Code, Refusal
 from commons.experts.slices import Kind
 from commons.features import FEATURES, Feature, apply, carry_out
@@ -117,6 +117,8 @@ def test_a_vote_on_the_books_or_on_the_end_of_rounds_changes_its_own_values_and_
         ),
         ("privacy-robust", {"mode": "robust", "robust": {"rule": "median"}}, {}, {"/privacy/robust/rule"}),
         ("privacy-secagg", {}, {"clip": 0.5}, {"/privacy/mode", "/privacy/secagg/clip"}),
+        ("privacy-dp", {}, {"clip_norm": 0.5}, {"/privacy/mode", "/privacy/dp/clip_norm"}),
+        ("privacy-dp", {"mode": "dp"}, {"epsilon_max": 16.0}, {"/privacy/dp/epsilon_max"}),
         ("norm-gate", {}, {"times": 50}, {"/learning/norm_gate"}),
     ],
 )
@@ -142,19 +144,6 @@ def test_a_vote_for_a_rule_the_charter_cannot_keep_is_refused_before_anybody_vot
     assert isinstance(result, Refusal)
     assert result.code == Code.CHARTER_INVALID
     assert "needs 5 updates" in result.message
-
-
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({"privacy": {"mode": "dp"}}, "privacy.mode: 'dp' is not carried out"),
-    ],
-)
-def test_what_this_version_does_not_carry_out_takes_no_effect(changes: dict[str, Any], said: str) -> None:
-    of = with_sites(3, rounds__quorum=3, **changes)
-    assert any(said in problem for problem in problems(of))
-    result = apply(of, "inner-steps", {"steps": 99})
-    assert isinstance(result, Refusal) and said in result.message
 
 
 @pytest.mark.parametrize(
