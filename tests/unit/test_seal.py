@@ -19,11 +19,13 @@ from commons.errors import StoreError
 from commons.experts.map import ExpertMap, Slice
 from commons.names import SiteId
 from commons.notes import digest, open_note
+from commons.privacy.terms import DP
 from commons.updates import UpdateManifest
 from commons.work import AssignmentNote, UpdateNote, UsageNote
 from tests.support.consortium import charter, signer
 from workers import outbox as outbox_module
 from workers.meter import Usage
+from workers.noise import Noising
 from workers.outbox import Outbox, Sealed
 from workers.residual import Residual, ResidualWriter
 from workers.seal import PAYLOAD, Trained, pack, sign
@@ -83,7 +85,11 @@ class Packed:
 
 
 def packed(
-    result: Trained, base: Arrays, residual: Residual | None = None, codecs: Codecs | None = None
+    result: Trained,
+    base: Arrays,
+    residual: Residual | None = None,
+    codecs: Codecs | None = None,
+    noising: Noising | None = None,
 ) -> Packed:
     folder = Path(mkdtemp())
     manifest = pack(
@@ -94,6 +100,7 @@ def packed(
         site=SITE,
         codecs=codecs or Codecs(),
         folder=folder,
+        noising=noising,
     )
     return Packed(manifest, (folder / PAYLOAD).read_bytes(), Residual(folder))
 
@@ -152,6 +159,95 @@ def test_a_lossless_codec_sends_what_a_lossy_one_left_over() -> None:
     for name, rest in left_over(lossy).items():
         assert np.array_equal(sent[name], result.trunk_delta[name] + rest)
     assert not update.residual
+
+
+def noising(slices: str = "shared", **terms: Any) -> Noising:
+    return Noising(
+        terms=DP.model_validate({"clip_norm": 0.5, "noise_multiplier": 2.0, "slices": slices} | terms),
+        secret=b"s" * 32,
+        consortium="hanse",
+        run="run-1",
+        round=1,
+        charter="sha256:" + "b" * 64,
+        site=SITE,
+    )
+
+
+def deltas(result: Trained, base: Arrays) -> Arrays:
+    return {
+        p.name: result.experts[p.name] - base[p.name] if p.expert else result.trunk_delta[p.name]
+        for p in MAP.uplink(SITE)
+    }
+
+
+@pytest.mark.parametrize("slices", ["shared", "all"])
+def test_under_noise_what_is_covered_leaves_clipped_and_noised_and_the_rest_as_trained(slices: str) -> None:
+    result, base = trained()
+    how = noising(slices)
+    covered = [p for p in MAP.uplink(SITE) if p.expert is None or slices == "all"]
+    made = how.begin((p.name, deltas(result, base)[p.name].reshape(-1)) for p in covered)
+    sent = decoded(packed(result, base, noising=how))
+    for part in MAP.uplink(SITE):
+        wanted = deltas(result, base)[part.name]
+        if part in covered:
+            wanted = made.frame(part.name, 0, wanted.reshape(-1)).reshape(part.shape)
+        assert np.array_equal(sent[part.name], wanted)
+    length = np.sqrt(sum(np.sum(deltas(result, base)[p.name].astype(np.float64) ** 2) for p in covered))
+    assert made.norm == pytest.approx(length), "one norm over everything covered"
+
+
+def test_a_noised_round_seals_to_the_same_bytes_and_another_update_to_nothing_alike() -> None:
+    codecs = Codecs(trunk="int8", expert="bf16")
+    first, second = (packed(*trained(), None, codecs, noising("all")) for _ in range(2))
+    assert first.payload == second.payload
+    names = [s.name for s in MAP.shared()]
+    result, base = trained()
+    nudged = dict(result.trunk_delta)
+    nudged[names[0]] = np.nextafter(nudged[names[0]], np.float32(9))
+    one = decoded(packed(result, base, noising=noising()))
+    two = decoded(packed(replace(result, trunk_delta=nudged), base, noising=noising()))
+    rest = np.concatenate([(one[n] - two[n]).reshape(-1) for n in names])
+    assert rest.std() == pytest.approx(np.sqrt(2) * 2.0 * 0.5, rel=0.1), "neither has the other's noise"
+
+
+def test_what_a_codec_drops_of_noised_values_is_sent_later_and_the_noise_comes_first() -> None:
+    residual, codecs = Residual(None), Codecs(trunk="int8")
+    wanted: Arrays = {s.name: np.zeros(s.shape, np.float32) for s in MAP.shared()}
+    arrived = {name: array.copy() for name, array in wanted.items()}
+    for number in range(4):
+        result, base = trained(number)
+        how = replace(noising(), round=number + 1)
+        made = how.begin((s.name, result.trunk_delta[s.name].reshape(-1)) for s in MAP.shared())
+        update = packed(result, base, residual, codecs, how)
+        residual, sent, rest = update.residual, decoded(update), left_over(update)
+        for part in MAP.shared():
+            noised = made.frame(part.name, 0, result.trunk_delta[part.name].reshape(-1))
+            wanted[part.name] += noised.reshape(part.shape)
+            arrived[part.name] += sent[part.name]
+    for name in wanted:
+        assert np.allclose(arrived[name] + rest[name], wanted[name], atol=1e-5)
+
+
+def test_what_was_left_over_without_noise_is_never_sent_under_it() -> None:
+    result, base = trained()
+    codecs = Codecs(trunk="int8")
+    plain = packed(result, base, None, codecs)
+    assert plain.residual and not plain.residual.noised
+    fresh = packed(result, base, None, codecs, noising())
+    assert packed(result, base, plain.residual, codecs, noising()).payload == fresh.payload
+    again = packed(result, base, fresh.residual, codecs, noising())
+    assert fresh.residual.noised and again.payload != fresh.payload, "what was noised is fed back"
+
+
+def test_losses_are_withheld_where_updates_are_noised() -> None:
+    result, base = trained()
+    result = replace(result, held_out_loss=2.0)
+    update = packed(result, base, noising=noising())
+    note, _ = sign(order(), result, update.manifest, device="cpu", signer=SIGNER, losses=False)
+    text = open_note(note, [SIGNER.verifier])
+    assert "loss -\nheld-out-loss -\n" in text.text
+    said = UpdateNote.from_note(text)
+    assert (said.loss, said.held_out_loss) == (None, None)
 
 
 def test_the_same_round_seals_to_the_same_bytes() -> None:

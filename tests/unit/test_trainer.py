@@ -189,6 +189,27 @@ def test_asked_again_a_finished_round_is_answered_without_training(
     assert same(first, again) and again.usage == first.usage, "it has the usage of the time it was trained"
 
 
+@pytest.mark.parametrize("fresh", [False, True])
+def test_experts_that_leave_under_noise_start_from_the_base_and_all_others_from_where_they_were(
+    trainer_at: Callable[..., Trainer], fresh: bool
+) -> None:
+    base = start()
+    first = trainer_at("a").train_round(round_number=1, base=base, learning=LEARNING, on_step=ignore)
+    noised = {n: a + np.float32(0.25) for n, a in first.experts.items()}
+    arrived, moved = merged(base, [first]) | noised, {}
+    for experts in ("kept", "base"):
+        trainer = trainer_at(experts)
+        trainer.train_round(round_number=1, base=base, learning=LEARNING, on_step=ignore, experts=experts)
+        trainer = trainer_at(experts) if fresh else trainer
+        second = trainer.train_round(
+            round_number=2, base=arrived, learning=LEARNING, on_step=ignore, experts=experts
+        )
+        moved[experts] = {n: float(np.mean(a - first.experts[n])) for n, a in second.experts.items()}
+    for name in noised:
+        assert abs(moved["kept"][name]) < 0.05, "the noise never reached it"
+        assert abs(moved["base"][name] - 0.25) < 0.05, "it is here what it is for all others"
+
+
 def stop_after(last: int) -> Callable[[int, float], bool]:
     return lambda step, loss: step == last
 

@@ -14,6 +14,7 @@ from commons.certificates import Subject
 from commons.errors import Code, HansaError, Refusal
 from commons.experts.map import ExpertMap
 from commons.identity import Seat
+from commons.privacy.accounting import epsilon_after
 from commons.work import AssignmentNote
 from tests.support.chamber import LOG, Chamber, charter, delegation, founding_notes, signer
 from workers.policy import Policy
@@ -114,6 +115,24 @@ def test_an_order_that_holds_is_believed_again_and_again(consortium: Consortium)
         order = site.order(consortium.order(), consortium.chain)
         assert isinstance(order, Order), order
         assert (order.note.round, order.charter, len(order.steps)) == (3, consortium.chamber.charter, 10)
+
+
+def test_a_coordinator_that_orders_beyond_the_sites_epsilon_is_refused_by_the_sites_own_count(
+    tmp_path: Path,
+) -> None:
+    terms = {"noise_multiplier": 2.0, "epsilon_max": epsilon_after([2.0] * 2, 1e-6) + 1e-9}
+    consortium = Consortium(tmp_path, privacy={"mode": "dp", "dp": terms})
+    site, spending = consortium.site(), Spending(tmp_path / "privacy.json", None)
+    for number in (3, 4):
+        note = consortium.order(round=number)
+        order = site.order(note, consortium.chain)
+        assert isinstance(order, Order), order
+        spending.count(order.note, order.charter, f"payload {number}")
+        assert isinstance(site.order(note, consortium.chain), Order), "sealed, it may be sent again"
+    why = refusal_of(consortium.site().order(consortium.order(round=4, run="r2"), consortium.chain))
+    assert why.code is Code.EXCEEDS_EPSILON and "step 14 privacy: site berlin has spent" in why.message
+    evaluation = consortium.order(round=4, work="evaluate")
+    assert isinstance(site.order(evaluation, consortium.chain), Order)
 
 
 def test_an_executed_vote_is_followed_to_the_next_charter(consortium: Consortium) -> None:
