@@ -90,9 +90,8 @@ def _record(desk: Desk, claim: Claim) -> int | Refusal:
         if refusal := check_overlap(claim, desk.runs.usages):
             return refusal
         masking = masking_of(desk, RunId(claim.update.run))
-        if masking is not None and masking.listed:
-            what = f"the sum of round {wanted.number} is being opened without site {claim.site}"
-            return Refusal(Code.ROUND_CLOSED, f"{what}; the next round takes it in")
+        if masking is not None and (refusal := masking.hand_in(claim.site)):
+            return refusal
         return [
             Record(Kind.UPDATE, now_ms, claim.upload.update),
             Record(Kind.USAGE, now_ms, claim.upload.usage),

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from commons.charter import Charter
 from commons.errors import Code, Refusal, StoreError
 from commons.identity import write_file
-from commons.masking import Attempt, Deal, FixedPoint, Reveal, RoundMasking, Step, Stream, strength
+from commons.masking import Attempt, Deal, FixedPoint, Reveal, RoundMasking, Step, Stream, speaker, strength
 from commons.names import RunId, SiteId
 from commons.notes import Signer, Verifier
 from orchestrator.combine import Opening
@@ -57,6 +58,14 @@ class Shown:
 class MaskingAttempt:
     """One attempt, with its words in `folder`. Safe for many threads."""
 
+    _keys: tuple[bytes, ...]
+    _deals: tuple[Deal, ...]
+    _survivors: bytes
+    _agreements: tuple[bytes, ...]
+    _streams: tuple[Stream, ...] | Refusal | None
+    _lost: Refusal | None
+    """Why nothing can come of it any more."""
+
     def __init__(
         self,
         folder: Path,
@@ -65,23 +74,19 @@ class MaskingAttempt:
         *,
         log_key: Signer,
         sites: Mapping[str, Verifier],
+        admitted: Iterable[SiteId] = (),
     ) -> None:
-        """Takes in what another process kept. Raises StoreError when that cannot be read."""
+        """Takes in what another process kept. Raises StoreError when that cannot be read.
+
+        `admitted`: sites whose masked update is.
+        """
         self.attempt, self._folder = attempt, folder
         self._lock = threading.RLock()
-        self._terms = charter.privacy.secagg
+        self._terms, self._log_key, self._sites = charter.privacy.secagg, log_key, sites
         self._fixed = FixedPoint.of(self._terms, len(charter.sites))
-        self._round = RoundMasking(attempt, terms=self._terms, log=log_key, sites=sites)
-        self._keys: tuple[bytes, ...] = ()
-        self._deals: tuple[Deal, ...] = ()
-        self._survivors = b""
-        self._agreements: tuple[bytes, ...] = ()
+        self._handed_in = set(admitted)
         self._enough_ms: int | None = None
-        self._streams: tuple[Stream, ...] | Refusal | None = None
-        try:
-            self._take_up()
-        except OSError as error:
-            raise StoreError(f"cannot read {folder}: {error.strerror}; its operator restores it") from error
+        self._take_up()
 
     def say(self, site: SiteId, said: Said) -> Refusal | None:
         """Take in a word and keep it; the same again changes nothing. Raises StoreError when the disk is full."""
@@ -92,10 +97,24 @@ class MaskingAttempt:
             whole = _framed(said)
             if kept.exists() and kept.read_bytes() == whole:
                 return None
-            refusal = self._hear(said)
-            if refusal is None:
-                write_file(kept, whole)
+            refusal = self._refuse(site, said) or self._hear(said)
+            if refusal is None and not kept.exists():  # the first of two writings of a word is the one shown
+                with self._forgotten_unless_kept():
+                    write_file(kept, whole)
             return refusal
+
+    def hand_in(self, site: SiteId) -> Refusal | None:
+        """Whether the site's masked update can be in the sum. If so, it has nothing to complain of any more."""
+        with self._lock:
+            deals = self._round.deals
+            if self._survivors:
+                message = f"the sum of {self.attempt} is being opened without site {site}; the next round takes it in"
+                return Refusal(Code.ROUND_CLOSED, message)
+            if self._lost or deals is None or site not in deals.names or site in self._round.complaints:
+                message = f"site {site} has not masked with the others in {self.attempt}: its update cannot be in their sum"
+                return Refusal(Code.MASK_ATTEMPT_REFUSED, f"{message}; it looks again what was said")
+            self._handed_in.add(site)
+            return None
 
     def shown(self) -> Shown:
         with self._lock:
@@ -112,7 +131,7 @@ class MaskingAttempt:
         """Close keys or shares when all are there, or enough and the rest had their time. Whether another step began."""
         with self._lock:
             waiting = self._round.waiting
-            if waiting.step not in (Step.KEYS, Step.SHARES):
+            if self._lost or waiting.step not in (Step.KEYS, Step.SHARES):
                 return False
             there = len(list(self._folder.glob(f"{waiting.step}.*"))) if self._folder.exists() else 0
             began = there if waiting.step is Step.KEYS else there + len(waiting.sites)
@@ -124,7 +143,8 @@ class MaskingAttempt:
             if isinstance(self._close(waiting.step), Refusal):
                 return False
             self._enough_ms = None
-            write_file(self._folder / f"{waiting.step}-{_CLOSED}", b"")
+            with self._forgotten_unless_kept():
+                write_file(self._folder / f"{waiting.step}-{_CLOSED}", b"")
             return True
 
     def left_out(self) -> Mapping[SiteId, str]:
@@ -149,10 +169,11 @@ class MaskingAttempt:
 
     @property
     def crowd(self) -> int:
-        """Updates that a sum is taken of, at the least; more than can be while the deals are not closed."""
+        """Updates that a sum is taken of, at the least; more than can be while the deals are not closed, or when the
+        attempt is lost."""
         with self._lock:
             deals = self._round.deals
-            return len(self._round.asked) + 1 if deals is None else deals.roster.crowd
+            return len(self._round.asked) + 1 if deals is None or self._lost else deals.roster.crowd
 
     def list_survivors(self, sites: tuple[SiteId, ...]) -> Refusal | None:
         """These updates, and no others, are in the sum: said once and for all, durable on return. Raises StoreError."""
@@ -166,7 +187,8 @@ class MaskingAttempt:
             survivors = self._round.close_masked()
             if isinstance(survivors, Refusal):
                 return survivors
-            write_file(self._folder / "survivors", survivors)
+            with self._forgotten_unless_kept():
+                write_file(self._folder / "survivors", survivors)
             self._survivors = survivors
             return None
 
@@ -178,6 +200,8 @@ class MaskingAttempt:
     def opening(self) -> Opening | Refusal:
         """What opens the sum; a Refusal while too few have agreed or revealed, or when somebody dealt falsely."""
         with self._lock:
+            if self._lost is not None:
+                return self._lost
             if self._round.waiting.step is Step.AGREEMENT:
                 agreements = self._round.close_agreements()
                 if isinstance(agreements, Refusal):
@@ -189,21 +213,69 @@ class MaskingAttempt:
             return streams if isinstance(streams, Refusal) else Opening(streams, self._fixed)
 
     def _take_up(self) -> None:
-        for step in _STEPS:
-            for complains in (False, True):
-                label = f"{step}-complaint" if complains else step
-                for file in sorted(self._folder.glob(f"{label}.*")):
-                    self._hear(_unframed(step, file.read_bytes(), complains=complains))
-            if (self._folder / f"{step}-{_CLOSED}").exists():
-                self._close(step)
-            if step is Step.MASKED and (self._folder / "survivors").exists():
-                self._survivors = (self._folder / "survivors").read_bytes()
-                self._round.close_masked(self._survivors)
-            if step is Step.AGREEMENT and any(self._folder.glob(f"{Step.REVEAL}.*")):
-                # Somebody has revealed: it was shown that enough agreed.
-                agreements = self._round.close_agreements()
-                assert not isinstance(agreements, Refusal), "nobody reveals before enough have agreed"
-                self._agreements = agreements
+        """Know what is kept, and nothing else. Raises StoreError."""
+        self._round = RoundMasking(self.attempt, terms=self._terms, log=self._log_key, sites=self._sites)
+        self._keys, self._deals, self._survivors, self._agreements = (), (), b"", ()
+        self._streams = None
+        self._lost = self._unusable("it cannot be read")
+        try:
+            wrong = next((w for step in _STEPS if (w := self._take_up_step(step))), None)
+        except (OSError, ValueError) as error:
+            raise StoreError(f"cannot read {self._folder}: {error}; its operator restores it") from error
+        # Wrong as when a site's key is another since: the others masked with what it said before.
+        self._lost = self._unusable(wrong.message) if wrong is not None else None
+        if self._lost is not None:
+            log.warning("%s", self._lost.message)
+
+    def _unusable(self, why: str) -> Refusal:
+        message = f"{self.attempt} cannot go on from what was said in it: {why}"
+        return Refusal(
+            Code.MASK_ATTEMPT_REFUSED, f"{message}; the coordinator begins another attempt or round"
+        )
+
+    def _take_up_step(self, step: Step) -> Refusal | None:
+        for complains in (False, True):
+            label = f"{step}-complaint" if complains else step
+            for file in sorted(self._folder.glob(f"{label}.*")):
+                if wrong := self._hear(_unframed(step, file.read_bytes(), complains=complains)):
+                    return wrong
+        if (self._folder / f"{step}-{_CLOSED}").exists() and (wrong := self._close(step)):
+            return wrong
+        if step is Step.MASKED and (self._folder / "survivors").exists():
+            survivors = self._round.close_masked((self._folder / "survivors").read_bytes())
+            if isinstance(survivors, Refusal):
+                return survivors
+            self._survivors = survivors
+        if step is Step.AGREEMENT and any(self._folder.glob(f"{Step.REVEAL}.*")):
+            # Somebody has revealed: it was shown that enough agreed.
+            agreements = self._round.close_agreements()
+            if isinstance(agreements, Refusal):
+                return agreements
+            self._agreements = agreements
+        return None
+
+    @contextmanager
+    def _forgotten_unless_kept(self) -> Iterator[None]:
+        """What the disk does not take was not said. Raises StoreError."""
+        try:
+            yield
+        except StoreError:
+            self._take_up()
+            raise
+
+    def _refuse(self, site: SiteId, said: Said) -> Refusal | None:
+        """What the site may not say here, whatever it says."""
+        if self._lost is not None:
+            return self._lost
+        if (named := speaker(said.note)) and named != site:
+            message = f"site {site} sent a word that speaks for site {named[:64]}; each site says its own"
+            return Refusal(Code.SIGNATURE_INVALID, message)
+        if said.complains and site in self._handed_in:
+            message = (
+                f"site {site} complains of shares that it masked its update with; the update stays in the sum"
+            )
+            return Refusal(Code.MASK_ATTEMPT_REFUSED, message)
+        return None
 
     def _hear(self, said: Said) -> Refusal | None:
         round_, waits = self._round, _STEPS.index(self._round.waiting.step)

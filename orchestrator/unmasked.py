@@ -49,7 +49,9 @@ def masking_of(desk: Desk, run: RunId) -> MaskingAttempt | None:
     def make() -> MaskingAttempt:
         folder = folder_of(desk.spool.root, run, opened.number, opened.attempt)
         sites = {str(site): key for site, key in keys.items() if key is not None}
-        return MaskingAttempt(folder, attempt, charter, log_key=desk.signer, sites=sites)
+        return MaskingAttempt(
+            folder, attempt, charter, log_key=desk.signer, sites=sites, admitted=opened.admitted
+        )
 
     return desk.masking.of(attempt, make)
 

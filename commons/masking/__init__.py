@@ -3,7 +3,7 @@
 Start at `site.SiteMasking` and `round.RoundMasking`: the five steps of one attempt, seen from both sides.
 """
 
-from commons.masking.attempt import Attempt
+from commons.masking.attempt import Attempt, speaker
 from commons.masking.ring import FixedPoint, add_words, to_bytes
 from commons.masking.roster import SITES_MAX, Deal, Strength, strength
 from commons.masking.round import RoundMasking, Step, Waiting
@@ -28,6 +28,7 @@ __all__ = [
     "Unmasker",
     "Waiting",
     "add_words",
+    "speaker",
     "strength",
     "to_bytes",
 ]

@@ -209,6 +209,15 @@ def open_said(
     return claimed
 
 
+def speaker(data: bytes) -> str:
+    """The site that a note names as the one speaking, which nothing proves yet; empty when it names none."""
+    try:
+        lines = parse(data).text.split("\n")
+    except NoteError:
+        return ""
+    return next((line[5:] for line in lines if line.startswith("site ")), "")
+
+
 def digest_of(kind: str, named: Sequence[tuple[str, Digest]]) -> Digest:
     """One digest over the digests of several sites' words, in the order given."""
     return digest(compose(kind, [("word", f"{site} {said}") for site, said in named]).encode())

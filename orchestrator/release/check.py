@@ -9,12 +9,13 @@ from typing import Any
 
 from commons import charter_file
 from commons.charter import Charter
-from commons.errors import Refusal
+from commons.errors import Refusal, StoreError
 from commons.founding import check_founding
 from commons.log import open_proof
 from commons.merkle import ProofError
 from commons.notes import NoteError, Verifier, digest, digest_file, open_note, read
 from commons.records import Kind, Record
+from commons.states import read_manifest
 from orchestrator.release.layout import (
     CHARTER,
     FOUNDING,
@@ -25,8 +26,9 @@ from orchestrator.release.layout import (
     NOTE_KIND,
     PROOF,
     RECORD,
+    STATE,
     UNLISTED,
-    state_in,
+    tensors_in,
 )
 
 
@@ -95,13 +97,24 @@ def _facts(folder: Path, founded: Charter, manifest: dict[str, Any], said: dict[
     charter = charter_file.from_canonical((folder / CHARTER).read_bytes())
     if charter.consortium != founded.consortium or said["consortium"] != founded.consortium.name:
         yield f"{CHARTER} is of another consortium than the founders'"
+    yield from _model(folder, said["state"])
+
+
+def _model(folder: Path, state: str) -> Iterator[str]:
+    """The state's manifest is the signed one, and the model file holds exactly its slices."""
+    data = (folder / STATE).read_bytes()
+    if digest(data) != state:
+        yield f"{STATE} is the manifest of model state {digest(data)}, signed was {state}"
+        return
     try:
-        held = state_in(folder / MODEL)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        slices = {name: (blob.digest, blob.shape) for name, blob in read_manifest(data).items()}
+        held = tensors_in(folder / MODEL)
+    except (StoreError, ValueError, KeyError, TypeError, AttributeError) as error:
         yield f"{MODEL} cannot be read: {error}"
-    else:
-        if held != said["state"]:
-            yield f"{MODEL} holds model state {held}, signed was {said['state']}"
+        return
+    other = [n for n in sorted(slices.keys() | held.keys()) if slices.get(n) != held.get(n)]
+    if other:
+        yield f"{MODEL} does not hold model state {state}: {len(other)} tensors differ, first {other[0]}"
 
 
 def _record(folder: Path, verifier: Verifier, note: bytes) -> Iterator[str]:

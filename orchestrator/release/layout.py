@@ -13,10 +13,12 @@ from typing import BinaryIO
 import numpy as np
 
 from commons.names import Digest
-from commons.states import FP32, Blob, StateStore, manifest_bytes
+from commons.states import FP32, Blob, StateStore
 from orchestrator.safetensors_file import BLOCK_BYTES, blocks, read_header
 
 MODEL, MANIFEST = "model.safetensors", "MANIFEST.json"
+STATE = "state.json"
+"""The model state's own manifest, whose SHA-256 names it: digest and shape of every slice."""
 NOTE, RECORD, PROOF = "release.note", "release.record", "release.tlog-proof"
 CHARTER, FOUNDING = "charter.json", "founding"
 UNLISTED = frozenset({MANIFEST, NOTE, RECORD, PROOF})
@@ -53,16 +55,15 @@ def _copy(store: StateStore, blob: Blob, file: BinaryIO) -> None:
             file.write(part.data)
 
 
-def state_in(path: Path) -> Digest:
-    """Digest of the model state that a safetensors file holds. Raises ValueError when it is not one in fp32."""
-    slices = {}
-    tensors = read_header(path)
+def tensors_in(path: Path) -> dict[str, tuple[Digest, tuple[int, ...]]]:
+    """Digest and shape of every tensor of a safetensors file. Raises ValueError when one is not in fp32."""
+    found = {}
     with path.open("rb") as file:
-        for name, entry in sorted(tensors.items()):
+        for name, entry in sorted(read_header(path).items()):
             if entry.dtype != "F32":
                 raise ValueError(f"{name} is {entry.dtype}, not F32")
             total = hashlib.sha256()
             for block in blocks(file, entry):
                 total.update(block)
-            slices[name] = Blob(Digest("sha256:" + total.hexdigest()), entry.shape, entry.bytes)
-    return Digest("sha256:" + hashlib.sha256(manifest_bytes(slices)).hexdigest())
+            found[name] = Digest("sha256:" + total.hexdigest()), entry.shape
+    return found

@@ -32,6 +32,7 @@ from orchestrator.release.layout import (
     NOTE_KIND,
     PROOF,
     RECORD,
+    STATE,
     write_model,
 )
 
@@ -73,6 +74,7 @@ def _fill(desk: Desk, run: RunState, draft: Path) -> Digest:
         state, number = run.state, run.closed
         charter, first = charters[run.history[number - 1].charter_version], charters[1]
     write_model(draft / MODEL, desk.store, desk.store.manifest(state))
+    (draft / STATE).write_bytes(desk.store.read(state))
     config = hf_config(charter.model, len(charter.experts))
     (draft / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     write_tokenizer(draft)

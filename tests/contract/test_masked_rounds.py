@@ -30,9 +30,9 @@ from tests.contract.test_services import Stage, eventually, refused
 from tests.support.consortium import (
     FakeSite,
     Office,
-    charter,
     enrol,
     found,
+    masking_charter,
     over,
     signer,
     started,
@@ -44,21 +44,6 @@ from workers.verify import Order
 
 FIVE = ("alder", "birch", "cedar", "elm", "fir")
 STEPS = ("keys", "deal", "upload", "agreement", "reveal")
-
-
-def of_five(**rounds: Any) -> Charter:
-    plain = charter()
-    return charter(
-        members=tuple({"name": m, "key": signer(m).vkey, "budget_micro": 1_000_000} for m in FIVE),
-        sites=tuple(
-            plain.sites[0].model_dump()
-            | {"name": n, "partner": n, "payer": n, "domain": f"{n}-text", "experts": (f"{n}-0",)}
-            for n in FIVE
-        ),
-        rounds={"quorum": 3, "grace_s": 1, "lease_s": 60} | rounds,
-        privacy={"mode": "secagg", "secagg": {"clip": 0.125}},
-        learning__rounds=2,
-    )
 
 
 def note_of(order: AssignmentNote) -> bytes:
@@ -178,7 +163,7 @@ def stage_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callab
     stages: list[MaskedStage] = []
 
     def make(**rounds: Any) -> MaskedStage:
-        stages.append(MaskedStage(tmp_path, of_five(**rounds)))
+        stages.append(MaskedStage(tmp_path, masking_charter(FIVE, **rounds)))
         return stages[-1]
 
     yield make

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -84,6 +84,21 @@ def charter(**changes: Any) -> Charter:
         section, _, key = path.partition("__")
         document[section] = {**document[section], key: value} if key else value
     return Charter.model_validate(document)
+
+
+def masking_charter(sites: Sequence[str], *, rounds: int = 2, **rules: Any) -> Charter:
+    """These sites, each of a member of its name, under secure aggregation."""
+    one = charter().sites[0].model_dump()
+    return charter(
+        members=tuple({"name": m, "key": signer(m).vkey, "budget_micro": 1_000_000} for m in sites),
+        sites=tuple(
+            one | {"name": n, "partner": n, "payer": n, "domain": f"{n}-text", "experts": (f"{n}-0",)}
+            for n in sites
+        ),
+        rounds={"quorum": 3, "grace_s": 1, "lease_s": 60} | rules,
+        privacy={"mode": "secagg", "secagg": {"clip": 0.125}},
+        learning__rounds=rounds,
+    )
 
 
 def budgets(**micro: int) -> tuple[dict[str, Any], ...]:

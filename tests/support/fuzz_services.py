@@ -41,7 +41,7 @@ from tests.support.servicer import Aborted, Port
 
 ROUNDS = 9
 """Of a run of `Stage`."""
-_MEMORY = Path("/dev/shm")
+MEMORY = Path("/dev/shm")
 """Where a disk costs nothing: syncs are not what is tried here."""
 
 
@@ -276,7 +276,7 @@ def disturb(executions: int, seed: int, counts: Counter[str]) -> None:
     """So many requests, over as many runs as they take."""
     random, left = Random(seed), executions
     while left > 0:
-        with tempfile.TemporaryDirectory(dir=_MEMORY if _MEMORY.is_dir() else None) as folder:
+        with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as folder:
             box = Box(Path(folder), random, counts)
             left -= box.run(left)
             box.close()
@@ -292,15 +292,15 @@ def _no_number(text: str) -> NoReturn:
     raise AssertionError(f"{text} stands in a view, which is no JSON")
 
 
-def main() -> None:
+def tell(run: Callable[[int, int, Counter[str]], None]) -> None:
+    """Run as many executions as the command line says, from its seed, and print what came of them."""
     executions = int(sys.argv[1])
     seed = int(sys.argv[2]) if len(sys.argv) > 2 else 0
     logging.disable(logging.CRITICAL)
     counts: Counter[str] = Counter()
     began, before, batch = time.monotonic(), 0, max(1, executions // 20)
     for done in range(0, executions, batch):
-        decode(batch - batch // 4, seed + done, counts)
-        disturb(batch // 4, seed + done, counts)
+        run(batch, seed + done, counts)
         taken_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         before = before if done else taken_kib
         print(f"{done + batch} executions, peak {taken_kib >> 10} MiB", file=sys.stderr, flush=True)
@@ -312,5 +312,10 @@ def main() -> None:
     )
 
 
+def both(executions: int, seed: int, counts: Counter[str]) -> None:
+    decode(executions - executions // 4, seed, counts)
+    disturb(executions // 4, seed, counts)
+
+
 if __name__ == "__main__":
-    main()
+    tell(both)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from random import Random
 from typing import Any
 
 from google.protobuf.descriptor import FieldDescriptor
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 
 NUMBERS = (
     0,
@@ -79,7 +80,13 @@ def message(random: Random, honest: Message) -> bytes:
     for of in wrong.DESCRIPTOR.fields:
         if random.random() >= 0.2:
             continue
-        if of.is_repeated:
+        if of.containing_oneof and not wrong.HasField(of.name):
+            continue
+        if of.message_type and not of.is_repeated:
+            inner = getattr(wrong, of.name)
+            with suppress(DecodeError):
+                inner.CopyFrom(type(inner).FromString(message(random, inner)))
+        elif of.is_repeated:
             values = [text(random, one) for one in getattr(wrong, of.name)]
             del getattr(wrong, of.name)[:]
             getattr(wrong, of.name).extend(random.choices(values or [""], k=random.randrange(6)))

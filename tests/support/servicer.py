@@ -33,8 +33,10 @@ class Aborted(Exception):
 class Call:
     """What a servicer sees of gRPC. Asserts that a call ends with a code of the table, and a text that can be sent."""
 
-    def __init__(self, certificate: bytes) -> None:
+    def __init__(self, certificate: bytes, *, waits: bool = True) -> None:
+        """`waits`: the caller is still there when the servicer asks."""
         self._certificate, self._metadata = certificate, dict[str, str | bytes]()
+        self._waits = waits
 
     def auth_context(self) -> dict[str, list[bytes]]:
         return {"x509_pem_cert": [self._certificate]}
@@ -43,7 +45,7 @@ class Call:
         return True
 
     def is_active(self) -> bool:
-        return True
+        return self._waits
 
     def set_trailing_metadata(self, metadata: tuple[tuple[str, str | bytes], ...]) -> None:
         self._metadata = dict(metadata)
@@ -58,7 +60,7 @@ class Call:
 
 
 class Port:
-    """Calls of the three sites."""
+    """Calls of the sites."""
 
     def __init__(self, stage: Stage) -> None:
         desk = stage.desk
@@ -67,6 +69,10 @@ class Port:
 
     def call(self, site: str) -> Any:
         return Call(_certificate(site))
+
+    def hurried(self, site: str) -> Any:
+        """Of a caller that takes the first answer there is."""
+        return Call(_certificate(site), waits=False)
 
     def send(self, site: str, messages: Iterable[bytes]) -> int:
         """One upload; the receipt. Raises Aborted."""

@@ -24,7 +24,7 @@ from commons.records import Kind
 from commons.updates import UpdateManifest, lay_out
 from commons.wire.v1 import consortium_pb2 as wire
 from commons.work import EvaluationNote, UpdateNote, UsageNote
-from tests.support import fuzz_services
+from tests.support import fuzz_masks, fuzz_services
 from tests.support.consortium import SITES, charter, signer
 from tests.support.hostile_uploads import Packed
 from tests.support.mutations import written
@@ -298,3 +298,11 @@ def test_mutated_requests_are_answered_or_refused_and_every_round_closes() -> No
     fuzz_services.decode(3000, 1, counts)
     fuzz_services.disturb(400, 1, counts)
     assert counts["upload admitted"] and counts["upload note_malformed"] and counts["update_manifest taken"]
+
+
+def test_mutated_words_about_masks_are_answered_or_refused_and_every_sum_is_right() -> None:
+    """A slice of what `fuzz_masks` runs for hours."""
+    counts: Counter[str] = Counter()
+    fuzz_masks.disturb(600, 1, counts)
+    masked = sum(times for what, times in counts.items() if what.startswith("round masked"))
+    assert masked and counts["restart done"] and counts["another's signature_invalid"]

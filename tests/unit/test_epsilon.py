@@ -30,7 +30,10 @@ def stage_of(tmp_path: Path) -> Iterator[Callable[..., Stage]]:
 
     def make(quorum: int = 1, mode: str = "dp", **terms: Any) -> Stage:
         dp = {"noise_multiplier": Z, "delta": DELTA, "epsilon_max": TWO} | terms
-        of = charter(rounds={"quorum": quorum, "grace_s": 5, "lease_s": 60}, privacy={"mode": mode, "dp": dp})
+        of = charter(
+            rounds={"quorum": quorum, "grace_s": 5, "lease_s": 60}, learning__rounds=9,
+            privacy={"mode": mode, "dp": dp},
+        )  # fmt: skip
         stages.append(Stage(tmp_path, of))
         return stages[-1]
 

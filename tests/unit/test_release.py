@@ -11,24 +11,29 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from commons.charter import Codec
 from commons.clock import SystemClock
+from commons.codec import encode
 from commons.errors import Code, Refusal, StoreError
 from commons.experts.map import ExpertMap
-from commons.names import Digest, RoundNumber, RunId
+from commons.names import Digest, RoundNumber, RunId, SiteId
 from commons.states import StateStore
+from commons.updates import lay_out
 from governance.bell import Bell
 from governance.consortium import Consortium
 from governance.journal import Journal
+from orchestrator.combine import Contribution, combine
 from orchestrator.desk import Desk
 from orchestrator.facts import close_fact, round_fact, run_fact
 from orchestrator.home import Home
 from orchestrator.live import Live
 from orchestrator.progress import Runs, RunState
 from orchestrator.release import Made, make, verify
-from orchestrator.release.layout import state_in
+from orchestrator.release.layout import tensors_in
 from orchestrator.seed import load_seed
 from orchestrator.spool import Spool
 from tests.support.consortium import NAME, charter, found, seed_state, signer
+from tests.support.updates import UpdateInMemory
 
 OF = charter()
 MAP = ExpertMap.from_charter(OF)
@@ -44,18 +49,27 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
     Home.open(home).found(consortium)
     consortium.follow(runs)
     store = StateStore(home / "states")
-    state = store.save(seed_state(OF))
+    seed = store.save(seed_state(OF))
+    codec: Codec = "int8"
+    sent = [(s.name, s.shape) for s in MAP.uplink(SiteId("alder"))]
+    deltas = ((name, codec, shape, encode(codec, np.ones(shape, np.float32))) for name, shape in sent)
+    update = Contribution(SiteId("alder"), 1, UpdateInMemory(*lay_out(deltas)))
+    done = combine(
+        store, base=seed, momentum=None, expert_map=MAP, outer=OF.learning.outer, contributions=[update]
+    )
+    state = done.state
+    assert any(blob.step for blob in store.manifest(state).values()), "sites build experts from a step"
 
     def begin(now_ms: int) -> list:  # type: ignore[type-arg]
         d = consortium.members.digest
         return [
-            run_fact(now_ms, run=RUN, rounds=1, state=state, charter_version=1, expert_map=MAP.digest),
+            run_fact(now_ms, run=RUN, rounds=1, state=seed, charter_version=1, expert_map=MAP.digest),
             round_fact(
-                now_ms, run=RUN, number=RoundNumber(1), attempt=1, base=state, charter_version=1, charter=d,
+                now_ms, run=RUN, number=RoundNumber(1), attempt=1, base=seed, charter_version=1, charter=d,
                 expert_map=MAP.digest, quorum=1, lease_until_ms=now_ms + 1, holds={},
             ),
             close_fact(
-                now_ms, run=RUN, number=RoundNumber(1), base=state, state=state, momentum=None,
+                now_ms, run=RUN, number=RoundNumber(1), base=seed, state=state, momentum=None,
                 contributors=[], missing=[], bytes_up=0, bytes_down=0,
             ),
         ]  # fmt: skip
@@ -80,7 +94,7 @@ def test_a_release_is_valid_and_complete(release: Path) -> None:
     here = {p.relative_to(release).as_posix() for p in release.rglob("*") if p.is_file()}
     assert here >= {
         "model.safetensors", "config.json", "tokenizer.json", "charter.json", "DATA.md", "README.md",
-        "MANIFEST.json", "release.note", "release.record", "release.tlog-proof", "founding/charter.json",
+        "state.json", "MANIFEST.json", "release.note", "release.record", "release.tlog-proof", "founding/charter.json",
     }  # fmt: skip
     assert "Written by alder for tests." in (release / "DATA.md").read_text()
 
@@ -89,7 +103,8 @@ def test_its_model_file_is_read_by_safetensors_to_the_same_bits(release: Path, d
     tensors, state = load_file(release / "model.safetensors"), desk.store.load(run_of(desk).state)
     assert tensors.keys() == state.keys()
     assert all(np.array_equal(tensors[name], state[name]) for name in state)
-    assert state_in(release / "model.safetensors") == run_of(desk).state
+    slices = desk.store.manifest(run_of(desk).state)
+    assert tensors_in(release / "model.safetensors") == {n: (b.digest, b.shape) for n, b in slices.items()}
 
 
 def test_transformers_loads_it_with_every_weight(release: Path, desk: Desk) -> None:
@@ -149,6 +164,16 @@ def swap_model_and_manifest(folder: Path) -> None:
     (folder / "MANIFEST.json").write_text(json.dumps(manifest))
 
 
+def exchange_state(folder: Path) -> None:
+    """As `swap_model_and_manifest`, with a state's manifest that goes with the changed model."""
+    tensors = load_file(folder / "model.safetensors")
+    StateStore(folder.parent / "elsewhere").save(tensors)
+    [state] = [
+        f for f in (folder.parent / "elsewhere").rglob("*") if f.is_file() and f.read_bytes()[:1] == b"{"
+    ]
+    (folder / "state.json").write_bytes(state.read_bytes())
+
+
 def link_outside(folder: Path) -> None:
     target = folder.parent / "outside.md"
     target.write_bytes((folder / "DATA.md").read_bytes())
@@ -162,6 +187,8 @@ def link_outside(folder: Path) -> None:
         (strip_founder, "did not sign"),
         (add_file, "pytorch_model.bin is not part"),
         (swap_model_and_manifest, "MANIFEST.json is not the one that was signed"),
+        (swap_model_and_manifest, "1 tensors differ, first model.norm.weight"),
+        (exchange_state, "state.json is the manifest of model state"),
         (link_outside, "no plain file"),
         (lambda f: (f / "release.note").unlink(), "release.note"),
         (lambda f: (f / "MANIFEST.json").write_text("{"), "cannot be read"),

@@ -451,8 +451,8 @@ class Orders:
         link = SimpleNamespace(chain=self.coordinator.chain, trouble="")
         unused: Any = None
         self.site = _Site(
-            link, self.status, unused, unused, self.coordinator.site(), unused, signer("acme/berlin"),
-            SimpleNamespace(fork=fork), threading.Event(),
+            link, self.status, unused, self.coordinator.site(), unused, unused, SimpleNamespace(fork=fork),
+            threading.Event(),
         )  # type: ignore[arg-type]  # fmt: skip
 
     def handle(self) -> float | None:
