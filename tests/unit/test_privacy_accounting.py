@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mpmath
 import pytest
+from dp_accounting import dp_event, pld, rdp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -61,3 +62,22 @@ def test_nothing_sent_costs_nothing() -> None:
 def test_deltas_far_out_do_not_underflow_or_overflow() -> None:
     assert 0 < gaussian_delta(1.0, 30.0) < 1e-180
     assert gaussian_epsilon(1e9, 1e-6) == pytest.approx(5e8, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("multipliers", "delta"),
+    [
+        ([1.0], 1e-5),
+        ([2.0] * 4, 1e-6),
+        ([10.0] * 30, 1e-6),
+        ([4.0] * 100, 1e-7),
+        ([1.5] * 5 + [3.0] * 20, 1e-6),
+        ([0.7, 25.0, 2.0], 1e-9),
+    ],
+)
+def test_dp_accounting_is_of_the_same_opinion(multipliers: list[float], delta: float) -> None:
+    """Its privacy loss distributions bound epsilon from above on a grid; Renyi's bound is wider."""
+    events = dp_event.ComposedDpEvent([dp_event.GaussianDpEvent(z) for z in multipliers])
+    bounds = [a.compose(events).get_epsilon(delta) for a in (pld.PLDAccountant(), rdp.RdpAccountant())]
+    ours = epsilon_after(multipliers, delta)
+    assert bounds[0] * (1 - 1e-5) <= ours <= bounds[0] * (1 + 1e-9) <= bounds[1]
