@@ -9,6 +9,7 @@ the actor again when its process dies. What a round gives does not depend on how
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import threading
 import time
@@ -92,7 +93,12 @@ class TrainingActor:
 
     def warm(self) -> None:
         """Load what training needs; done ahead, it does not count into the first round."""
+        # What modules define stays: looking for garbage in it takes a fifth of the time of importing them.
+        gc.disable()
         import workers.trainer  # noqa: F401
+
+        gc.freeze()
+        gc.enable()
 
     def progress(self) -> Progress:
         return self._progress

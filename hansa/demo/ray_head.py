@@ -29,6 +29,7 @@ def main(arguments: list[str]) -> None:
     context = ray.init(
         address="local", num_cpus=cpus, num_gpus=0, include_dashboard=False, log_to_driver=False,
         object_store_memory=OBJECT_STORE_BYTES, _temp_dir=str(folder),
+        _system_config={"prestart_worker_first_driver": False},  # this driver runs nothing
     )  # fmt: skip
     signal.signal(signal.SIGTERM, lambda *_: stopped.set())  # Ray has put its own in place
     draft = folder / "address.draft"
