@@ -96,7 +96,7 @@ class Lane:
     number: int
     frames: tuple[Frame, ...]
 
-    @property
+    @cached_property
     def bytes(self) -> int:
         return sum(frame.bytes for frame in self.frames)
 
