@@ -157,8 +157,12 @@ def _short(work: Path) -> Iterator[Row]:
         if isinstance(streams, str):
             yield title, streams, "", ">= 80 %", False
         else:
-            share = 100 * streams[key] / streams["socket"]
+            share = 100 * streams[key]["mb_per_s"] / streams["socket"]["mb_per_s"]
             yield title, round(share), "%", ">= 80 %", share >= 80
+    if not isinstance(streams, str):
+        for what, key in (("a bare TLS socket", "socket"), ("a stream up", "up"), ("a stream down", "down")):
+            title = f"CPU per MB of {what}, both ends, bytes dropped"
+            yield title, streams[key]["cpu_ms_per_mb"], "ms", "", None
     codecs = _once(work, "codecs", _codecs)
     for operation in ("encode", "decode"):
         rate = codecs["int4"][operation]

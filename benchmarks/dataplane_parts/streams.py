@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import os
 import socket
 import ssl
 import tempfile
@@ -23,6 +24,7 @@ from typing import Any
 
 import grpc
 
+from benchmarks import procfs
 from commons.certificates import Subject, coordinator_name
 from commons.identity import create_authority, csr, issue, tls_keypair
 from commons.wire import channel
@@ -35,16 +37,23 @@ _METHODS = "bench.Bulk"
 
 
 @dataclass(frozen=True)
-class Streams:
-    """MB/s, 1 MB is 10^6 bytes; the best of `RUNS`."""
+class Carried:
+    """The best of `RUNS`; 1 MB is 10^6 bytes."""
 
-    socket: float
-    up: float
+    mb_per_s: float
+    cpu_ms_per_mb: float
+    """Of both processes together."""
+
+
+@dataclass(frozen=True)
+class Streams:
+    socket: Carried
+    up: Carried
     """A site sends, over one connection."""
-    down: float
-    up_lines: float
+    down: Carried
+    up_lines: Carried
     """Over two."""
-    down_lines: float
+    down_lines: Carried
 
 
 @dataclass(frozen=True)
@@ -68,21 +77,33 @@ def measure(mb: int = 1000) -> Streams:
     process = multiprocessing.get_context("spawn").Process(target=_serve, args=(there, keys), daemon=True)
     process.start()
     plain, secure = here.recv()
+
+    def best(move: Callable[[], float]) -> Carried:
+        seconds, cpu = [], []
+        for _ in range(RUNS):
+            before = _cpu_s(process.pid)
+            seconds.append(move())
+            cpu.append(_cpu_s(process.pid) - before)
+        return Carried(round(mb / min(seconds)), round(1000 * min(cpu) / mb, 2))
+
     try:
         return Streams(
-            socket=_best(lambda: _socket(plain, keys, mb), mb),
-            up=_best(lambda: _over(secure, keys, mb, 1, _up), mb),
-            down=_best(lambda: _over(secure, keys, mb, 1, _down), mb),
-            up_lines=_best(lambda: _over(secure, keys, mb, LINES, _up), mb),
-            down_lines=_best(lambda: _over(secure, keys, mb, LINES, _down), mb),
+            socket=best(lambda: _socket(plain, keys, mb)),
+            up=best(lambda: _over(secure, keys, mb, 1, _up)),
+            down=best(lambda: _over(secure, keys, mb, 1, _down)),
+            up_lines=best(lambda: _over(secure, keys, mb, LINES, _up)),
+            down_lines=best(lambda: _over(secure, keys, mb, LINES, _down)),
         )
     finally:
         process.terminate()
         process.join()
 
 
-def _best(move: Callable[[], float], mb: int) -> float:
-    return round(max(mb / move() for _ in range(RUNS)))
+def _cpu_s(other: int | None) -> float:
+    """CPU seconds of this process and the other so far."""
+    assert other is not None, "the receiving process runs"
+    ticks = sum(int(field) for field in procfs.stat(other)[11:13])
+    return time.process_time() + ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _socket(port: int, keys: _Keys, mb: int) -> float:
