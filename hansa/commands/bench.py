@@ -29,11 +29,14 @@ def bench(
     """
     import importlib.util
     import inspect
+    import sys
     from dataclasses import asdict
 
     from commons.errors import HansaError
     from hansa.output import answer, table
 
+    # Packages exist that install a `tests` of their own; the checkout's comes first.
+    sys.path.insert(0, str(Path(__file__).parents[2]))
     if not name.isidentifier() or importlib.util.find_spec("benchmarks") is None:
         raise HansaError(f"no benchmark {name!r} here; benchmarks run in a checkout of the project")
     if importlib.util.find_spec(f"benchmarks.{name}") is None:
