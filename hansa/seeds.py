@@ -11,7 +11,7 @@ from typing import Any
 
 from commons.charter import Charter
 from commons.errors import HansaError, StoreError
-from commons.experts import glm4_moe
+from commons.experts.families import FAMILIES
 from commons.experts.tokenizer import write_tokenizer
 from commons.identity import write_file
 
@@ -75,6 +75,6 @@ def write_plan(
 
 def finish_seed_folder(folder: Path, charter: Charter) -> None:
     """Beside the weights: config.json and the tokenizer, so that transformers loads the folder."""
-    config = glm4_moe.hf_config(charter.model, len(charter.experts))
+    config = FAMILIES[charter.model.family].hf_config(charter.model.config, len(charter.experts))
     write_file(folder / "config.json", json.dumps(config, indent=2).encode() + b"\n")
     write_tokenizer(folder)
