@@ -21,10 +21,11 @@ WEIGHTS = "model.safetensors"
 def make_seed_model(folder: Path, *, charter: Path, text: Path, steps: int) -> dict[str, Any]:
     """`hansa seed make`: train it and write the folder. Raises StoreError when it exists, HansaError when training fails."""
     from commons import charter_file
+    from commons.experts.map import model_problems
 
     if (folder / WEIGHTS).exists():
         raise StoreError(f"{folder} holds a model already and was left as it is; choose another folder")
-    loaded = charter_file.load(charter)
+    loaded = charter_file.load(charter, further=model_problems)
     plan = write_plan(
         folder, what="seed", charter=loaded, texts={"public": text}, public=text, seed_model=folder,
         phase={"steps": steps, "batch_size": 16},

@@ -25,8 +25,10 @@ def check_heads(c: Settings, *, rotary_share: float = 1.0) -> None:
     if count % groups:
         raise SettingError("num_key_value_heads", f"{groups} does not divide num_attention_heads {count}")
     if rotary_share > 1 or int(width * rotary_share) % 2:
-        key = "partial_rotary_factor" if "partial_rotary_factor" in c.values else "num_attention_heads"
-        raise SettingError(key, f"must turn an even part of {width} head dimensions")
+        if "partial_rotary_factor" in c.values:
+            raise SettingError("partial_rotary_factor", f"must turn an even part of {width} head dimensions")
+        key = "head_dim" if c.values.get("head_dim") else "num_attention_heads"
+        raise SettingError(key, f"gives heads of {width} dimensions, which cannot be turned in pairs")
 
 
 def grouped(

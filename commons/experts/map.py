@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -18,6 +18,7 @@ from commons.experts.settings import SettingError
 from commons.experts.slices import Kind, Slice
 from commons.experts.tokenizer import VOCABULARY
 from commons.names import Digest, ExpertId, SiteId
+from commons.toml_file import Problem
 
 __all__ = ["ExpertMap", "Kind", "Parameters", "Slice"]
 
@@ -114,6 +115,22 @@ class ExpertMap:
         2 per active parameter and token forward, twice that backward; attention scores are left out.
         """
         return -(-6 * self.parameters().active * tokens // 10**9)
+
+
+def model_problems(charter: Charter) -> Iterator[Problem]:
+    """What keeps a charter's model from being trained as the charter says."""
+    try:
+        ExpertMap.from_charter(charter)
+    except SettingError as wrong:
+        yield Problem(("model", "config", wrong.key), wrong.what)
+        return
+    keys = FAMILIES[charter.model.family].settings(charter.model.config)
+    context, length = keys.whole("max_position_embeddings"), charter.learning.sequence_length
+    if length > context:
+        yield Problem(
+            ("learning", "sequence_length"),
+            f"is {length}, but the model sees {context} tokens at most (see model.config.max_position_embeddings)",
+        )
 
 
 def _count(slices: Iterable[Slice]) -> int:
