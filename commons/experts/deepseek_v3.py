@@ -14,6 +14,7 @@ from commons.experts.family import (
     Routing,
     Widths,
     after_dense_layers,
+    check_gates,
     check_layers,
     decoder_config,
     decoder_keys,
@@ -39,6 +40,7 @@ _GIVEN = (
 def _check(c: Settings) -> None:
     if c.whole("qk_rope_head_dim") % 2:
         raise SettingError("qk_rope_head_dim", f"must be even, not {c['qk_rope_head_dim']}")
+    check_gates(c, normalised=c.on("norm_topk_prob"))
     check_layers(c, after_dense_layers(c), chosen_by="first_k_dense_replace", dense_width="intermediate_size")
 
 

@@ -52,6 +52,7 @@ BAD: list[tuple[str, dict[str, Value], str]] = [
     ("llama4_text", {"intermediate_size": (16,)}, "intermediate_size must be a whole number"),
     ("llama4_text", {"attn_scale": (1,)}, "attn_scale must be a number"),
     ("deepseek_v3", {"qk_rope_head_dim": 3}, "qk_rope_head_dim must be even"),
+    ("deepseek_v3", {"num_experts_per_tok": 1}, "num_experts_per_tok is 1 and gates are normalised"),
     ("deepseek_v3", {"n_group": 2}, "n_group is not a key"),
     ("deepseek_v3", {"first_k_dense_replace": 2}, "first_k_dense_replace leaves no layer"),
     ("olmoe", {"num_experts_per_tok": 5}, "num_experts_per_tok is 5 but the sites own 4 experts"),
