@@ -52,7 +52,10 @@ def read_header(path: Path) -> dict[str, Entry]:
 
 
 def by_slice(tensors: Mapping[str, Entry], expert_map: ExpertMap) -> dict[str, Entry]:
-    """The tensors by slice: a stack of all experts becomes one entry per expert; what is no such stack stays as it is."""
+    """The tensors by slice: a stack of all experts becomes one entry per expert; what is no such stack stays as it is.
+
+    Raises ValueError when an expert is there twice, alone and in a stack.
+    """
     found = dict(tensors)
     for tensor in stored(expert_map):
         entry = tensors.get(tensor.name)
@@ -61,6 +64,8 @@ def by_slice(tensors: Mapping[str, Entry], expert_map: ExpertMap) -> dict[str, E
         del found[tensor.name]
         size = entry.bytes // len(tensor.slices)
         for number, part in enumerate(tensor.slices):
+            if part.name in tensors:
+                raise ValueError(f"{part.name} is there twice, alone and in {tensor.name}")
             found[part.name] = Entry(entry.dtype, part.shape, entry.offset + number * size, size)
     return found
 

@@ -12,10 +12,11 @@ import pytest
 import torch
 import transformers
 from numpy.typing import NDArray
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from commons.charter import Learning, Model
+from commons.errors import Refusal
 from commons.experts.families import FAMILIES
 from commons.experts.map import ExpertMap, Kind
 from commons.experts.parts import put_together, take_apart
@@ -240,3 +241,12 @@ def test_a_stack_keeps_its_order_beyond_ten_experts() -> None:
     for index in range(12):
         assert np.array_equal(whole[index], state[f"model.layers.1.feed_forward.experts.{index}.down_proj"])
     assert same(unstacked(expert_map, stacked(expert_map, state)), state)
+
+
+def test_an_expert_that_is_in_a_seed_twice_is_refused(tmp_path: Path) -> None:
+    case = "llama4_text"
+    expert_map, state = map_of(case), random_state(case)
+    name = "model.layers.1.feed_forward.experts.2.down_proj"
+    save_file(stacked(expert_map, state) | {name: state[name]}, tmp_path / "model.safetensors")
+    refusal = load_seed(tmp_path, expert_map, StateStore(tmp_path / "states"))
+    assert isinstance(refusal, Refusal) and f"{name} is there twice" in refusal.message
