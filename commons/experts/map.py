@@ -129,7 +129,7 @@ def model_problems(charter: Charter) -> Iterator[Problem]:
     if length > context:
         yield Problem(
             ("learning", "sequence_length"),
-            f"is {length}, but the model sees {context} tokens at most (see model.config.max_position_embeddings)",
+            f"{length} tokens do not fit the model's context of {context} (max_position_embeddings)",
         )
 
 

@@ -89,7 +89,7 @@ def test_a_charter_file_names_a_bad_model_key_at_its_line(tmp_path: Path) -> Non
     for model, learning, where, said in (
         ({"top_k": 2}, {}, "top_k", "model.config.top_k: is not a key of mixtral that a charter may set"),
         ({"vocab_size": 1000}, {}, "vocab_size", "must be 256, not 1000: tokens are bytes"),
-        ({}, {"sequence_length": 129}, "sequence_length", "the model sees 128 tokens at most"),
+        ({}, {"sequence_length": 129}, "sequence_length", "129 tokens do not fit the model's context of 128"),
     ):
         config = CONFIGS["mixtral"][1] | model
         of = charter(
