@@ -12,6 +12,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from commons.cosignature import WITNESSES_MAX
+from commons.experts.settings import Value
 from commons.experts.slices import Kind
 from commons.privacy.terms import Privacy, conflicts
 from commons.section import Section
@@ -61,8 +62,8 @@ class Site(Section):
 class Model(Section):
     """The model all partners train: a Hugging Face family and its configuration."""
 
-    family: Literal["glm4_moe"]
-    config: dict[str, bool | int | float | str]
+    family: Literal["glm4_moe", "llama4_text", "deepseek_v3", "qwen3_moe", "mixtral", "olmoe", "flex_olmo"]
+    config: dict[str, Value]
     """Keys of the family's Hugging Face config; the number of experts is the number of owned experts."""
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +29,16 @@ CHARTER_BYTES_MAX = LEAF_BYTES_MAX - 64
 """The whole charter is one journal record."""
 
 
-def load(path: Path) -> Charter:
-    """The charter in a TOML file. Raises ConfigError listing every problem as ``path:line: key: what``."""
-    return toml_file.load(path, Charter, further=_problems, stand_ins=_STAND_INS, place=_place)
+def load(path: Path, *, further: Callable[[Charter], Iterable[Problem]] = lambda _: ()) -> Charter:
+    """The charter in a TOML file. Raises ConfigError listing every problem as ``path:line: key: what``.
+
+    `further` finds problems in a document that is valid as such (`commons.experts.map.model_problems`).
+    """
+
+    def every(charter: Charter) -> Iterable[Problem]:
+        return (*_problems(charter), *further(charter))
+
+    return toml_file.load(path, Charter, further=every, stand_ins=_STAND_INS, place=_place)
 
 
 def problems(charter: Charter) -> list[str]:

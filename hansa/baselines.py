@@ -22,6 +22,7 @@ from safetensors.numpy import load_file, save_file
 
 from commons.charter import Learning, Model
 from commons.experts.map import ExpertMap
+from commons.experts.stored import stacked, unstacked
 from commons.names import SiteId
 from commons.section import Section
 from workers.data import Corpus, Mixture, Source
@@ -187,7 +188,7 @@ def run_plan(plan: Plan, on_step: OnStep) -> dict[str, float]:
             home=home,
             on_step=on_step,
         )
-        save_file(state, plan.seed_file, metadata={"format": "pt"})
+        save_file(stacked(expert_map, state), plan.seed_file, metadata={"format": "pt"})
     elif plan.what == "alone":
         if plan.alone not in corpora:
             raise ValueError(f"the plan's alone is {plan.alone!r}, which is none of {', '.join(corpora)}")
@@ -197,7 +198,7 @@ def run_plan(plan: Plan, on_step: OnStep) -> dict[str, float]:
             learning=plan.learning,
             corpus=corpora[plan.alone],
             public=public,
-            seed_state=load_file(plan.seed_file),
+            seed_state=unstacked(expert_map, load_file(plan.seed_file)),
             home=home,
             on_step=on_step,
         )
@@ -208,7 +209,7 @@ def run_plan(plan: Plan, on_step: OnStep) -> dict[str, float]:
             learning=plan.learning,
             corpora=corpora,
             public=public,
-            seed_state=load_file(plan.seed_file),
+            seed_state=unstacked(expert_map, load_file(plan.seed_file)),
             home=home,
             on_step=on_step,
         )

@@ -11,11 +11,13 @@ from commons import charter_file
 from commons.charter import Charter, Codecs, Rate
 from commons.cosignature import WITNESSES_MAX
 from commons.errors import ConfigError, HansaError, Refusal, Refused, StoreError
+from commons.experts.map import model_problems
 from commons.founding import Founding, check_founding
 from commons.identity import load_signer, write_file
 from commons.names import Digest
 from commons.records import canonical_json
 from hansa.keys import read_public
+from hansa.models import MODELS, USUAL
 from hansa.output import money
 
 NOTE = ".note"
@@ -52,11 +54,15 @@ def new_charter(
     budget_micro: int,
     rounds: int,
     inner_steps: int,
+    model: str = USUAL,
 ) -> dict[str, Any]:
     """Write a charter in which each of `members` has a site of two experts and pays for it; its JSON form.
 
-    The first funder, if any, pays for the last site. Raises StoreError when the file exists.
+    The first funder, if any, pays for the last site. Raises StoreError when the file exists, HansaError for a `model`
+    that is none of `hansa.models.MODELS`.
     """
+    if model not in MODELS:
+        raise HansaError(f"there is no model {model[:64]!r} to start from; choose one of {', '.join(MODELS)}")
     if file.exists():
         raise StoreError(f"{file} exists and was left as it is; edit it, or choose another name")
     log, sited, funding = (
@@ -69,6 +75,7 @@ def new_charter(
         payers[sited[-1].name] = funding[0].name
     document = template(
         consortium=log.name, log_key=log.vkey, learning={"rounds": rounds, "inner_steps": inner_steps},
+        model=model,
         members=[{"name": v.name, "key": v.vkey, "budget_micro": budget_micro} for v in (*sited, *funding)],
         sites=[
             site_entry(v.name, payer=payers[v.name], domain=v.name, statement="say here where the text comes from")
@@ -87,8 +94,9 @@ def template(
     members: list[dict[str, Any]],
     sites: list[dict[str, Any]],
     learning: dict[str, Any],
+    model: str = USUAL,
 ) -> dict[str, Any]:
-    """A charter as data: a model of about a million parameters that learns on a laptop, prices, rules.
+    """A charter as data: one of `hansa.models.MODELS`, prices, rules.
 
     As many sites must have seen the journal as a majority has, but never more than a round needs.
     """
@@ -98,17 +106,7 @@ def template(
         "consortium": {"name": consortium, "log_key": log_key},
         "members": members,
         "sites": sites,
-        "model": {
-            "family": "glm4_moe",
-            "config": {
-                "hidden_size": 64,
-                "num_hidden_layers": 2,
-                "num_attention_heads": 4,
-                "moe_intermediate_size": 128,
-                "num_experts_per_tok": 2,
-                "max_position_embeddings": 512,
-            },
-        },
+        "model": MODELS[model],
         "learning": {
             "batch_size": 8,
             "sequence_length": 64,
@@ -257,4 +255,4 @@ def _rate(rate: Rate, currency: str) -> str:
 def _load(file: Path) -> Charter:
     if not file.exists():
         raise ConfigError([f"{file}: there is no such file; write one with `hansa charter new {file}`"])
-    return charter_file.load(file)
+    return charter_file.load(file, further=model_problems)

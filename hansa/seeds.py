@@ -11,7 +11,7 @@ from typing import Any
 
 from commons.charter import Charter
 from commons.errors import HansaError, StoreError
-from commons.experts import glm4_moe
+from commons.experts.families import FAMILIES
 from commons.experts.tokenizer import write_tokenizer
 from commons.identity import write_file
 
@@ -21,10 +21,11 @@ WEIGHTS = "model.safetensors"
 def make_seed_model(folder: Path, *, charter: Path, text: Path, steps: int) -> dict[str, Any]:
     """`hansa seed make`: train it and write the folder. Raises StoreError when it exists, HansaError when training fails."""
     from commons import charter_file
+    from commons.experts.map import model_problems
 
     if (folder / WEIGHTS).exists():
         raise StoreError(f"{folder} holds a model already and was left as it is; choose another folder")
-    loaded = charter_file.load(charter)
+    loaded = charter_file.load(charter, further=model_problems)
     plan = write_plan(
         folder, what="seed", charter=loaded, texts={"public": text}, public=text, seed_model=folder,
         phase={"steps": steps, "batch_size": 16},
@@ -75,6 +76,6 @@ def write_plan(
 
 def finish_seed_folder(folder: Path, charter: Charter) -> None:
     """Beside the weights: config.json and the tokenizer, so that transformers loads the folder."""
-    config = glm4_moe.hf_config(charter.model, len(charter.experts))
+    config = FAMILIES[charter.model.family].hf_config(charter.model.config, len(charter.experts))
     write_file(folder / "config.json", json.dumps(config, indent=2).encode() + b"\n")
     write_tokenizer(folder)

@@ -7,11 +7,14 @@ header, the header (JSON), data.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from commons.experts.map import ExpertMap
+from commons.experts.stored import stored
 
 HEADER_BYTES_MAX = 100 << 20
 BLOCK_BYTES = 1 << 20
@@ -46,6 +49,25 @@ def read_header(path: Path) -> dict[str, Entry]:
         if entry.dtype == "F32" and entry.bytes != 4 * prod(entry.shape):
             raise ValueError(f"{path.name} has {entry.bytes} bytes for {name}, not those of its shape")
     return tensors
+
+
+def by_slice(tensors: Mapping[str, Entry], expert_map: ExpertMap) -> dict[str, Entry]:
+    """The tensors by slice: a stack of all experts becomes one entry per expert; what is no such stack stays as it is.
+
+    Raises ValueError when an expert is there twice, alone and in a stack.
+    """
+    found = dict(tensors)
+    for tensor in stored(expert_map):
+        entry = tensors.get(tensor.name)
+        if tensor.slices[0].stack is None or entry is None or entry.shape != tensor.shape:
+            continue
+        del found[tensor.name]
+        size = entry.bytes // len(tensor.slices)
+        for number, part in enumerate(tensor.slices):
+            if part.name in tensors:
+                raise ValueError(f"{part.name} is there twice, alone and in {tensor.name}")
+            found[part.name] = Entry(entry.dtype, part.shape, entry.offset + number * size, size)
+    return found
 
 
 def blocks(file: BinaryIO, entry: Entry) -> Iterator[bytes]:

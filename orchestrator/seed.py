@@ -11,7 +11,7 @@ from commons.errors import Code, Refusal
 from commons.experts.map import ExpertMap
 from commons.names import Digest
 from commons.states import FP32, StateStore
-from orchestrator.safetensors_file import Entry, blocks, read_header
+from orchestrator.safetensors_file import Entry, blocks, by_slice, read_header
 
 NAMED_MAX = 3
 
@@ -25,7 +25,11 @@ def load_seed(folder: Path, expert_map: ExpertMap, store: StateStore) -> Digest 
     if not files:
         return _wrong(folder, "holds no model.safetensors")
     try:
-        where = {name: (file, entry) for file in files for name, entry in read_header(file).items()}
+        where = {
+            name: (file, entry)
+            for file in files
+            for name, entry in by_slice(read_header(file), expert_map).items()
+        }
         problems = list(_problems({name: entry for name, (_, entry) in where.items()}, expert_map))
         if problems:
             return _wrong(folder, f"does not fit the charter's model: {'; '.join(problems[:NAMED_MAX])}")

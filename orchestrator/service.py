@@ -15,6 +15,7 @@ import grpc
 
 from commons.errors import Code, HansaError, Refusal
 from commons.experts.map import ExpertMap
+from commons.experts.settings import SettingError
 from commons.masking import Step
 from commons.names import RunId, SiteId
 from commons.records import Record
@@ -300,7 +301,10 @@ class Operator(OperatorServicer):
         if not _RUN_ID.fullmatch(run):
             what = "lower-case letters, digits and hyphens, at most 64"
             return Refusal(Code.REQUEST_INVALID, f"a run is named with {what}, not {run[:80]!r}")
-        expert_map = ExpertMap.from_charter(charter)
+        try:
+            expert_map = ExpertMap.from_charter(charter)
+        except SettingError as wrong:
+            return Refusal(Code.REQUEST_INVALID, f"no run can train the charter's model: {wrong}")
         state = load_seed(Path(request.seed), expert_map, desk.store)
         if isinstance(state, Refusal):
             return state

@@ -1,27 +1,30 @@
-"""A site's part of the model: a Hugging Face `Glm4MoeForCausalLM` that holds only the experts it was given.
+"""A site's part of the model: a Hugging Face model that holds only the experts it was given.
 
-Joint: own experts are parameters, the other sites' (guests) are frozen buffers, out of reach of gradient, momentum
-and weight decay. Lean: guests do not exist, in memory or in the router's choice. Every tensor stands under its
-canonical on-disk name, so state is read and written by name alone. Knows nothing of rounds, data or optimisers.
+Attention, norms and dense layers are those of transformers; router and experts are ours (`workers.routers`,
+`workers.experts`). Joint: own experts are parameters, the other sites' (guests) are frozen buffers, out of reach of
+gradient, momentum and weight decay. Lean: guests do not exist, in memory or in the router's choice. State is read and
+written under canonical on-disk names alone. Knows nothing of rounds, data or optimisers.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, cast
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+import transformers
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from transformers import Glm4MoeConfig, Glm4MoeForCausalLM
-from transformers.models.glm4_moe.modeling_glm4_moe import Glm4MoeMoE, Glm4MoeRotaryEmbedding
 
 from commons.charter import Model
-from commons.experts.glm4_moe import hf_config
+from commons.experts.families import FAMILIES
 from commons.experts.map import ExpertMap, Kind
 from commons.names import ExpertId
+from workers.experts import Experts, InputGated, expert
+from workers.routers import Router
 
 Array = NDArray[np.float32]
 State = Mapping[str, Array]
@@ -30,7 +33,7 @@ State = Mapping[str, Array]
 
 def build_shard(
     model: Model, expert_map: ExpertMap, *, own: Iterable[ExpertId], guests: bool, state: State
-) -> Glm4MoeForCausalLM:
+) -> nn.Module:
     """The trunk with the `own` experts and, with `guests`, all others frozen; weights from `state`.
 
     Memory is allocated for what the shard holds and nothing else. Raises KeyError naming a tensor missing in `state`.
@@ -39,17 +42,18 @@ def build_shard(
     present = sorted(range(len(expert_map.experts)) if guests else owned)
     if not present:
         raise ValueError("a shard needs at least one expert: this site owns none and takes no guests")
-    config = Glm4MoeConfig(**hf_config(model, len(expert_map.experts)))
+    family = FAMILIES[model.family]
+    described = family.hf_config(model.config, len(expert_map.experts))
+    architecture = getattr(transformers, family.architecture)
+    config = architecture.config_class(**described)
     config._attn_implementation = "sdpa"
     with torch.device("meta"):
-        shard = Glm4MoeForCausalLM(config)
-        for layer in shard.model.layers:
-            if isinstance(layer.mlp, Glm4MoeMoE):
-                layer.mlp.gate = Router(config, present)
-                layer.mlp.experts = Experts(config, present, owned)
+        shard = architecture(config)
+        for layer in family.mixed(family.settings(model.config)):
+            _place(shard.model.layers[layer], model, present, owned, total=len(expert_map.experts))
     shard.to_empty(device=compute_device())
     shard.tie_weights()
-    shard.model.rotary_emb = Glm4MoeRotaryEmbedding(config).to(compute_device())
+    shard.model.rotary_emb = type(shard.model.rotary_emb)(config).to(compute_device())
     for module in shard.modules():
         if isinstance(module, Router):
             module.forbid_absent()
@@ -57,98 +61,41 @@ def build_shard(
     if missing:
         raise KeyError(f"the state lacks {missing[0]} and {len(missing) - 1} more tensors this shard holds")
     load_state(shard, state)
-    return shard.train()
+    return cast(nn.Module, shard.train())
 
 
-class Router(nn.Module):
-    """Sigmoid router: the `k` best of the present experts by score + selection bias; gates from scores alone.
-
-    Equal to `Glm4MoeTopkRouter` with one group. Absent experts are at -inf in the choice, through a mask that is never
-    saved. Holding fewer experts than `num_experts_per_tok`, it chooses all it has.
-    """
-
-    def __init__(self, config: Glm4MoeConfig, present: Sequence[int]) -> None:
-        super().__init__()
-        experts = config.n_routed_experts
-        self.present = tuple(present)
-        self.k = min(config.num_experts_per_tok, len(present))
-        self.normalised = config.norm_topk_prob
-        self.scale = config.routed_scaling_factor
-        self.weight = nn.Parameter(torch.empty(experts, config.hidden_size))
-        self.e_score_correction_bias = nn.Buffer(torch.empty(experts))
-        self.absent = nn.Buffer(torch.empty(experts), persistent=False)
-
-    def forbid_absent(self) -> None:
-        """Fill the mask; called once, after memory is there."""
-        self.absent.fill_(float("-inf"))
-        self.absent[list(self.present)] = 0.0
-
-    def forward(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """hidden [.., H] -> logits [T, E], gates [T, k], chosen experts [T, k]."""
-        logits = F.linear(hidden.flatten(0, -2).float(), self.weight)
-        scores = logits.sigmoid()
-        with torch.no_grad():
-            chosen = torch.topk(
-                scores + (self.e_score_correction_bias + self.absent), self.k, sorted=False
-            ).indices
-        gates = scores.gather(1, chosen)
-        if self.normalised:
-            gates = gates / (gates.sum(-1, keepdim=True) + 1e-20)
-        return logits, gates * self.scale, chosen
+def _place(layer: nn.Module, model: Model, present: Sequence[int], owned: set[int], *, total: int) -> None:
+    """Our router and experts into a decoder layer's block."""
+    family = FAMILIES[model.family]
+    c, mixture = family.settings(model.config), family.mixture
+    hidden, width, routing = c.whole("hidden_size"), family.widths(c).expert, family.routing(c)
+    k = c.whole("num_experts_per_tok")
+    router = Router(routing, hidden=hidden, experts=total, k=k, present=present, biased=mixture.biased)
+    experts = Experts(
+        {index: expert(mixture, hidden, width, frozen=index not in owned) for index in present},
+        total=total,
+        gates_on_input=routing.on_input,
+    )
+    block = layer.get_submodule(mixture.module)
+    if routing.on_input:
+        setattr(layer, mixture.module, InputGated(router, experts, block.get_submodule("shared_expert")))
+    else:
+        block.gate, block.experts = router, experts
 
 
-class Experts(nn.Module):
-    """The experts present, as children named by their index in the released model.
-
-    Tokens are sorted by expert and each contiguous segment goes through its expert once; nothing is computed for
-    experts without tokens. `tokens` counts the rows each expert was given in training, by index.
-    """
-
-    def __init__(self, config: Glm4MoeConfig, present: Sequence[int], owned: set[int]) -> None:
-        super().__init__()
-        self.total = config.n_routed_experts
-        self.present = tuple(present)
-        self.tokens = [0] * self.total
-        for index in present:
-            expert = Expert(config.hidden_size, config.moe_intermediate_size, frozen=index not in owned)
-            self.add_module(str(index), expert)
-
-    def forward(self, hidden: Tensor, chosen: Tensor, gates: Tensor) -> Tensor:
-        """hidden [T, H], chosen [T, k], gates [T, k] -> sum over k of gate * expert(hidden), [T, H]."""
-        k = chosen.shape[1]
-        flat = chosen.flatten()
-        order = torch.argsort(flat, stable=True)
-        counts = torch.bincount(flat, minlength=self.total).tolist()
-        if self.training:
-            self.tokens = [a + b for a, b in zip(self.tokens, counts, strict=True)]
-        segments = torch.split(hidden.index_select(0, order // k), counts)
-        done = [self.get_submodule(str(e))(segments[e]) for e in self.present if counts[e]]
-        back = torch.empty_like(order)
-        back[order] = torch.arange(len(order), device=order.device)
-        rows = torch.cat(done).index_select(0, back).view(-1, k, hidden.shape[1])
-        return torch.bmm(gates.unsqueeze(1), rows).squeeze(1)
+def weights(shard: nn.Module) -> dict[str, nn.Parameter]:
+    """What the shard trains, by canonical name: the trunk, the router, its own experts."""
+    named = _canonical(shard)
+    return {named(name): parameter for name, parameter in shard.named_parameters()}
 
 
-class Expert(nn.Module):
-    def __init__(self, hidden: int, width: int, *, frozen: bool) -> None:
-        super().__init__()
-        self.gate_proj = _Matrix(width, hidden, frozen)
-        self.up_proj = _Matrix(width, hidden, frozen)
-        self.down_proj = _Matrix(hidden, width, frozen)
-
-    def forward(self, rows: Tensor) -> Tensor:
-        """[n, H] -> [n, H], SwiGLU."""
-        inner = F.silu(F.linear(rows, self.gate_proj.weight)) * F.linear(rows, self.up_proj.weight)
-        return F.linear(inner, self.down_proj.weight)
-
-
-class _Matrix(nn.Module):
-    weight: Tensor
-
-    def __init__(self, rows: int, columns: int, frozen: bool) -> None:
-        super().__init__()
-        data = torch.empty(rows, columns)
-        self.weight = nn.Buffer(data) if frozen else nn.Parameter(data)
+def fixed_rows(shard: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Rows of trained slices that must stay as they are, by canonical name: an absent expert's in every router."""
+    named, found = _canonical(shard), {}
+    for name, module in shard.named_modules():
+        if isinstance(module, Router) and module.fixed_rows:
+            found[named(f"{name}.weight")] = module.fixed_rows
+    return found
 
 
 def load_state(shard: nn.Module, state: State, names: Iterable[str] | None = None) -> None:
@@ -193,9 +140,9 @@ def initial_state(model: Model, expert_map: ExpertMap, *, seed: int) -> dict[str
 
     Projections back into the residual stream are scaled by 1 / sqrt(2 layers) (GPT-2).
     """
-    config = hf_config(model, len(expert_map.experts))
-    deviation = float(str(config["initializer_range"]))
-    residual = (2 * int(str(config["num_hidden_layers"]))) ** -0.5
+    c = FAMILIES[model.family].settings(model.config)
+    deviation = c.real("initializer_range")
+    residual = (2 * c.whole("num_hidden_layers")) ** -0.5
     state: dict[str, Array] = {}
     for part in expert_map.slices:
         if part.kind is Kind.TRUNK_VECTOR and part.name.endswith("weight"):
@@ -205,16 +152,27 @@ def initial_state(model: Model, expert_map: ExpertMap, *, seed: int) -> dict[str
         else:
             key = np.frombuffer(hashlib.sha256(f"{seed}/{part.name}".encode()).digest()[:16], np.uint64)
             draw = np.random.Generator(np.random.Philox(key=key)).standard_normal(part.shape, np.float32)
-            back = part.name.endswith(("o_proj.weight", "down_proj.weight"))
+            back = part.name.removesuffix(".weight").endswith(("o_proj", "down_proj", "w2"))
             state[part.name] = draw * np.float32(deviation * (residual if back else 1.0))
     return state
 
 
 def _tensors(shard: nn.Module) -> dict[str, Tensor]:
     """Canonical name -> tensor; without what a release does not hold (rotary tables, the routers' masks)."""
-    held: dict[str, Tensor] = dict(shard.named_parameters())
-    unreleased = (".absent", "inv_freq")
-    return held | {name: tensor for name, tensor in shard.named_buffers() if not name.endswith(unreleased)}
+    named, unreleased = _canonical(shard), (".absent", "inv_freq")
+    held: dict[str, Tensor] = dict(weights(shard))
+    return held | {
+        named(name): tensor for name, tensor in shard.named_buffers() if not name.endswith(unreleased)
+    }
+
+
+def _canonical(shard: nn.Module) -> Callable[[str], str]:
+    """From a tensor's place in transformers' module to its canonical name."""
+    mixture = FAMILIES[cast(Any, shard).config.model_type].mixture
+    if mixture.module == mixture.stored:
+        return str
+    block = re.compile(rf"^(model\.layers\.\d+)\.{mixture.module}\.")
+    return lambda name: block.sub(rf"\1.{mixture.stored}.", name)
 
 
 def compute_device() -> torch.device:

@@ -38,9 +38,11 @@ from workers.shard import (
     build_shard,
     compute_device,
     expert_tokens,
+    fixed_rows,
     load_state,
     read_state,
     resident_bytes,
+    weights,
 )
 
 Array = NDArray[np.float32]
@@ -220,7 +222,7 @@ class Trainer:
     def _optimizer(
         self, shard: nn.Module, arrays: Mapping[str, Array], steps: Mapping[str, int]
     ) -> torch.optim.Optimizer:
-        named = dict(shard.named_parameters())
+        named = weights(shard)
         groups = [
             {
                 "params": [p for n, p in named.items() if n in self._decayed],
@@ -236,16 +238,21 @@ class Trainer:
                     "exp_avg": torch.tensor(arrays[f"first/{name}"], device=parameter.device),
                     "exp_avg_sq": torch.tensor(arrays[f"second/{name}"], device=parameter.device),
                 }
+        for name, rows in fixed_rows(shard).items():  # moments of rounds with guests would go on moving them
+            for moment in ("exp_avg", "exp_avg_sq"):
+                if kept := optimizer.state.get(named[name]):
+                    kept[moment][list(rows)] = 0.0
         return optimizer
 
     def _check_only_own_moved(self, shard: nn.Module, base: Mapping[str, Array]) -> None:
-        """Guests and selection biases are bit for bit those of the base."""
-        fixed = [
-            *self._guest_names(),
-            *(n for n in self._shared_names if n.endswith("e_score_correction_bias")),
-        ]
+        """Guests, selection biases and absent experts' router rows are bit for bit those of the base."""
+        trained, rows = weights(shard), fixed_rows(shard)
+        fixed = [*self._guest_names(), *(n for n in self._shared_names if n not in trained), *rows]
         for name, array in read_state(shard, fixed).items():
-            if not np.array_equal(array, np.asarray(base[name], np.float32)):
+            before = np.asarray(base[name], np.float32)
+            if name in rows:
+                array, before = array[list(rows[name])], before[list(rows[name])]
+            if not np.array_equal(array, before):
                 raise AssertionError(f"site {self._site} moved {name}, which it does not own")
 
     def _guest_names(self) -> list[str]:
@@ -297,7 +304,7 @@ class Trainer:
         arrays = {f"expert/{n}": a for n, a in result.experts.items()}
         arrays |= {f"delta/{n}": a for n, a in result.trunk_delta.items()}
         steps: dict[str, int] = {}
-        for name, parameter in shard.named_parameters():
+        for name, parameter in weights(shard).items():
             if state := optimizer.state.get(parameter):
                 steps[name] = int(state["step"])
                 arrays[f"first/{name}"] = state["exp_avg"].cpu().numpy()

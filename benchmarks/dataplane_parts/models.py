@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from commons.charter import Charter
 from commons.experts.map import ExpertMap
+from commons.experts.settings import Value
 from commons.records import canonical_json
 from hansa.charters import site_entry, template
 
@@ -26,7 +27,7 @@ PARTNERS = (
 )  # fmt: skip
 ONE_LAYER_MB = 25
 """A model up to this size has one layer, a larger one two."""
-Config = dict[str, bool | int | float | str]
+Config = dict[str, Value]
 
 
 def replicated(mb: float, experts: int) -> Config:
@@ -65,7 +66,7 @@ def sharded(*, hidden: int, layers: int, width: int, shared: int) -> Config:
 
 
 def charter(
-    config: Mapping[str, bool | int | float | str],
+    config: Mapping[str, Value],
     keys: Mapping[str, str],
     *,
     experts: int,

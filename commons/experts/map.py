@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 from commons.charter import Charter, Model
-from commons.experts import glm4_moe
+from commons.experts.families import FAMILIES
+from commons.experts.settings import SettingError
 from commons.experts.slices import Kind, Slice
+from commons.experts.tokenizer import VOCABULARY
 from commons.names import Digest, ExpertId, SiteId
+from commons.toml_file import Problem
 
 __all__ = ["ExpertMap", "Kind", "Parameters", "Slice"]
 
@@ -45,20 +48,22 @@ class ExpertMap:
 
     @classmethod
     def from_charter(cls, charter: Charter) -> ExpertMap:
-        """Raises ValueError naming a model key that cannot be."""
+        """Raises SettingError naming a key of `[model.config]` that cannot be."""
+        if (given := charter.model.config.get("vocab_size", VOCABULARY)) != VOCABULARY:
+            raise SettingError("vocab_size", f"must be {VOCABULARY}, not {given!r}: tokens are bytes")
         owners = {ExpertId(e): SiteId(s.name) for s in charter.sites for e in s.experts}
         return cls.from_owners(charter.model, owners)
 
     @classmethod
     def from_owners(cls, model: Model, owners: Mapping[ExpertId, SiteId]) -> ExpertMap:
-        """The map of `model` with these experts, in the mapping's order."""
-        experts = tuple(owners)
-        config = glm4_moe.hf_config(model, len(experts))
+        """The map of `model` with these experts, in the mapping's order, whatever its vocabulary. Raises SettingError."""
+        experts, family = tuple(owners), FAMILIES[model.family]
+        config = family.hf_config(model.config, len(experts))
         return cls(
             family=model.family,
             experts=experts,
             owners=dict(owners),
-            slices=tuple(sorted(glm4_moe.slices(model, experts), key=lambda s: s.name)),
+            slices=tuple(sorted(family.slices(model.config, experts), key=lambda s: s.name)),
             experts_per_token=int(str(config["num_experts_per_tok"])),
         )
 
@@ -110,6 +115,22 @@ class ExpertMap:
         2 per active parameter and token forward, twice that backward; attention scores are left out.
         """
         return -(-6 * self.parameters().active * tokens // 10**9)
+
+
+def model_problems(charter: Charter) -> Iterator[Problem]:
+    """What keeps a charter's model from being trained as the charter says."""
+    try:
+        ExpertMap.from_charter(charter)
+    except SettingError as wrong:
+        yield Problem(("model", "config", wrong.key), wrong.what)
+        return
+    keys = FAMILIES[charter.model.family].settings(charter.model.config)
+    context, length = keys.whole("max_position_embeddings"), charter.learning.sequence_length
+    if length > context:
+        yield Problem(
+            ("learning", "sequence_length"),
+            f"{length} tokens do not fit the model's context of {context} (max_position_embeddings)",
+        )
 
 
 def _count(slices: Iterable[Slice]) -> int:

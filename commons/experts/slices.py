@@ -19,13 +19,16 @@ class Kind(Word):
 
 @dataclass(frozen=True)
 class Slice:
-    """One fp32 tensor, under its on-disk Hugging Face name."""
+    """One fp32 tensor, under its on-disk Hugging Face name; an expert's has the expert's index in it."""
 
     name: str
     shape: tuple[int, ...]
     kind: Kind
     expert: ExpertId | None = None
     """The expert it belongs to; None unless `kind` is EXPERT."""
+    stack: str | None = None
+    """The on-disk tensor that holds it as one entry of its first dimension, at the expert's index. None: it is an
+    on-disk tensor of its own."""
 
     @property
     def size(self) -> int:

@@ -5,6 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+VOCABULARY = 256
+"""One token per byte; the token's id is the byte's value."""
+END_OF_DOCUMENT = 0
+"""NUL never occurs in a corpus, so it ends a document (and generation)."""
+
 
 def write_tokenizer(folder: Path) -> None:
     """Write tokenizer.json and tokenizer_config.json, loadable by `AutoTokenizer.from_pretrained(folder)`.

@@ -39,9 +39,12 @@ def new(
     budget: Annotated[float, typer.Option(min=0, help="What each member may spend, in the currency.")] = 10.0,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds of a run.")] = 4,
     inner_steps: Annotated[int, typer.Option("--inner-steps", min=1, help="Training steps per round.")] = 20,
+    model: Annotated[
+        str, typer.Option(help="Model to start from: a family's name for a small one, or a published size.")
+    ] = "glm4_moe",
     as_json: Json = False,
 ) -> None:
-    """Write a charter to start from, with a small model and one site per member; then edit it.
+    """Write a charter to start from, with a model and one site per member; then edit it.
 
     The consortium gets the name of its log key, members and sites the names of theirs.
 
@@ -53,7 +56,7 @@ def new(
 
     made = new_charter(
         file, log_key=log_key, members=member, funders=funder or [], budget_micro=round(budget * 1e6),
-        rounds=rounds, inner_steps=inner_steps,
+        rounds=rounds, inner_steps=inner_steps, model=model,
     )  # fmt: skip
     text = [f"Wrote {file}. Edit it, then `hansa charter check {file}`; each member signs it when all agree."]
     answer({"path": file, "charter": made}, text, as_json=as_json)

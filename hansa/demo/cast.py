@@ -13,6 +13,7 @@ from typing import Any
 from commons.ballots import Choice
 from commons.charter import Charter
 from commons.experts.map import ExpertMap
+from commons.experts.settings import Value
 from commons.records import canonical_json
 from hansa.charters import site_entry, template
 from hansa.samples import Sample
@@ -43,7 +44,7 @@ ALONE = ("alder",)
 class Scale:
     """How much is learned: model, inner training, the seed's central phase on public text, usual number of rounds."""
 
-    model: dict[str, bool | int | float | str]
+    model: dict[str, Value]
     learning: dict[str, Any]
     seed_phase: dict[str, int | float]
     rounds: int

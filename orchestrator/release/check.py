@@ -10,6 +10,7 @@ from typing import Any
 from commons import charter_file
 from commons.charter import Charter
 from commons.errors import Refusal, StoreError
+from commons.experts.map import ExpertMap
 from commons.founding import check_founding
 from commons.log import open_proof
 from commons.merkle import ProofError
@@ -28,7 +29,7 @@ from orchestrator.release.layout import (
     RECORD,
     STATE,
     UNLISTED,
-    tensors_in,
+    slices_in,
 )
 
 
@@ -97,10 +98,10 @@ def _facts(folder: Path, founded: Charter, manifest: dict[str, Any], said: dict[
     charter = charter_file.from_canonical((folder / CHARTER).read_bytes())
     if charter.consortium != founded.consortium or said["consortium"] != founded.consortium.name:
         yield f"{CHARTER} is of another consortium than the founders'"
-    yield from _model(folder, said["state"])
+    yield from _model(folder, said["state"], ExpertMap.from_charter(charter))
 
 
-def _model(folder: Path, state: str) -> Iterator[str]:
+def _model(folder: Path, state: str, expert_map: ExpertMap) -> Iterator[str]:
     """The state's manifest is the signed one, and the model file holds exactly its slices."""
     data = (folder / STATE).read_bytes()
     if digest(data) != state:
@@ -108,7 +109,7 @@ def _model(folder: Path, state: str) -> Iterator[str]:
         return
     try:
         slices = {name: (blob.digest, blob.shape) for name, blob in read_manifest(data).items()}
-        held = tensors_in(folder / MODEL)
+        held = slices_in(folder / MODEL, expert_map)
     except (StoreError, ValueError, KeyError, TypeError, AttributeError) as error:
         yield f"{MODEL} cannot be read: {error}"
         return

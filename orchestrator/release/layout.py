@@ -12,9 +12,11 @@ from typing import BinaryIO
 
 import numpy as np
 
+from commons.experts.map import ExpertMap
+from commons.experts.stored import stored
 from commons.names import Digest
 from commons.states import FP32, Blob, StateStore
-from orchestrator.safetensors_file import BLOCK_BYTES, blocks, read_header
+from orchestrator.safetensors_file import BLOCK_BYTES, blocks, by_slice, read_header
 
 MODEL, MANIFEST = "model.safetensors", "MANIFEST.json"
 STATE = "state.json"
@@ -27,20 +29,25 @@ NOTE_KIND = "hansa-release/v1"
 NOTE_KEYS = ("consortium", "run", "round", "state", "manifest", "licence")
 
 
-def write_model(path: Path, store: StateStore, slices: Mapping[str, Blob]) -> None:
-    """Write a state's slices as one safetensors file, each checked on the way; durable on return."""
+def write_model(path: Path, store: StateStore, expert_map: ExpertMap, slices: Mapping[str, Blob]) -> None:
+    """Write a state's slices as one safetensors file, as its family has them on disk, each checked on the way.
+
+    Durable on return.
+    """
+    tensors = stored(expert_map)
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     position = 0
-    for name, blob in slices.items():
-        end = position + blob.bytes
-        header[name] = {"dtype": "F32", "shape": list(blob.shape), "data_offsets": [position, end]}
+    for tensor in tensors:
+        end = position + prod(tensor.shape) * FP32.itemsize
+        header[tensor.name] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": [position, end]}
         position = end
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
-        for blob in slices.values():
-            _copy(store, blob, file)
+        for tensor in tensors:
+            for part in tensor.slices:
+                _copy(store, slices[part.name], file)
         file.flush()
         os.fsync(file.fileno())
 
@@ -55,11 +62,11 @@ def _copy(store: StateStore, blob: Blob, file: BinaryIO) -> None:
             file.write(part.data)
 
 
-def tensors_in(path: Path) -> dict[str, tuple[Digest, tuple[int, ...]]]:
-    """Digest and shape of every tensor of a safetensors file. Raises ValueError when one is not in fp32."""
+def slices_in(path: Path, expert_map: ExpertMap) -> dict[str, tuple[Digest, tuple[int, ...]]]:
+    """Digest and shape of every slice of a safetensors file. Raises ValueError when one is not in fp32."""
     found = {}
     with path.open("rb") as file:
-        for name, entry in sorted(read_header(path).items()):
+        for name, entry in sorted(by_slice(read_header(path), expert_map).items()):
             if entry.dtype != "F32":
                 raise ValueError(f"{name} is {entry.dtype}, not F32")
             total = hashlib.sha256()

@@ -14,7 +14,8 @@ from commons import charter_file
 from commons.charter import Charter
 from commons.disk import sync
 from commons.errors import Code, Refusal, StoreError
-from commons.experts.glm4_moe import hf_config
+from commons.experts.families import FAMILIES
+from commons.experts.map import ExpertMap
 from commons.experts.tokenizer import write_tokenizer
 from commons.log import proof_text
 from commons.names import Digest
@@ -73,9 +74,9 @@ def _fill(desk: Desk, run: RunState, draft: Path) -> Digest:
         founding_notes = [r.body for r in desk.consortium.journal.records() if r.kind is Kind.FOUNDING]
         state, number = run.state, run.closed
         charter, first = charters[run.history[number - 1].charter_version], charters[1]
-    write_model(draft / MODEL, desk.store, desk.store.manifest(state))
+    write_model(draft / MODEL, desk.store, ExpertMap.from_charter(charter), desk.store.manifest(state))
     (draft / STATE).write_bytes(desk.store.read(state))
-    config = hf_config(charter.model, len(charter.experts))
+    config = FAMILIES[charter.model.family].hf_config(charter.model.config, len(charter.experts))
     (draft / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     write_tokenizer(draft)
     (draft / CHARTER).write_bytes(charter_file.canonical(charter))

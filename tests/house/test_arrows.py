@@ -21,6 +21,8 @@ ARROWS = {
 }
 TORCH_DOORS = (
     "workers/shard.py",
+    "workers/routers.py",
+    "workers/experts.py",
     "workers/trainer.py",
     "workers/objectives.py",
     "workers/data.py",

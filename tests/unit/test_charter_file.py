@@ -100,7 +100,7 @@ def test_all_mistakes_of_all_kinds_are_reported_at_once_each_at_its_line(tmp_pat
         ("nesterov = false", "nesterov = 0", "expected true or false, found the integer 0"),
         ("learning_rate = 0.01", "learning_rate = nan", "expected a finite number, found nan"),
         ("rope_theta = 10000.0", "rope_theta = inf", "expected a finite number, found inf"),
-        ("hidden_size = 64", "hidden_size = [64]", "found a list of 1"),
+        ("hidden_size = 64", "hidden_size = [6.5]", "found a list of 1"),
         ("learning_rate = 0.01", "learning_rate = 7", "less than or equal to 1, found the integer 7"),
         ('routing = "joint"', 'routing = "loose"', "expected 'joint' or 'lean', found the string 'loose'"),
         (

@@ -99,6 +99,19 @@ def test_a_new_charter_is_sound_and_its_funder_pays_for_the_last_site(founded: P
     assert charter.consortium.name == "quay"
 
 
+def test_a_charter_can_start_from_another_familys_model(founded: Path) -> None:
+    keys, file = founded / "keys", founded / "other.toml"
+    said = ("--log-key", str(keys / "quay.pub"), "--member", str(keys / "alder.pub"))
+    assert invoke("charter", "new", str(file), *said, "--model", "llama4-scout").exit_code == 0
+    assert charter_file.load(file).model.family == "llama4_text"
+    assert invoke("charter", "check", str(file)).exit_code == 0
+    file.write_text(file.read_text().replace("hidden_size = 5120", "hidden_size = 0"))
+    checked = invoke("charter", "check", str(file))
+    assert checked.exit_code == 2 and "model.config.hidden_size" in checked.output
+    wrong = invoke("charter", "new", str(founded / "none.toml"), *said, "--model", "llama5")
+    assert wrong.exit_code == 1 and "llama4-maverick" in wrong.output
+
+
 def test_a_charter_says_who_has_still_to_sign(founded: Path) -> None:
     file, founding = str(founded / "charter.toml"), str(founded / "founding")
     for name in ("alder", "elm"):

@@ -14,13 +14,14 @@ from safetensors.numpy import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, Glm4MoeConfig, Glm4MoeForCausalLM
 
 from commons.charter import Model
-from commons.experts.glm4_moe import hf_config
+from commons.experts.families import FAMILIES
 from commons.experts.map import ExpertMap, Kind
+from commons.experts.settings import Value
 from commons.experts.tokenizer import write_tokenizer
 from commons.names import ExpertId, SiteId
 from workers.shard import build_shard, initial_state, load_state, read_state, resident_bytes
 
-SMALL: dict[str, bool | int | float | str] = {
+SMALL: dict[str, Value] = {
     "hidden_size": 32,
     "num_hidden_layers": 2,
     "num_attention_heads": 2,
@@ -43,8 +44,12 @@ VARIANTS = {
 }
 
 
-def model_of(config: dict[str, bool | int | float | str]) -> Model:
+def model_of(config: dict[str, Value]) -> Model:
     return Model(family="glm4_moe", config=config)
+
+
+def hf_config(model: Model, experts: int) -> dict[str, object]:
+    return FAMILIES[model.family].hf_config(model.config, experts)
 
 
 def map_of(model: Model, experts: int = 4) -> ExpertMap:
@@ -67,9 +72,7 @@ def logits(model: torch.nn.Module, tokens: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("config", VARIANTS.values(), ids=VARIANTS.keys())
-def test_the_map_names_exactly_what_hugging_face_saves(
-    config: dict[str, bool | int | float | str], tmp_path: Path
-) -> None:
+def test_the_map_names_exactly_what_hugging_face_saves(config: dict[str, Value], tmp_path: Path) -> None:
     model = model_of(config)
     Glm4MoeForCausalLM(Glm4MoeConfig(**hf_config(model, 4))).save_pretrained(tmp_path)
     saved = {name: array.shape for name, array in load_file(tmp_path / "model.safetensors").items()}
@@ -81,7 +84,7 @@ def test_the_map_names_exactly_what_hugging_face_saves(
 
 @pytest.mark.parametrize("config", VARIANTS.values(), ids=VARIANTS.keys())
 def test_a_written_state_loads_in_hugging_face_with_equal_logits(
-    config: dict[str, bool | int | float | str], tmp_path: Path
+    config: dict[str, Value], tmp_path: Path
 ) -> None:
     model = model_of(config)
     expert_map = map_of(model)
@@ -230,7 +233,7 @@ def test_compute_is_counted_per_active_parameter_and_rounded_up() -> None:
 BAD = {
     "hidden_sizes": ({"hidden_sizes": 32}, "hidden_sizes"),
     "experts are not set": ({"n_routed_experts": 8}, "n_routed_experts"),
-    "vocabulary": ({"vocab_size": 1000}, "vocab_size"),
+    "no vocabulary": ({"vocab_size": 0}, "vocab_size"),
     "text for a number": ({"hidden_size": "32"}, "hidden_size"),
     "true for a number": ({"hidden_size": True}, "hidden_size"),
     "zero layers": ({"num_hidden_layers": 0}, "num_hidden_layers"),
@@ -247,13 +250,13 @@ BAD = {
 
 
 @pytest.mark.parametrize(("change", "key"), BAD.values(), ids=BAD.keys())
-def test_a_bad_model_key_is_refused_by_name(change: dict[str, bool | int | float | str], key: str) -> None:
+def test_a_bad_model_key_is_refused_by_name(change: dict[str, Value], key: str) -> None:
     with pytest.raises(ValueError, match=key):
         map_of(model_of(SMALL | change))
 
 
 @pytest.mark.parametrize("config", VARIANTS.values(), ids=VARIANTS.keys())
-def test_what_the_charter_sets_is_what_the_release_says(config: dict[str, bool | int | float | str]) -> None:
+def test_what_the_charter_sets_is_what_the_release_says(config: dict[str, Value]) -> None:
     assert config.items() <= hf_config(model_of(config), 4).items()
 
 

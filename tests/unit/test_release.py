@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from commons.charter import Codec
+from commons.charter import Charter, Codec
 from commons.clock import SystemClock
 from commons.codec import encode
 from commons.errors import Code, Refusal, StoreError
 from commons.experts.map import ExpertMap
+from commons.experts.stored import unstacked
 from commons.names import Digest, RoundNumber, RunId, SiteId
 from commons.states import StateStore
 from commons.updates import lay_out
@@ -29,10 +30,11 @@ from orchestrator.home import Home
 from orchestrator.live import Live
 from orchestrator.progress import Runs, RunState
 from orchestrator.release import Made, make, verify
-from orchestrator.release.layout import tensors_in
+from orchestrator.release.layout import slices_in
 from orchestrator.seed import load_seed
 from orchestrator.spool import Spool
 from tests.support.consortium import NAME, charter, found, seed_state, signer
+from tests.support.families import CONFIGS
 from tests.support.updates import UpdateInMemory
 
 OF = charter()
@@ -42,20 +44,29 @@ RUN = RunId("run-1")
 
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
+    return desk_of(OF, tmp_path_factory.mktemp("release"))
+
+
+def desk_of(of: Charter, folder: Path) -> Desk:
     """A desk without a wire, whose run has closed one round."""
-    home = found(tmp_path_factory.mktemp("release"), OF)
+    expert_map, home = ExpertMap.from_charter(of), found(folder, of)
     clock, bell, runs = SystemClock(), Bell(), Runs()
     consortium = Consortium(Journal.open(home / "journal.db", signer=signer(NAME), clock=clock), clock)
     Home.open(home).found(consortium)
     consortium.follow(runs)
     store = StateStore(home / "states")
-    seed = store.save(seed_state(OF))
+    seed = store.save(seed_state(of))
     codec: Codec = "int8"
-    sent = [(s.name, s.shape) for s in MAP.uplink(SiteId("alder"))]
+    sent = [(s.name, s.shape) for s in expert_map.uplink(SiteId("alder"))]
     deltas = ((name, codec, shape, encode(codec, np.ones(shape, np.float32))) for name, shape in sent)
     update = Contribution(SiteId("alder"), 1, UpdateInMemory(*lay_out(deltas)))
     done = combine(
-        store, base=seed, momentum=None, expert_map=MAP, outer=OF.learning.outer, contributions=[update]
+        store,
+        base=seed,
+        momentum=None,
+        expert_map=expert_map,
+        outer=of.learning.outer,
+        contributions=[update],
     )
     state = done.state
     assert any(blob.step for blob in store.manifest(state).values()), "sites build experts from a step"
@@ -63,10 +74,10 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
     def begin(now_ms: int) -> list:  # type: ignore[type-arg]
         d = consortium.members.digest
         return [
-            run_fact(now_ms, run=RUN, rounds=1, state=seed, charter_version=1, expert_map=MAP.digest),
+            run_fact(now_ms, run=RUN, rounds=1, state=seed, charter_version=1, expert_map=expert_map.digest),
             round_fact(
                 now_ms, run=RUN, number=RoundNumber(1), attempt=1, base=seed, charter_version=1, charter=d,
-                expert_map=MAP.digest, quorum=1, lease_until_ms=now_ms + 1, holds={},
+                expert_map=expert_map.digest, quorum=1, lease_until_ms=now_ms + 1, holds={},
             ),
             close_fact(
                 now_ms, run=RUN, number=RoundNumber(1), base=seed, state=state, momentum=None,
@@ -104,7 +115,9 @@ def test_its_model_file_is_read_by_safetensors_to_the_same_bits(release: Path, d
     assert tensors.keys() == state.keys()
     assert all(np.array_equal(tensors[name], state[name]) for name in state)
     slices = desk.store.manifest(run_of(desk).state)
-    assert tensors_in(release / "model.safetensors") == {n: (b.digest, b.shape) for n, b in slices.items()}
+    assert slices_in(release / "model.safetensors", MAP) == {
+        n: (b.digest, b.shape) for n, b in slices.items()
+    }
 
 
 def test_transformers_loads_it_with_every_weight(release: Path, desk: Desk) -> None:
@@ -118,6 +131,23 @@ def test_transformers_loads_it_with_every_weight(release: Path, desk: Desk) -> N
     text = AutoTokenizer.from_pretrained(release)("Lübeck", return_tensors="pt")
     with torch.no_grad():
         assert model(text["input_ids"]).logits.shape[-1] == 256
+
+
+def test_a_release_whose_experts_are_stacked_on_disk_is_checked_expert_by_expert(tmp_path: Path) -> None:
+    family, config = CONFIGS["llama4_text"]
+    of = charter(model={"family": family, "config": config})
+    desk = desk_of(of, tmp_path)
+    made = make(desk, run_of(desk), tmp_path / "release")
+    assert isinstance(made, Made), made
+    assert verify(made.folder) == []
+    tensors, expert_map = load_file(made.folder / "model.safetensors"), ExpertMap.from_charter(of)
+    state = desk.store.load(run_of(desk).state)
+    assert all(np.array_equal(a, state[n]) for n, a in unstacked(expert_map, tensors).items())
+    name = "model.layers.1.feed_forward.experts.down_proj"
+    tensors[name][[0, 1]] = tensors[name][[1, 0]]
+    save_file(tensors, made.folder / "model.safetensors")
+    said = "; ".join(verify(made.folder))
+    assert "2 tensors differ, first model.layers.1.feed_forward.experts.0.down_proj" in said
 
 
 def test_the_same_run_gives_the_same_model_manifest_and_note_and_one_record(

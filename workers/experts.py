@@ -1,0 +1,115 @@
+"""The experts of a shard: each a module of its own, so that it can be present or absent, trained or frozen.
+
+Hugging Face keeps a layer's experts in one parameter, of which no part can be frozen: momentum and weight decay move all of
+it. Here an expert that is trained has parameters, and one that is not has buffers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from commons.experts.family import Mixture
+
+
+class Experts(nn.Module):
+    """The experts present, as children named by their index in the released model.
+
+    Tokens are sorted by expert and each contiguous segment goes through its expert once; nothing is computed for
+    experts without tokens. `tokens` counts the rows each expert was given in training, by index.
+    """
+
+    def __init__(self, present: Mapping[int, nn.Module], *, total: int, gates_on_input: bool) -> None:
+        super().__init__()
+        self.total = total
+        self.present = tuple(present)
+        self.gates_on_input = gates_on_input
+        self.tokens = [0] * total
+        for index, expert in present.items():
+            self.add_module(str(index), expert)
+
+    def forward(self, hidden: Tensor, chosen: Tensor, gates: Tensor) -> Tensor:
+        """hidden [T, H], chosen [T, k], gates [T, k] -> sum over k of gate * expert(hidden), or expert(gate * hidden), [T, H]."""
+        k = chosen.shape[1]
+        flat = chosen.flatten()
+        order = torch.argsort(flat, stable=True)
+        counts = torch.bincount(flat, minlength=self.total).tolist()
+        if self.training:
+            self.tokens = [a + b for a, b in zip(self.tokens, counts, strict=True)]
+        rows = hidden.index_select(0, order // k)
+        if self.gates_on_input:
+            rows = rows * gates.flatten().index_select(0, order).unsqueeze(1)
+        segments = torch.split(rows, counts)
+        done = [self.get_submodule(str(e))(segments[e]) for e in self.present if counts[e]]
+        back = torch.empty_like(order)
+        back[order] = torch.arange(len(order), device=order.device)
+        rows = torch.cat(done).index_select(0, back).view(-1, k, hidden.shape[1])
+        return rows.sum(1) if self.gates_on_input else torch.bmm(gates.unsqueeze(1), rows).squeeze(1)
+
+
+def expert(mixture: Mixture, hidden: int, width: int, *, frozen: bool) -> nn.Module:
+    """One expert under the names, and in the layout, of its slices."""
+    if mixture.stacked:
+        return StackedExpert(hidden, width, frozen=frozen)
+    return Expert(hidden, width, names=mixture.matrices, frozen=frozen)
+
+
+class Expert(nn.Module):
+    def __init__(self, hidden: int, width: int, *, names: tuple[str, ...], frozen: bool) -> None:
+        super().__init__()
+        self.names = names
+        for name, shape in zip(names, ((width, hidden), (width, hidden), (hidden, width)), strict=True):
+            self.add_module(name, _Matrix(shape, frozen))
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """[n, H] -> [n, H], SwiGLU."""
+        gate, up, down = (cast(_Matrix, self.get_submodule(name)).weight for name in self.names)
+        return F.linear(F.silu(F.linear(rows, gate)) * F.linear(rows, up), down)
+
+
+class StackedExpert(nn.Module):
+    """An entry of a stack: matrices are [in, out], gate and up side by side."""
+
+    gate_up_proj: Tensor
+    down_proj: Tensor
+
+    def __init__(self, hidden: int, width: int, *, frozen: bool) -> None:
+        super().__init__()
+        self.gate_up_proj = _weight((hidden, 2 * width), frozen)
+        self.down_proj = _weight((width, hidden), frozen)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """[n, H] -> [n, H], SwiGLU."""
+        gate, up = (rows @ self.gate_up_proj).chunk(2, dim=-1)
+        return (up * F.silu(gate)) @ self.down_proj
+
+
+class _Matrix(nn.Module):
+    weight: Tensor
+
+    def __init__(self, shape: tuple[int, int], frozen: bool) -> None:
+        super().__init__()
+        self.weight = _weight(shape, frozen)
+
+
+def _weight(shape: tuple[int, int], frozen: bool) -> Tensor:
+    data = torch.empty(shape)
+    return nn.Buffer(data) if frozen else nn.Parameter(data)
+
+
+class InputGated(nn.Module):
+    """Llama 4's block of experts, in place of the one in transformers, which runs every expert on every token."""
+
+    def __init__(self, router: nn.Module, experts: Experts, shared_expert: nn.Module) -> None:
+        super().__init__()
+        self.router, self.experts, self.shared_expert = router, experts, shared_expert
+
+    def forward(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """hidden [.., H] -> (outputs [T, H], logits [T, E])."""
+        flat = hidden.flatten(0, -2)
+        logits, gates, chosen = self.router(flat)
+        return self.shared_expert(flat) + self.experts(flat, chosen, gates), logits
