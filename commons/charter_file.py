@@ -19,6 +19,7 @@ from tomlkit.items import AoT, Table
 from commons import notes, toml_file
 from commons.charter import Charter
 from commons.cosignature import Cosignatory
+from commons.experts.glm4_moe import hf_config
 from commons.names import Digest
 from commons.records import LEAF_BYTES_MAX, canonical_json
 from commons.section import WHOLE
@@ -31,7 +32,7 @@ CHARTER_BYTES_MAX = LEAF_BYTES_MAX - 64
 
 def load(path: Path) -> Charter:
     """The charter in a TOML file. Raises ConfigError listing every problem as ``path:line: key: what``."""
-    return toml_file.load(path, Charter, further=_problems, stand_ins=_STAND_INS, place=_place)
+    return toml_file.load(path, Charter, further=_problems_of_a_file, stand_ins=_STAND_INS, place=_place)
 
 
 def problems(charter: Charter) -> list[str]:
@@ -172,6 +173,18 @@ def _problems(charter: Charter) -> Iterable[Problem]:
     yield from _outsiders_problems(charter, owners)
 
 
+def _problems_of_a_file(charter: Charter) -> Iterable[Problem]:
+    """Also what no charter should be founded with, though consortia may live under it."""
+    yield from _problems(charter)
+    try:
+        context = int(str(hf_config(charter.model, len(charter.experts))["max_position_embeddings"]))
+    except ValueError:
+        return  # what is wrong with the model is said where the expert map is made
+    if (length := charter.learning.sequence_length) > context:
+        what = f"{length} tokens do not fit the model's context of {context} (max_position_embeddings)"
+        yield Problem(("learning", "sequence_length"), what)
+
+
 def _outsiders_problems(charter: Charter, owners: dict[bytes, str]) -> Iterable[Problem]:
     """`owners`: public keys that are somebody's; grows."""
     names = {f"{site.partner}/{site.name}": f"site {site.name}" for site in charter.sites}
@@ -254,6 +267,8 @@ _COMMENTS = {
     "learning.inner_steps": "per round, between two exchanges",
     "learning.final_rate": "cosine floor as a share of learning_rate",
     "learning.public_share": "share of each batch drawn from the public text",
+    "learning.inner_optimizer": "adamw; muon: for the matrices of trunk and experts",
+    "learning.precision": "of matrix products: fp32; bf16: on GPUs that have it",
     "learning.norm_gate": "an update this many times the median's norm is rejected",
     "rounds": "When a round closes.",
     "rounds.quorum": "updates needed before a round may close without the others",

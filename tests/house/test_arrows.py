@@ -21,6 +21,9 @@ ARROWS = {
 }
 TORCH_DOORS = (
     "workers/shard.py",
+    "workers/routed.py",
+    "workers/llama4_moe.py",
+    "workers/inner.py",
     "workers/trainer.py",
     "workers/objectives.py",
     "workers/data.py",
