@@ -51,8 +51,10 @@ def dispatch(hidden: Tensor, where: Routes) -> Tensor:
 
 def combine(rows: Tensor, where: Routes, gates: Tensor) -> Tensor:
     """rows [T k, H] as `dispatch` sorts them, gates [T, k] -> each token's sum over k of gate * row, [T, H]."""
-    pairs = _pairs(rows, where).view(*gates.shape, rows.shape[1])
-    return torch.bmm(gates.unsqueeze(1), pairs).squeeze(1)
+    kind = torch.promote_types(rows.dtype, gates.dtype)
+    pairs = _pairs(rows, where).view(*gates.shape, rows.shape[1]).to(kind)
+    with torch.autocast(rows.device.type, enabled=False):
+        return torch.bmm(gates.to(kind).unsqueeze(1), pairs).squeeze(1)
 
 
 def total(rows: Tensor, where: Routes, k: int) -> Tensor:
@@ -73,6 +75,24 @@ def products(
     matrices = [weights] if isinstance(weights, Tensor) else list(weights)
     found: Tensor = _Products.apply(  # type: ignore[no-untyped-call]
         _autocast(rows), counts, transposed, *map(_autocast, matrices)
+    )
+    return found
+
+
+def swiglu(
+    rows: Tensor,
+    counts: Sequence[int],
+    *,
+    gate: Sequence[Tensor],
+    up: Sequence[Tensor],
+    down: Sequence[Tensor],
+) -> Tensor:
+    """Each expert's segment of `rows` [n, H] through its SwiGLU: gate and up [W, H], down [H, W] -> [n, H].
+
+    As `products` for the rest; an expert's three matrices are trained together or not at all. One expert is finished before the next begins, while its rows are in the cache.
+    """
+    found: Tensor = _Swiglu.apply(  # type: ignore[no-untyped-call]
+        _autocast(rows), counts, *map(_autocast, (*gate, *up, *down))
     )
     return found
 
@@ -238,6 +258,50 @@ class _Products(torch.autograd.Function):
             for expert in (e for e, count in enumerate(ctx.counts) if not count):
                 fused[expert].zero_()
         return of_rows, None, None, *([fused] if weights[0].ndim == 3 else apart)
+
+
+class _Swiglu(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, counts: Sequence[int], *weights: Tensor) -> Tensor:
+        gate, up, down = _thirds(weights)
+        out, kept = torch.empty_like(rows), list[Tensor]()
+        for expert, segment in _segments(counts):
+            given = rows[segment]
+            by_gate, by_up = given.mm(gate[expert].t()), given.mm(up[expert].t())
+            torch.mm(F.silu(by_gate) * by_up, down[expert].t(), out=out[segment])
+            kept += by_gate, by_up
+        ctx.save_for_backward(rows, *weights, *kept)
+        ctx.counts = counts
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
+        rows, *others = ctx.saved_tensors
+        weights, kept = others[: 3 * len(ctx.counts)], iter(others[3 * len(ctx.counts) :])
+        gate, up, down = _thirds(weights)
+        wants_rows, _, *wants = ctx.needs_input_grad
+        of_rows = torch.empty_like(rows) if wants_rows else None
+        of_gate, of_up, of_down = _thirds([None] * len(weights))
+        for expert, segment in _segments(ctx.counts):
+            given, by_gate, by_up, after = rows[segment], next(kept), next(kept), gradient[segment]
+            open_ = F.silu(by_gate)
+            inner = after.mm(down[expert])
+            at_up, at_gate = inner * open_, torch.ops.aten.silu_backward(inner * by_up, by_gate)
+            if wants[expert]:
+                of_gate[expert] = at_gate.t().mm(given)
+                of_up[expert] = at_up.t().mm(given)
+                of_down[expert] = after.t().mm(open_ * by_up)
+            if of_rows is not None:
+                part = torch.mm(at_gate, gate[expert], out=of_rows[segment])
+                part += at_up.mm(up[expert])
+        return of_rows, None, *of_gate, *of_up, *of_down
+
+
+def _thirds(weights: Sequence[Any]) -> Iterator[list[Any]]:
+    """Gate, up and down of all experts."""
+    third = len(weights) // 3
+    return (list(weights[n * third : (n + 1) * third]) for n in range(3))
 
 
 def _matrices(weights: Sequence[Tensor]) -> Sequence[Tensor]:

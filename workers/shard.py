@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from typing import cast
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from commons.charter import Model
 from commons.experts.glm4_moe import hf_config
 from commons.experts.map import ExpertMap, Kind
 from commons.names import ExpertId
+from workers.routed import combine, dispatch, routes, swiglu
 
 Array = NDArray[np.float32]
 State = Mapping[str, Array]
@@ -85,7 +87,8 @@ class Router(nn.Module):
 
     def forward(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """hidden [.., H] -> logits [T, E], gates [T, k], chosen experts [T, k]."""
-        logits = F.linear(hidden.flatten(0, -2).float(), self.weight)
+        with torch.autocast(hidden.device.type, enabled=False):
+            logits = F.linear(hidden.flatten(0, -2).float(), self.weight)
         scores = logits.sigmoid()
         with torch.no_grad():
             chosen = torch.topk(
@@ -115,31 +118,29 @@ class Experts(nn.Module):
 
     def forward(self, hidden: Tensor, chosen: Tensor, gates: Tensor) -> Tensor:
         """hidden [T, H], chosen [T, k], gates [T, k] -> sum over k of gate * expert(hidden), [T, H]."""
-        k = chosen.shape[1]
-        flat = chosen.flatten()
-        order = torch.argsort(flat, stable=True)
-        counts = torch.bincount(flat, minlength=self.total).tolist()
+        where = routes(chosen, self.total)
+        counts = where.counts.tolist()
         if self.training:
             self.tokens = [a + b for a, b in zip(self.tokens, counts, strict=True)]
-        segments = torch.split(hidden.index_select(0, order // k), counts)
-        done = [self.get_submodule(str(e))(segments[e]) for e in self.present if counts[e]]
-        back = torch.empty_like(order)
-        back[order] = torch.arange(len(order), device=order.device)
-        rows = torch.cat(done).index_select(0, back).view(-1, k, hidden.shape[1])
-        return torch.bmm(gates.unsqueeze(1), rows).squeeze(1)
+        experts = [cast(Expert, self.get_submodule(str(e))) for e in self.present]
+        done = swiglu(
+            dispatch(hidden, where),
+            [counts[e] for e in self.present],
+            gate=[e.gate_proj.weight for e in experts],
+            up=[e.up_proj.weight for e in experts],
+            down=[e.down_proj.weight for e in experts],
+        )
+        return combine(done, where, gates)
 
 
 class Expert(nn.Module):
+    """A SwiGLU: gate and up [width, hidden], down [hidden, width]."""
+
     def __init__(self, hidden: int, width: int, *, frozen: bool) -> None:
         super().__init__()
         self.gate_proj = _Matrix(width, hidden, frozen)
         self.up_proj = _Matrix(width, hidden, frozen)
         self.down_proj = _Matrix(hidden, width, frozen)
-
-    def forward(self, rows: Tensor) -> Tensor:
-        """[n, H] -> [n, H], SwiGLU."""
-        inner = F.silu(F.linear(rows, self.gate_proj.weight)) * F.linear(rows, self.up_proj.weight)
-        return F.linear(inner, self.down_proj.weight)
 
 
 class _Matrix(nn.Module):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -46,6 +47,37 @@ def test_the_written_file_explains_itself(tmp_path: Path) -> None:
     text = saved(tmp_path).read_text()
     assert "# Places that compute" in text
     assert "payer" in text and "a sponsor when it is not the partner" in text
+
+
+def test_sequences_that_the_model_cannot_hold_are_named_at_their_line(tmp_path: Path) -> None:
+    whole: dict[str, Any] = {
+        "num_hidden_layers": 1, "num_attention_heads": 2, "moe_intermediate_size": 8, "num_experts_per_tok": 1,
+        "hidden_size": 16, "max_position_embeddings": 64,
+    }  # fmt: skip
+    path = tmp_path / "charter.toml"
+    charter_file.write(charter(model__config=whole), path)
+    assert charter_file.load(path).learning.sequence_length == 64
+    long = charter(model__config=whole, learning__sequence_length=65)
+    charter_file.write(long, path)
+    line = line_of(path, "sequence_length")
+    what = (
+        "learning.sequence_length: 65 tokens do not fit the model's context of 64 (max_position_embeddings)"
+    )
+    assert refused(path) == [f"{line}: {what}"]
+    assert charter_file.from_canonical(charter_file.canonical(long)) == long, (
+        "a journal that has it is still read"
+    )
+
+
+def test_precisions_a_site_may_compute_in_must_have_a_price(tmp_path: Path) -> None:
+    rates = tuple({"device": "cpu", "precision": p, "micro_per_gflop": 3} for p in ("fp32", "bf16"))
+    assert charter(learning__precision="bf16").learning.precision == "bf16", "`any` is a price of both"
+    assert charter(learning__precision="bf16", rate_card__rates=rates).learning.precision == "bf16"
+    for named, lacks in ((0, "bf16"), (1, "fp32")):
+        with pytest.raises(
+            ValueError, match=f"learning.precision is 'bf16' but 'cpu' has no rate at {lacks}"
+        ):
+            charter(learning__precision="bf16", rate_card__rates=(rates[named],))
 
 
 def test_canonical_bytes_read_back_and_other_writings_are_refused() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -118,6 +119,50 @@ def test_an_idle_expert_costs_no_product_and_has_no_gradient() -> None:
     assert torch.isfinite(out).all(), "the idle expert's weights were multiplied"
     assert fused.grad is not None and not fused.grad[1].any()
     assert torch.equal(fused.grad[0], apart[0].grad)
+
+
+def swiglus(counts: list[int], frozen: set[int]) -> list[list[Tensor]]:
+    draw = torch.Generator().manual_seed(3)
+    shapes = ((6, 4), (6, 4), (4, 6))
+    return [
+        [torch.randn(*s, generator=draw).requires_grad_(e not in frozen) for e in range(len(counts))]
+        for s in shapes
+    ]
+
+
+def test_a_swiglu_has_the_bits_of_plain_autograd_over_one_expert_after_the_other() -> None:
+    counts, frozen = [3, 0, 5, 1], {2}
+    rows, wanted = torch.randn(9, 4), torch.randn(9, 4)
+    found: list[list[Tensor | None]] = []
+    for ours in (True, False):
+        gate, up, down = swiglus(counts, frozen)
+        given = rows.clone().requires_grad_()
+        if ours:
+            out = routed.swiglu(given, counts, gate=gate, up=up, down=down)
+        else:
+            parts = [
+                F.linear(F.silu(F.linear(r, g)) * F.linear(r, u), d)
+                for r, g, u, d in zip(given.split(counts), gate, up, down, strict=True)
+                if len(r)
+            ]
+            out = torch.cat(parts)
+        out.backward(wanted)
+        found.append([out, given.grad, *(w.grad for w in (*gate, *up, *down))])
+    for got, expected in zip(*found, strict=True):
+        assert (got is None and expected is None) or torch.equal(got, expected)
+    assert sum(g is None for g in found[0]) == 3 * 2, "neither the frozen nor the idle expert has gradients"
+
+
+def test_gradients_of_a_swiglu_are_those_of_finite_differences() -> None:
+    counts = [2, 0, 3]
+    weights = [[w.detach().double().requires_grad_() for w in kind] for kind in swiglus(counts, set())]
+
+    def whole(rows: Tensor, *_: Tensor) -> Tensor:
+        gate, up, down = weights
+        return routed.swiglu(rows, counts, gate=gate, up=up, down=down)
+
+    rows = torch.randn(5, 4, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(whole, (rows, *(kind[e] for kind in weights for e in (0, 2))))
 
 
 def test_frozen_experts_pass_gradients_on_and_take_none() -> None:
