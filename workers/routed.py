@@ -51,10 +51,8 @@ def dispatch(hidden: Tensor, where: Routes) -> Tensor:
 
 def combine(rows: Tensor, where: Routes, gates: Tensor) -> Tensor:
     """rows [T k, H] as `dispatch` sorts them, gates [T, k] -> each token's sum over k of gate * row, [T, H]."""
-    kind = torch.promote_types(rows.dtype, gates.dtype)
-    pairs = _pairs(rows, where).view(*gates.shape, rows.shape[1]).to(kind)
-    with torch.autocast(rows.device.type, enabled=False):
-        return torch.bmm(gates.to(kind).unsqueeze(1), pairs).squeeze(1)
+    found: Tensor = _Combine.apply(rows, gates, where.order, where.back)  # type: ignore[no-untyped-call]
+    return found
 
 
 def total(rows: Tensor, where: Routes, k: int) -> Tensor:
@@ -207,6 +205,24 @@ class _Dispatch(torch.autograd.Function):
         (back,) = ctx.saved_tensors
         pairs = gradient.index_select(0, back)
         return (pairs if ctx.k == 1 else pairs.view(-1, ctx.k, pairs.shape[1]).sum(1)), None, None
+
+
+class _Combine(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, gates: Tensor, order: Tensor, back: Tensor) -> Tensor:
+        pairs = rows.index_select(0, back).view(*gates.shape, rows.shape[1])
+        ctx.save_for_backward(pairs, gates, order)
+        return (pairs * gates.unsqueeze(2)).sum(1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        pairs, gates, order = ctx.saved_tensors
+        k = gates.shape[1]
+        of_rows = gradient.index_select(0, order if k == 1 else order // k)
+        of_rows *= gates.flatten().index_select(0, order).unsqueeze(1)
+        of_gates = torch.bmm(gradient.unsqueeze(1), pairs.to(gradient.dtype).transpose(1, 2)).squeeze(1)
+        return of_rows.to(pairs.dtype), of_gates.to(gates.dtype), None, None
 
 
 class _Permute(torch.autograd.Function):
