@@ -284,8 +284,10 @@ class _Swiglu(torch.autograd.Function):
         for expert, segment in _segments(counts):
             given = rows[segment]
             by_gate, by_up = given.mm(gate[expert].t()), given.mm(up[expert].t())
-            torch.mm(F.silu(by_gate) * by_up, down[expert].t(), out=out[segment])
-            kept += by_gate, by_up
+            open_ = F.silu(by_gate)
+            inner = open_ * by_up
+            torch.mm(inner, down[expert].t(), out=out[segment])
+            kept += by_gate, by_up, open_, inner
         ctx.save_for_backward(rows, *weights, *kept)
         ctx.counts = counts
         return out
@@ -300,14 +302,14 @@ class _Swiglu(torch.autograd.Function):
         of_rows = torch.empty_like(rows) if wants_rows else None
         of_gate, of_up, of_down = _thirds([None] * len(weights))
         for expert, segment in _segments(ctx.counts):
-            given, by_gate, by_up, after = rows[segment], next(kept), next(kept), gradient[segment]
-            open_ = F.silu(by_gate)
-            inner = after.mm(down[expert])
-            at_up, at_gate = inner * open_, torch.ops.aten.silu_backward(inner * by_up, by_gate)
+            given, after = rows[segment], gradient[segment]
+            by_gate, by_up, open_, inner = (next(kept) for _ in range(4))
+            at_inner = after.mm(down[expert])
+            at_up, at_gate = at_inner * open_, torch.ops.aten.silu_backward(at_inner * by_up, by_gate)
             if wants[expert]:
                 of_gate[expert] = at_gate.t().mm(given)
                 of_up[expert] = at_up.t().mm(given)
-                of_down[expert] = after.t().mm(open_ * by_up)
+                of_down[expert] = after.t().mm(inner)
             if of_rows is not None:
                 part = torch.mm(at_gate, gate[expert], out=of_rows[segment])
                 part += at_up.mm(up[expert])
