@@ -182,15 +182,6 @@ def _autocast(tensor: Tensor) -> Tensor:
     return tensor.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else tensor
 
 
-def _segments(counts: Sequence[int]) -> Iterator[tuple[int, slice]]:
-    """(expert, its rows) for every expert that has some."""
-    start = 0
-    for expert, count in enumerate(counts):
-        if count:
-            yield expert, slice(start, start + count)
-            start += count
-
-
 class _Dispatch(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, order: Tensor, back: Tensor) -> Tensor:
@@ -245,9 +236,9 @@ class _Products(torch.autograd.Function):
     def forward(ctx: Any, rows: Tensor, counts: Sequence[int], transposed: bool, *weights: Tensor) -> Tensor:
         matrices = _matrices(weights)
         out = rows.new_empty(len(rows), matrices[0].shape[1 if transposed else 0])
-        for expert, segment in _segments(counts):
+        for expert, given, done in _busy(counts, rows, out):
             matrix = matrices[expert]
-            torch.mm(rows[segment], matrix if transposed else matrix.t(), out=out[segment])
+            torch.mm(given, matrix if transposed else matrix.t(), out=done)
         ctx.save_for_backward(rows, *weights)
         ctx.counts, ctx.transposed = counts, transposed
         return out
@@ -256,20 +247,19 @@ class _Products(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
         rows, *weights = ctx.saved_tensors
-        wanted = ctx.needs_input_grad
+        _, _, _, *wanted = ctx.needs_input_grad
         matrices = _matrices(weights)
-        of_rows = torch.empty_like(rows) if wanted[0] else None
-        fused = torch.empty_like(weights[0]) if weights[0].ndim == 3 and wanted[3] else None
+        of_rows = torch.empty_like(rows)
+        fused = torch.empty_like(weights[0]) if weights[0].ndim == 3 and wanted[0] else None
         apart: list[Tensor | None] = [None] * len(weights)
-        for expert, segment in _segments(ctx.counts):
-            matrix, given = matrices[expert], gradient[segment]
-            if of_rows is not None:
-                torch.mm(given, matrix.t() if ctx.transposed else matrix, out=of_rows[segment])
-            pair = (rows[segment].t(), given) if ctx.transposed else (given.t(), rows[segment])
+        for expert, given, after, part in _busy(ctx.counts, rows, gradient, of_rows):
+            matrix = matrices[expert]
+            torch.mm(after, matrix.t() if ctx.transposed else matrix, out=part)
+            factors = (given.t(), after) if ctx.transposed else (after.t(), given)
             if fused is not None:
-                torch.mm(*pair, out=fused[expert])
-            elif weights[0].ndim == 2 and wanted[3 + expert]:
-                apart[expert] = torch.mm(*pair)
+                torch.mm(*factors, out=fused[expert])
+            elif weights[0].ndim == 2 and wanted[expert]:
+                apart[expert] = torch.mm(*factors)
         if fused is not None:
             for expert in (e for e, count in enumerate(ctx.counts) if not count):
                 fused[expert].zero_()
@@ -281,12 +271,11 @@ class _Swiglu(torch.autograd.Function):
     def forward(ctx: Any, rows: Tensor, counts: Sequence[int], *weights: Tensor) -> Tensor:
         gate, up, down = _thirds(weights)
         out, kept = torch.empty_like(rows), list[Tensor]()
-        for expert, segment in _segments(counts):
-            given = rows[segment]
-            by_gate, by_up = given.mm(gate[expert].t()), given.mm(up[expert].t())
+        for expert, given, done in _busy(counts, rows, out):
+            by_gate, by_up = F.linear(given, gate[expert]), F.linear(given, up[expert])
             open_ = F.silu(by_gate)
             inner = open_ * by_up
-            torch.mm(inner, down[expert].t(), out=out[segment])
+            torch.mm(inner, down[expert].t(), out=done)
             kept += by_gate, by_up, open_, inner
         ctx.save_for_backward(rows, *weights, *kept)
         ctx.counts = counts
@@ -298,22 +287,27 @@ class _Swiglu(torch.autograd.Function):
         rows, *others = ctx.saved_tensors
         weights, kept = others[: 3 * len(ctx.counts)], iter(others[3 * len(ctx.counts) :])
         gate, up, down = _thirds(weights)
-        wants_rows, _, *wants = ctx.needs_input_grad
-        of_rows = torch.empty_like(rows) if wants_rows else None
+        _, _, *wanted = ctx.needs_input_grad
+        of_rows = torch.empty_like(rows)
         of_gate, of_up, of_down = _thirds([None] * len(weights))
-        for expert, segment in _segments(ctx.counts):
-            given, after = rows[segment], gradient[segment]
+        for expert, given, after, part in _busy(ctx.counts, rows, gradient, of_rows):
             by_gate, by_up, open_, inner = (next(kept) for _ in range(4))
             at_inner = after.mm(down[expert])
-            at_up, at_gate = at_inner * open_, torch.ops.aten.silu_backward(at_inner * by_up, by_gate)
-            if wants[expert]:
+            at_up = at_inner * open_
+            at_gate = torch.ops.aten.silu_backward(at_inner.mul_(by_up), by_gate)
+            if wanted[expert]:
                 of_gate[expert] = at_gate.t().mm(given)
                 of_up[expert] = at_up.t().mm(given)
                 of_down[expert] = after.t().mm(inner)
-            if of_rows is not None:
-                part = torch.mm(at_gate, gate[expert], out=of_rows[segment])
-                part += at_up.mm(up[expert])
+            torch.mm(at_gate, gate[expert], out=part)
+            part += at_up.mm(up[expert])
         return of_rows, None, *of_gate, *of_up, *of_down
+
+
+def _busy(counts: Sequence[int], *tensors: Tensor) -> Iterator[tuple[Any, ...]]:
+    """(expert, its segment of each of the tensors) for every expert that has rows."""
+    segments = [tensor.split(counts) for tensor in tensors]
+    return ((e, *(s[e] for s in segments)) for e, count in enumerate(counts) if count)
 
 
 def _thirds(weights: Sequence[Any]) -> Iterator[list[Any]]:
