@@ -104,8 +104,11 @@ class Outer(Section):
     nesterov: bool = False
 
 
+InnerOptimizer = Literal["adamw", "muon"]
+
+
 class Learning(Section):
-    LATER: ClassVar[frozenset[str]] = frozenset({"norm_gate"})
+    LATER: ClassVar[frozenset[str]] = frozenset({"norm_gate", "inner_optimizer", "precision"})
 
     strategy: Literal["expert_diloco"] = "expert_diloco"
     routing: Literal["joint", "lean"] = "joint"
@@ -122,6 +125,10 @@ class Learning(Section):
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.1
     public_share: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of each batch drawn from the consortium's public text."""
+    inner_optimizer: InnerOptimizer = "adamw"
+    """`muon`: Muon for the matrices of trunk and experts, AdamW for embedding, head, vectors and router."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Of a step's matrix products. `bf16`: on GPUs that have it; fp32 elsewhere, and for all that is kept."""
     outer: Outer = Outer()
     codecs: Codecs = Codecs()
     norm_gate: Annotated[float, Field(ge=2, le=1e12)] = 1000.0
@@ -339,6 +346,7 @@ class Charter(Section):
             found.append(
                 f"witnesses.quorum is {self.witnesses.quorum} but there are {witnesses} sites and outsiders"
             )
+        found += self._unpriced_precisions()
         codecs = dict(self.learning.codecs)
         return found + conflicts(
             self.privacy,
@@ -347,6 +355,18 @@ class Charter(Section):
             expert_codec=codecs["expert"],
             shared_codecs={k: c for k, c in codecs.items() if k not in ("expert", "down") and c is not None},
         )
+
+    def _unpriced_precisions(self) -> list[str]:
+        """Of bf16, where a site computes in it or in fp32: an update without a price would be rejected."""
+        if self.learning.precision == "fp32":
+            return []
+        priced = {(r.device, r.precision) for r in self.rate_card.rates}
+        return [
+            f"learning.precision is {self.learning.precision!r} but {device!r} has no rate at {precision}"
+            for device in sorted({s.device for s in self.sites})
+            for precision in (self.learning.precision, "fp32")
+            if not {(device, "any"), (device, precision)} & priced
+        ]
 
     @property
     def experts(self) -> tuple[str, ...]:

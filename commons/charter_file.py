@@ -261,6 +261,8 @@ _COMMENTS = {
     "learning.inner_steps": "per round, between two exchanges",
     "learning.final_rate": "cosine floor as a share of learning_rate",
     "learning.public_share": "share of each batch drawn from the public text",
+    "learning.inner_optimizer": "adamw; muon: for the matrices of trunk and experts",
+    "learning.precision": "of matrix products: fp32; bf16: on GPUs that have it",
     "learning.norm_gate": "an update this many times the median's norm is rejected",
     "rounds": "When a round closes.",
     "rounds.quorum": "updates needed before a round may close without the others",

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from commons import charter_file
-from commons.charter import Charter, Codecs, Rate
+from commons.charter import Charter, Codecs, Learning, Rate
 from commons.cosignature import WITNESSES_MAX
 from commons.errors import ConfigError, HansaError, Refusal, Refused, StoreError
 from commons.experts.map import model_problems
@@ -220,7 +220,7 @@ def charter_text(charter: Charter, digest: Digest) -> list[str]:
     return [
         *lines,
         f"Model: {c.model.family}, {len(c.experts)} experts",
-        f"Run: {learning.rounds} rounds of {learning.inner_steps} steps, {learning.routing} routing",
+        f"Run: {learning.rounds} rounds of {learning.inner_steps} steps, {learning.routing} routing{_inner(learning)}",
         f"Sent: {_sent(codecs)}",
         f"Price: {rates}",
         f"A round closes with {c.rounds.quorum} updates after {c.rounds.grace_s} s grace",
@@ -228,6 +228,12 @@ def charter_text(charter: Charter, digest: Digest) -> list[str]:
         f"A vote needs {c.voting.quorum_percent} % turnout and more than {c.voting.pass_percent} % for it",
         f"Features voted in: {', '.join(k for k, on in c.features.items() if on) or 'none'}",
     ]
+
+
+def _inner(learning: Learning) -> str:
+    """How a step is made, where that is not what it is without a word."""
+    muon = ", Muon" if learning.inner_optimizer == "muon" else ""
+    return muon + (f", {learning.precision} where GPUs have it" if learning.precision != "fp32" else "")
 
 
 def _sent(codecs: Codecs) -> str:

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from workers.data import Corpus
 from workers.objectives import held_out_loss
+from workers.routed import compute_routed_only
 
 ROWS = 256
 """Held-out windows per text, the same ones that sites and baselines are measured on."""
@@ -25,6 +26,7 @@ def released_losses(
 ) -> dict[str, float]:
     """Held-out loss per text of the model in `folder`, nats per byte. Reads local files only."""
     model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
+    compute_routed_only(model)
     losses = {}
     for domain, path in texts.items():
         rows = Corpus.load(path, sequence_length=length, name=domain).held_out_rows(

@@ -6,7 +6,7 @@ it. Here an expert that is trained has parameters, and one that is not has buffe
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 import torch
@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from commons.experts.family import Mixture
+from workers.routed import combine, dispatch, products, routes, swiglu, total
 
 
 class Experts(nn.Module):
@@ -28,27 +29,32 @@ class Experts(nn.Module):
         self.total = total
         self.present = tuple(present)
         self.gates_on_input = gates_on_input
+        self.stacked = any(isinstance(expert, StackedExpert) for expert in present.values())
         self.tokens = [0] * total
         for index, expert in present.items():
             self.add_module(str(index), expert)
 
     def forward(self, hidden: Tensor, chosen: Tensor, gates: Tensor) -> Tensor:
         """hidden [T, H], chosen [T, k], gates [T, k] -> sum over k of gate * expert(hidden), or expert(gate * hidden), [T, H]."""
-        k = chosen.shape[1]
-        flat = chosen.flatten()
-        order = torch.argsort(flat, stable=True)
-        counts = torch.bincount(flat, minlength=self.total).tolist()
+        where = routes(chosen, self.total)
+        counts = where.counts.tolist()
         if self.training:
             self.tokens = [a + b for a, b in zip(self.tokens, counts, strict=True)]
-        rows = hidden.index_select(0, order // k)
+        rows = dispatch(hidden, where)
         if self.gates_on_input:
-            rows = rows * gates.flatten().index_select(0, order).unsqueeze(1)
-        segments = torch.split(rows, counts)
-        done = [self.get_submodule(str(e))(segments[e]) for e in self.present if counts[e]]
-        back = torch.empty_like(order)
-        back[order] = torch.arange(len(order), device=order.device)
-        rows = torch.cat(done).index_select(0, back).view(-1, k, hidden.shape[1])
-        return rows.sum(1) if self.gates_on_input else torch.bmm(gates.unsqueeze(1), rows).squeeze(1)
+            rows = rows * gates.flatten().index_select(0, where.order).unsqueeze(1)
+        done = self._through(rows, [counts[e] for e in self.present])
+        return total(done, where, chosen.shape[1]) if self.gates_on_input else combine(done, where, gates)
+
+    def _through(self, rows: Tensor, counts: Sequence[int]) -> Tensor:
+        """Each present expert's segment of `rows` [n, H] through it."""
+        matrices = [cast(Expert | StackedExpert, self.get_submodule(str(e))).matrices() for e in self.present]
+        if self.stacked:
+            gate_up, down = zip(*matrices, strict=True)
+            gate, up = products(rows, gate_up, counts, transposed=True).chunk(2, dim=-1)
+            return products(up * F.silu(gate), down, counts, transposed=True)
+        gates, ups, downs = zip(*matrices, strict=True)
+        return swiglu(rows, counts, gate=gates, up=ups, down=downs)
 
 
 def expert(mixture: Mixture, hidden: int, width: int, *, frozen: bool) -> nn.Module:
@@ -59,16 +65,17 @@ def expert(mixture: Mixture, hidden: int, width: int, *, frozen: bool) -> nn.Mod
 
 
 class Expert(nn.Module):
+    """A SwiGLU: down(silu(gate(x)) * up(x))."""
+
     def __init__(self, hidden: int, width: int, *, names: tuple[str, ...], frozen: bool) -> None:
         super().__init__()
         self.names = names
         for name, shape in zip(names, ((width, hidden), (width, hidden), (hidden, width)), strict=True):
             self.add_module(name, _Matrix(shape, frozen))
 
-    def forward(self, rows: Tensor) -> Tensor:
-        """[n, H] -> [n, H], SwiGLU."""
-        gate, up, down = (cast(_Matrix, self.get_submodule(name)).weight for name in self.names)
-        return F.linear(F.silu(F.linear(rows, gate)) * F.linear(rows, up), down)
+    def matrices(self) -> tuple[Tensor, ...]:
+        """Gate and up [W, H], down [H, W]."""
+        return tuple(cast(_Matrix, self.get_submodule(name)).weight for name in self.names)
 
 
 class StackedExpert(nn.Module):
@@ -82,10 +89,9 @@ class StackedExpert(nn.Module):
         self.gate_up_proj = _weight((hidden, 2 * width), frozen)
         self.down_proj = _weight((width, hidden), frozen)
 
-    def forward(self, rows: Tensor) -> Tensor:
-        """[n, H] -> [n, H], SwiGLU."""
-        gate, up = (rows @ self.gate_up_proj).chunk(2, dim=-1)
-        return (up * F.silu(gate)) @ self.down_proj
+    def matrices(self) -> tuple[Tensor, ...]:
+        """Gate and up together [H, 2 W], down [W, H]."""
+        return self.gate_up_proj, self.down_proj
 
 
 class _Matrix(nn.Module):

@@ -2,12 +2,32 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from workers.data import Rows
+from workers.data import CorpusError, Rows
+
+
+def as_tokens(rows: Rows, shard: nn.Module) -> Tensor:
+    """`rows` [rows, length + 1] on the shard's device. Raises CorpusError for what its model cannot read."""
+    config: Any = shard.config
+    length, context = rows.shape[1] - 1, config.max_position_embeddings
+    if length > context:
+        raise CorpusError(
+            f"sequences are {length} tokens long and the model's context is {context} (max_position_embeddings); "
+            "the charter's sequence_length must not exceed it"
+        )
+    lowest, highest = int(rows.min()), int(rows.max())
+    if lowest < 0 or highest >= config.vocab_size:
+        raise CorpusError(
+            f"the text holds token {lowest if lowest < 0 else highest} and the model's vocabulary is 0 to "
+            f"{config.vocab_size - 1}; encode the text with the tokenizer of the model"
+        )
+    return torch.from_numpy(rows).to(next(shard.parameters()).device)
 
 
 def next_byte_loss(shard: nn.Module, rows: Tensor) -> Tensor:
@@ -17,13 +37,15 @@ def next_byte_loss(shard: nn.Module, rows: Tensor) -> Tensor:
 
 
 def held_out_loss(shard: nn.Module, rows: Rows, *, batch: int = 32) -> float:
-    """Mean next-byte loss over all of `rows`, without gradients; leaves the shard as it was."""
-    device = next(shard.parameters()).device
+    """Mean next-byte loss over all of `rows`, without gradients; leaves the shard as it was.
+
+    Raises CorpusError as `as_tokens` does.
+    """
     was_training = shard.training
     shard.eval()
     total = 0.0
     with torch.inference_mode():
         for part in np.array_split(rows, -(-len(rows) // batch)):
-            total += float(next_byte_loss(shard, torch.from_numpy(part).to(device))) * len(part)
+            total += float(next_byte_loss(shard, as_tokens(part, shard))) * len(part)
     shard.train(was_training)
     return total / len(rows)

@@ -43,7 +43,8 @@ class Router(nn.Module):
 
     def forward(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """hidden [.., H] -> logits [T, E], gates [T, k], chosen experts [T, k]."""
-        logits = F.linear(hidden.flatten(0, -2).float(), self.weight)
+        with torch.autocast(hidden.device.type, enabled=False):
+            logits = F.linear(hidden.flatten(0, -2).float(), self.weight)
         scores = self._scores(logits)
         with torch.no_grad():
             if self.e_score_correction_bias is None:

@@ -32,8 +32,9 @@ from commons.names import SiteId
 from workers.data import Corpus, Mixture, Source
 from workers.durable import read_arrays, read_facts, write_durably
 from workers.gauge import Gauge
+from workers.inner import InnerOptimizer, computed_in
 from workers.meter import Usage
-from workers.objectives import held_out_loss, next_byte_loss
+from workers.objectives import as_tokens, held_out_loss, next_byte_loss
 from workers.shard import (
     build_shard,
     compute_device,
@@ -48,9 +49,6 @@ from workers.shard import (
 Array = NDArray[np.float32]
 OnStep = Callable[[int, float], bool | None]
 """Told the step, from 1, and its loss; True ends the round with this step."""
-PRECISIONS = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
-BETAS = (0.9, 0.95)
-CLIP_NORM = 1.0
 HELD_OUT_ROWS = 32
 """Rows of the held-out text evaluated every round; a forward pass over about one batch."""
 _KEPT = 2
@@ -103,7 +101,6 @@ class Trainer:
         self._own = expert_map.experts_of(site)
         self._own_names = [s.name for s in expert_map.owned_by(site)]
         self._shared_names = [s.name for s in expert_map.shared()]
-        self._decayed = {s.name for s in expert_map.slices if s.kind in (Kind.TRUNK_MATRIX, Kind.EXPERT)}
         self._shard: nn.Module | None = None
         self._guests = False
 
@@ -123,7 +120,7 @@ class Trainer:
         An exception from `on_step` abandons the round; asked again, it starts over and ends at the same bytes.
         `gauge` measures the work of this call; a round finished before has the usage it had then.
         `experts`: own experts begin as the site left them, or as `base` has them, where the site's updates of them are not
-        what arrived. Raises TrainingError on a loss that is not finite.
+        what arrived. Raises TrainingError on a loss that is not finite, CorpusError on text the model cannot read.
         """
         assert experts == "kept" or all(n in base for n in self._own_names), "own experts are in the base"
         request = self._request(round_number, base, learning, experts)
@@ -136,12 +133,12 @@ class Trainer:
         rows = self._corpus.held_out_rows(length=learning.sequence_length, limit=HELD_OUT_ROWS)
         before = held_out_loss(shard, rows)
         arrays, steps = self._restore(round_number, shard, experts)
-        optimizer = self._optimizer(shard, arrays, steps)
+        optimizer = InnerOptimizer(shard, self._map, learning)
+        optimizer.restore(arrays, steps)
         expert_tokens(shard, self._map)
         done, loss = self._inner_steps(round_number, shard, optimizer, on_step)
         self._check_only_own_moved(shard, base)
         tokens = done * learning.batch_size * learning.sequence_length
-        trained = sum(p.nbytes for p in shard.parameters())
         local = read_state(shard, self._shared_names)
         result = RoundResult(
             trunk_delta={n: local[n] - np.asarray(base[n], np.float32) for n in self._shared_names},
@@ -152,10 +149,10 @@ class Trainer:
             held_out_loss=before,
             expert_tokens={str(e): n for e, n in expert_tokens(shard, self._map).items()},
             gflop=self._map.training_gflop(tokens),
-            peak_model_bytes=resident_bytes(shard) + 3 * trained,
-            usage=gauge.end(PRECISIONS[next(shard.parameters()).dtype]),
+            peak_model_bytes=resident_bytes(shard) + optimizer.bytes(),
+            usage=gauge.end(computed_in(learning, compute_device())),
         )
-        self._commit(round_number, request, result, shard, optimizer)
+        self._commit(round_number, request, result, optimizer)
         return result
 
     def evaluate(self, state: Mapping[str, Array], held_out: Source, *, limit: int = 256) -> float:
@@ -181,32 +178,27 @@ class Trainer:
         self,
         round_number: int,
         shard: nn.Module,
-        optimizer: torch.optim.Optimizer,
+        optimizer: InnerOptimizer,
         on_step: OnStep,
     ) -> tuple[int, float]:
         """Steps done, at least one, and their mean loss."""
         learning, source = self._learning, self._source()
         device = next(shard.parameters()).device
-        parameters = list(shard.parameters())
         done, total = 0, 0.0
         for i in range(learning.inner_steps):
             step = (round_number - 1) * learning.inner_steps + i
-            for group in optimizer.param_groups:
-                group["lr"] = inner_rate(step, learning)
             rows = source.batch(
                 step, rows=learning.batch_size, length=learning.sequence_length, seed=learning.seed
             )
-            optimizer.zero_grad(set_to_none=True)
-            objective = next_byte_loss(shard, torch.from_numpy(rows).to(device))
+            with torch.autocast(device.type, torch.bfloat16, enabled=computed_in(learning, device) == "bf16"):
+                objective = next_byte_loss(shard, as_tokens(rows, shard))
             loss = float(objective.detach())
             if not math.isfinite(loss):
                 raise TrainingError(
                     f"site {self._site}: the loss is {loss} at inner step {i + 1} of round {round_number}; "
                     "propose a lower learning rate"
                 )
-            objective.backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(parameters, CLIP_NORM)
-            optimizer.step()
+            optimizer.step(objective, inner_rate(step, learning))
             done, total = i + 1, total + loss
             if on_step(done, loss):
                 break
@@ -218,31 +210,6 @@ class Trainer:
             return self._corpus
         public = replace(self._public, name=f"{self._public.name}/{self._site}")
         return Mixture(((self._corpus, 1.0 - share), (public, share)))
-
-    def _optimizer(
-        self, shard: nn.Module, arrays: Mapping[str, Array], steps: Mapping[str, int]
-    ) -> torch.optim.Optimizer:
-        named = weights(shard)
-        groups = [
-            {
-                "params": [p for n, p in named.items() if n in self._decayed],
-                "weight_decay": self._learning.weight_decay,
-            },
-            {"params": [p for n, p in named.items() if n not in self._decayed], "weight_decay": 0.0},
-        ]
-        optimizer = torch.optim.AdamW(groups, lr=self._learning.learning_rate, betas=BETAS, fused=True)
-        for name, parameter in named.items():
-            if name in steps:
-                optimizer.state[parameter] = {
-                    "step": torch.tensor(float(steps[name]), device=parameter.device),
-                    "exp_avg": torch.tensor(arrays[f"first/{name}"], device=parameter.device),
-                    "exp_avg_sq": torch.tensor(arrays[f"second/{name}"], device=parameter.device),
-                }
-        for name, rows in fixed_rows(shard).items():  # moments of rounds with guests would go on moving them
-            for moment in ("exp_avg", "exp_avg_sq"):
-                if kept := optimizer.state.get(named[name]):
-                    kept[moment][list(rows)] = 0.0
-        return optimizer
 
     def _check_only_own_moved(self, shard: nn.Module, base: Mapping[str, Array]) -> None:
         """Guests, selection biases and absent experts' router rows are bit for bit those of the base."""
@@ -298,21 +265,17 @@ class Trainer:
         round_number: int,
         request: str,
         result: RoundResult,
-        shard: nn.Module,
-        optimizer: torch.optim.Optimizer,
+        optimizer: InnerOptimizer,
     ) -> None:
         arrays = {f"expert/{n}": a for n, a in result.experts.items()}
         arrays |= {f"delta/{n}": a for n, a in result.trunk_delta.items()}
-        steps: dict[str, int] = {}
-        for name, parameter in weights(shard).items():
-            if state := optimizer.state.get(parameter):
-                steps[name] = int(state["step"])
-                arrays[f"first/{name}"] = state["exp_avg"].cpu().numpy()
-                arrays[f"second/{name}"] = state["exp_avg_sq"].cpu().numpy()
+        arrays |= optimizer.arrays()
         facts = {k: v for k, v in vars(result).items() if k not in ("trunk_delta", "experts", "usage")}
         facts["usage"] = asdict(result.usage)
         write_durably(
-            self._file(round_number), arrays, {"request": request, "adam_steps": steps, "result": facts}
+            self._file(round_number),
+            arrays,
+            {"request": request, "adam_steps": optimizer.steps(), "result": facts},
         )
         for old in [n for n in self._rounds_kept() if n <= round_number][:-_KEPT]:
             self._file(old).unlink()

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from commons.charter import Charter, Codec
+from commons.charter import Charter, Codec, InnerOptimizer
 from commons.features.feature import Feature, Patch, replaced
 from commons.section import Section
 
@@ -30,6 +30,14 @@ class InnerSteps(Section):
 
 class LearningRate(Section):
     learning_rate: Annotated[float, Field(gt=0, le=1)]
+
+
+class InnerStep(Section):
+    optimizer: InnerOptimizer
+
+
+class Precision(Section):
+    precision: Literal["fp32", "bf16"]
 
 
 class Routing(Section):
@@ -85,6 +93,20 @@ LEARNING = (
         LearningRate,
         ("/learning/learning_rate",),
         lambda _, p: _set(learning_rate=p.learning_rate),
+    ),
+    Feature(
+        "inner-optimizer",
+        "Move matrices of trunk and experts by Muon, or all by AdamW (adamw)",
+        InnerStep,
+        ("/learning/inner_optimizer",),
+        lambda _, p: _set(inner_optimizer=p.optimizer),
+    ),
+    Feature(
+        "precision",
+        "Matrix products of the inner steps: fp32, or bf16 on the GPUs that have it",
+        Precision,
+        ("/learning/precision",),
+        lambda _, p: _set(precision=p.precision),
     ),
     Feature(
         "routing",

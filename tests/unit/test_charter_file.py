@@ -48,6 +48,17 @@ def test_the_written_file_explains_itself(tmp_path: Path) -> None:
     assert "payer" in text and "a sponsor when it is not the partner" in text
 
 
+def test_precisions_a_site_may_compute_in_must_have_a_price(tmp_path: Path) -> None:
+    rates = tuple({"device": "cpu", "precision": p, "micro_per_gflop": 3} for p in ("fp32", "bf16"))
+    assert charter(learning__precision="bf16").learning.precision == "bf16", "`any` is a price of both"
+    assert charter(learning__precision="bf16", rate_card__rates=rates).learning.precision == "bf16"
+    for named, lacks in ((0, "bf16"), (1, "fp32")):
+        with pytest.raises(
+            ValueError, match=f"learning.precision is 'bf16' but 'cpu' has no rate at {lacks}"
+        ):
+            charter(learning__precision="bf16", rate_card__rates=(rates[named],))
+
+
 def test_canonical_bytes_read_back_and_other_writings_are_refused() -> None:
     data = charter_file.canonical(charter())
     assert charter_file.from_canonical(data) == charter()

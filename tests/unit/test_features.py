@@ -38,6 +38,8 @@ def applied(of: Charter, key: str, **params: Any) -> Charter:
         ("downlink-codec", {"down": "int8"}, {"/learning/codecs/down"}),
         ("inner-steps", {"steps": 20}, {"/learning/inner_steps"}),
         ("learning-rate", {"learning_rate": 0.5}, {"/learning/learning_rate"}),
+        ("inner-optimizer", {"optimizer": "muon"}, {"/learning/inner_optimizer"}),
+        ("precision", {"precision": "bf16"}, {"/learning/precision"}),
         ("routing", {"routing": "lean"}, {"/learning/routing"}),
         (
             "outer-step",

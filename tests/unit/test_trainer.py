@@ -21,9 +21,10 @@ from hansa import baselines
 from workers.data import Corpus
 from workers.durable import read_arrays, read_facts, write_durably
 from workers.gauge import Gauge
+from workers.inner import BETAS, CLIP_NORM
 from workers.objectives import next_byte_loss
 from workers.shard import build_shard, initial_state, read_state
-from workers.trainer import BETAS, CLIP_NORM, RoundResult, Trainer, TrainingError, inner_rate
+from workers.trainer import RoundResult, Trainer, TrainingError, inner_rate
 
 State = dict[str, NDArray[np.float32]]
 MODEL = Model(
