@@ -162,16 +162,17 @@ def _stepping(model: nn.Module) -> Callable[[Tensor], None]:
 
 
 def figures(name: str, found: Mapping[str, Step]) -> list[Figure]:
-    """Of one size of glm4_moe: shards against the dense model, and against the fastest of the Hugging Face functions."""
-    peer = min((found[p].ms, p) for p in PEERS if p in found)
+    """Of one size of glm4_moe: shards against the dense model, and against the fastest of Hugging Face's functions."""
+    _, peer = min((found[p].ms, p) for p in PEERS if p in found)
     shown = []
-    for shard in ("whole", "joint", "lean"):
-        ratio = found[shard].ratio
-        title = f"step of a {shard} shard against a dense model of the same active parameters, {name}"
-        shown.append(Figure(title, round(ratio, 3), "", f"<= {MOST}", ratio <= MOST, COMMAND))
-    against = found["whole"].ms / peer[0]
-    title = f"step of the whole model against the fastest Hugging Face experts ({peer[1]}), {name}"
-    return [*shown, Figure(title, round(against, 3), "", "< 1", against < 1, COMMAND)]
+    for shard in ("joint", "lean", "whole"):
+        for other, ratio, most, met in (
+            ("a dense model of the same active parameters", found[shard].ratio, f"<= {MOST}", MOST),
+            (f"Hugging Face's fastest experts ({peer})", found[shard].ms / found[peer].ms, "< 1", 0.9995),
+        ):
+            title = f"step of a {shard} shard against {other}, {name}"
+            shown.append(Figure(title, round(ratio, 3), "", most, ratio <= met, COMMAND))
+    return shown
 
 
 def table(found: Mapping[str, Step]) -> str:

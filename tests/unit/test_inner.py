@@ -155,6 +155,15 @@ def test_in_bf16_products_are_rounded_and_all_that_is_kept_is_fp32(
     assert same(rounded, again)
 
 
+def test_the_router_is_never_rounded() -> None:
+    shard = build_shard(MODEL, MAP, own=MAP.experts, guests=False, state=start())
+    router = shard.model.layers[0].mlp.gate
+    hidden = torch.randn(7, 32, generator=torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = router(hidden)
+    assert all(torch.equal(a, b) for a, b in zip(rounded, router(hidden), strict=True))
+
+
 def test_sequences_beyond_the_context_are_refused(trainer_at: Callable[..., Trainer]) -> None:
     long = LEARNING.model_copy(update={"sequence_length": 4097})
     trainer = trainer_at("a")
