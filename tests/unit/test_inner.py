@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from commons.charter import Learning
 from commons.experts.map import Kind
@@ -93,6 +94,30 @@ def test_killed_under_muon_and_made_anew_gives_the_same_bits(trainer_at: Callabl
         )
         assert same(got, expected), f"round {number}"
         base, other = merged(base, [expected]), merged(other, [got])
+
+
+@pytest.mark.parametrize("learning", [LEARNING, MUON], ids=["adamw", "muon"])
+def test_an_optimiser_made_anew_goes_on_where_the_old_one_was(learning: Learning) -> None:
+    def shard_from(state: dict[str, NDArray[np.float32]]) -> torch.nn.Module:
+        return build_shard(MODEL, MAP, own=MAP.experts_of(BERLIN), guests=True, state=state)
+
+    def stepped(optimizer: InnerOptimizer, shard: torch.nn.Module, seed: int) -> None:
+        rows = torch.randint(0, 256, (4, 17), generator=torch.Generator().manual_seed(seed))
+        optimizer.step(next_byte_loss(shard, rows), 0.01)
+
+    steady = shard_from(start())
+    optimizer = InnerOptimizer(steady, MAP, learning)
+    for seed in (0, 1):
+        stepped(optimizer, steady, seed)
+    anew = shard_from(read_state(steady))
+    successor = InnerOptimizer(anew, MAP, learning)
+    successor.restore({n: a.copy() for n, a in optimizer.arrays().items()}, optimizer.steps())
+    stepped(optimizer, steady, 2)
+    stepped(successor, anew, 2)
+    assert all(
+        np.array_equal(a, b)
+        for a, b in zip(read_state(steady).values(), read_state(anew).values(), strict=True)
+    )
 
 
 def test_momentum_is_on_the_disk_for_what_moved_and_nothing_else(
