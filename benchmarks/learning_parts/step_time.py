@@ -1,9 +1,9 @@
 """How long one training step takes: a shard beside a dense model of the same active parameters and Hugging Face's experts.
 
 `python -m benchmarks.learning_parts.step_time [SIZE] [REPETITIONS]` prints one table a size. A step is forward, backward,
-clipping and fused AdamW, in one thread. All contenders of a size live in one process and make their steps in turn, so
-that what else the machine does meets all alike; times are of the process's own CPU, and a ratio is the median over the
-turns of a contender's step against the dense model's in the same turn.
+clipping and fused AdamW, in one thread. All contenders of a size live in one process and make their steps in turn, each
+turn beginning with another, so that what else the machine does meets all alike. Times are of the process's own CPU; a
+ratio is the median over the turns of a contender's step against the dense model's in the same turn.
 """
 
 from __future__ import annotations
@@ -128,19 +128,19 @@ def measure(
     torch.set_num_threads(1)
     steps = {name: _stepping(model) for name, model in contenders.items()}
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in steps}
-    draw = torch.Generator().manual_seed(0)
+    draw, order = torch.Generator().manual_seed(0), list(steps)
     for turn in range(repetitions + 1):
         rows = torch.randint(0, vocabulary, (size.batch, size.sequence + 1), generator=draw)
-        dense = 0.0
-        for name, step in steps.items():
+        took: dict[str, float] = {}
+        for name in order:
             if name in SLOW and turn % 5:
                 continue
             began = time.process_time()
-            step(rows)
-            took = time.process_time() - began
-            dense = took if name == "dense" else dense
-            if turn:
-                times[name].append((took, took / dense))
+            steps[name](rows)
+            took[name] = time.process_time() - began
+        order = [*order[1:], order[0]]
+        for name, seconds in took.items() if turn else ():
+            times[name].append((seconds, seconds / took["dense"]))
     return {
         name: Step(1000 * statistics.median(t for t, _ in found), statistics.median(r for _, r in found))
         for name, found in times.items()
@@ -163,12 +163,17 @@ def _stepping(model: nn.Module) -> Callable[[Tensor], None]:
 
 def figures(name: str, found: Mapping[str, Step]) -> list[Figure]:
     """Of one size of glm4_moe: shards against the dense model, and against the fastest of Hugging Face's functions."""
-    _, peer = min((found[p].ms, p) for p in PEERS if p in found)
+    _, peer = min((found[p].ratio, p) for p in PEERS if p in found)
     shown = []
     for shard in ("joint", "lean", "whole"):
         for other, ratio, most, met in (
             ("a dense model of the same active parameters", found[shard].ratio, f"<= {MOST}", MOST),
-            (f"Hugging Face's fastest experts ({peer})", found[shard].ms / found[peer].ms, "< 1", 0.9995),
+            (
+                f"Hugging Face's fastest experts ({peer})",
+                found[shard].ratio / found[peer].ratio,
+                "< 1",
+                0.9995,
+            ),
         ):
             title = f"step of a {shard} shard against {other}, {name}"
             shown.append(Figure(title, round(ratio, 3), "", most, ratio <= met, COMMAND))
