@@ -128,8 +128,8 @@ def _inside(shard: nn.Module, named: Mapping[str, Tensor], matrices: set[str]) -
 def computed_in(learning: Learning, device: torch.device) -> Literal["fp32", "bf16"]:
     """The precision of a step's matrix products on this device; weights, moments and the loss are fp32 always.
 
-    bf16 where the charter wants it and the device has it: a GPU. Processors train mixtures faster in fp32
-    (docs/decisions/0011-inner-loop.md).
+    bf16 where the charter wants it, on a GPU that has it. What it does to processors depends on the model's size
+    (docs/decisions/0011-inner-loop.md): they stay with fp32.
     """
     wanted = learning.precision == "bf16" and device.type == "cuda"
     return "bf16" if wanted and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"

@@ -306,7 +306,7 @@ class _Swiglu(torch.autograd.Function):
 
 def _busy(counts: Sequence[int], *tensors: Tensor) -> Iterator[tuple[Any, ...]]:
     """(expert, its segment of each of the tensors) for every expert that has rows."""
-    segments = [tensor.split(counts) for tensor in tensors]
+    segments = [torch.split(tensor, list(counts)) for tensor in tensors]
     return ((e, *(s[e] for s in segments)) for e, count in enumerate(counts) if count)
 
 

@@ -34,6 +34,8 @@ class LearningRate(Section):
 
 class InnerStep(Section):
     optimizer: InnerOptimizer
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 0.0
+    """Peak rate; not named: as it is now."""
 
 
 class Precision(Section):
@@ -63,6 +65,11 @@ def _uplink(_: Charter, codecs: UplinkCodec) -> Patch:
     """Only the kinds that were named; null makes a kind follow the trunk again."""
     named = (kind for kind in UplinkCodec.model_fields if kind in codecs.model_fields_set)
     return _set(**{f"codecs__{kind}": getattr(codecs, kind) for kind in named})
+
+
+def _inner_step(_: Charter, step: InnerStep) -> Patch:
+    rate = {"learning_rate": step.learning_rate} if "learning_rate" in step.model_fields_set else {}
+    return _set(inner_optimizer=step.optimizer, **rate)
 
 
 LEARNING = (
@@ -96,10 +103,10 @@ LEARNING = (
     ),
     Feature(
         "inner-optimizer",
-        "Move matrices of trunk and experts by Muon, or all by AdamW (adamw)",
+        "Move matrices of trunk and experts by Muon, or all by AdamW (adamw), and the peak rate that suits it",
         InnerStep,
-        ("/learning/inner_optimizer",),
-        lambda _, p: _set(inner_optimizer=p.optimizer),
+        ("/learning/inner_optimizer", "/learning/learning_rate"),
+        _inner_step,
     ),
     Feature(
         "precision",

@@ -39,6 +39,11 @@ def applied(of: Charter, key: str, **params: Any) -> Charter:
         ("inner-steps", {"steps": 20}, {"/learning/inner_steps"}),
         ("learning-rate", {"learning_rate": 0.5}, {"/learning/learning_rate"}),
         ("inner-optimizer", {"optimizer": "muon"}, {"/learning/inner_optimizer"}),
+        (
+            "inner-optimizer",
+            {"optimizer": "muon", "learning_rate": 0.02},
+            {"/learning/inner_optimizer", "/learning/learning_rate"},
+        ),
         ("precision", {"precision": "bf16"}, {"/learning/precision"}),
         ("routing", {"routing": "lean"}, {"/learning/routing"}),
         (

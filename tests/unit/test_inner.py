@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from commons.charter import Learning
 from commons.experts.map import Kind
@@ -95,6 +96,30 @@ def test_killed_under_muon_and_made_anew_gives_the_same_bits(trainer_at: Callabl
         base, other = merged(base, [expected]), merged(other, [got])
 
 
+@pytest.mark.parametrize("learning", [LEARNING, MUON], ids=["adamw", "muon"])
+def test_an_optimiser_made_anew_goes_on_where_the_old_one_was(learning: Learning) -> None:
+    def shard_from(state: dict[str, NDArray[np.float32]]) -> torch.nn.Module:
+        return build_shard(MODEL, MAP, own=MAP.experts_of(BERLIN), guests=True, state=state)
+
+    def stepped(optimizer: InnerOptimizer, shard: torch.nn.Module, seed: int) -> None:
+        rows = torch.randint(0, 256, (4, 17), generator=torch.Generator().manual_seed(seed))
+        optimizer.step(next_byte_loss(shard, rows), 0.01)
+
+    steady = shard_from(start())
+    optimizer = InnerOptimizer(steady, MAP, learning)
+    for seed in (0, 1):
+        stepped(optimizer, steady, seed)
+    anew = shard_from(read_state(steady))
+    successor = InnerOptimizer(anew, MAP, learning)
+    successor.restore({n: a.copy() for n, a in optimizer.arrays().items()}, optimizer.steps())
+    stepped(optimizer, steady, 2)
+    stepped(successor, anew, 2)
+    assert all(
+        np.array_equal(a, b)
+        for a, b in zip(read_state(steady).values(), read_state(anew).values(), strict=True)
+    )
+
+
 def test_momentum_is_on_the_disk_for_what_moved_and_nothing_else(
     trainer_at: Callable[..., Trainer], tmp_path: Path
 ) -> None:
@@ -153,6 +178,15 @@ def test_in_bf16_products_are_rounded_and_all_that_is_kept_is_fp32(
     assert all(a.dtype == np.float32 for a in (rounded.trunk_delta | rounded.experts).values())
     again = trainer_at("c").train_round(round_number=1, base=start(), learning=bf16(), on_step=ignore)
     assert same(rounded, again)
+
+
+def test_the_router_is_never_rounded() -> None:
+    shard = build_shard(MODEL, MAP, own=MAP.experts, guests=False, state=start())
+    router = shard.model.layers[0].mlp.gate
+    hidden = torch.randn(7, 32, generator=torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = router(hidden)
+    assert all(torch.equal(a, b) for a, b in zip(rounded, router(hidden), strict=True))
 
 
 def test_sequences_beyond_the_context_are_refused(trainer_at: Callable[..., Trainer]) -> None:

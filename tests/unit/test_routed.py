@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import copy
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.numpy import save_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from commons.experts.glm4_moe import hf_config
+from hansa.released import released_losses
+from tests.unit.test_trainer import MAP, MODEL
 from workers import routed
+from workers.data import Corpus
+from workers.objectives import held_out_loss
 from workers.routed import IMPLEMENTATION, combine, compute_routed_only, dispatch, products, routes, total
+from workers.shard import build_shard, initial_state
 
 EXPERTS = 6
 WIDTHS: dict[str, Any] = {
@@ -97,6 +106,23 @@ def test_it_is_really_our_function_that_runs(monkeypatch: pytest.MonkeyPatch) ->
         assert len(calls) == 2 * sum(
             "experts" in n for n, m in model.named_modules() if hasattr(m, "is_transposed")
         )
+
+
+def test_a_release_is_measured_with_routed_tokens_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = initial_state(MODEL, MAP, seed=3)
+    save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    (tmp_path / "config.json").write_text(json.dumps(hf_config(MODEL, len(MAP.experts))))
+    text = tmp_path / "text.txt"
+    text.write_text("\n\n".join(f"{i} squared is {i * i}" for i in range(200)))
+    calls: list[int] = []
+    monkeypatch.setattr(routed, "products", lambda *a, **k: calls.append(1) or products(*a, **k))
+    losses = released_losses(tmp_path, {"numbers": text}, length=16, limit=8)
+    assert len(calls) == 2 * 2, "two layers, two products each"
+    shard = build_shard(MODEL, MAP, own=MAP.experts, guests=False, state=state)
+    rows = Corpus.load(text, sequence_length=16, name="numbers").held_out_rows(length=16, limit=8)
+    assert losses == {"numbers": pytest.approx(held_out_loss(shard, rows), abs=1e-6)}
 
 
 def test_a_dense_model_stays_as_it_is() -> None:
