@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from commons.experts.families import FAMILIES
+from commons.experts.glm4_moe import GLM4_MOE
 from hansa.released import released_losses
 from tests.unit.test_trainer import MAP, MODEL
 from workers import routed
@@ -113,9 +113,7 @@ def test_a_release_is_measured_with_routed_tokens_only(
 ) -> None:
     state = initial_state(MODEL, MAP, seed=3)
     save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    (tmp_path / "config.json").write_text(
-        json.dumps(FAMILIES[MODEL.family].hf_config(MODEL.config, len(MAP.experts)))
-    )
+    (tmp_path / "config.json").write_text(json.dumps(GLM4_MOE.hf_config(MODEL.config, len(MAP.experts))))
     text = tmp_path / "text.txt"
     text.write_text("\n\n".join(f"{i} squared is {i * i}" for i in range(200)))
     calls: list[int] = []
