@@ -30,8 +30,8 @@ class Buckets:
     def __init__(self, **environment: str) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
             self._port = free.getsockname()[1]
+            self.relay = TcpProxy(f"127.0.0.1:{self._port}")  # it is not to find the same port free
         self._environment = os.environ | CREDENTIALS | environment
-        self.relay = TcpProxy(f"127.0.0.1:{self._port}")
         self.start()
 
     @property
