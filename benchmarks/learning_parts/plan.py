@@ -1,0 +1,144 @@
+"""What is run: sizes, variants and seeds, as data. Fixed before the runs; adding a variant changes no other.
+
+A variant says what differs: who trains on what, which experts a site holds, what is exchanged how often, and how it is
+combined. All variants of a size make the same inner steps, with the same inner recipe, on as many tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from commons.charter import Codec, Model, Outer
+from commons.experts.map import ExpertMap
+from commons.names import ExpertId, SiteId
+
+EXPERTS = 8
+
+
+@dataclass(frozen=True)
+class Size:
+    """Model and inner recipe. Tokens over all four sites: 4 * steps * batch * length."""
+
+    name: str
+    config: dict[str, bool | int | float | str]
+    steps: int
+    """Inner steps of each site."""
+    batch: int = 8
+    """Rows of one site's step; central has as many for each site."""
+    length: int = 128
+    learning_rate: float = 4e-3
+    warmup: int = 20
+    final_rate: float = 0.05
+    seed_steps: int = 0
+    """Central steps of the seed phase, each of 4 * batch rows: a quarter of `steps`."""
+
+    @property
+    def model(self) -> Model:
+        return Model(family="glm4_moe", config=self.config)
+
+    def experts(self, sites: Sequence[str]) -> ExpertMap:
+        """The map of EXPERTS experts dealt evenly over the sites, in their order."""
+        each = EXPERTS // len(sites)
+        owners = {ExpertId(f"{s}.{n}"): SiteId(s) for s in sites for n in range(each)}
+        return ExpertMap.from_owners(self.model, owners)
+
+
+SMALL: dict[str, bool | int | float | str] = {
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "moe_intermediate_size": 96,
+    "n_shared_experts": 1,
+    "num_experts_per_tok": 2,
+    "max_position_embeddings": 512,
+    "initializer_range": 0.04,
+    "use_qk_norm": True,
+    "tie_word_embeddings": True,
+}
+"""0.39 M parameters, 0.16 M active a token."""
+SIZES = {
+    "rank": Size("rank", SMALL, steps=240, seed_steps=60),
+    "t1": Size("t1", SMALL, steps=780, seed_steps=195),
+}
+"""`rank`: 6 tokens for each active parameter, to choose among variants. `t1`: 20."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    name: str
+    data: Literal["pooled", "alone", "apart"] = "apart"
+    """All texts in every step; each site by itself; each site its own text and updates exchanged."""
+    split: Literal["domains", "alike"] = "domains"
+    sites: int = 4
+    start: Literal["seed", "scratch"] = "seed"
+    holds: Literal["own", "guests", "all"] = "guests"
+    """A site trains its own experts and has no others; or the others frozen; or trains copies of all of them."""
+    inner_steps: int = 30
+    """Of the shortest round: nothing is exchanged more often."""
+    trunk_every: int = 1
+    """Rounds from one exchange of trunk and router to the next."""
+    experts_every: int = 1
+    closing: float = 0.0
+    """Share of the rounds, at the end, in which everything is exchanged every round."""
+    experts_by: Literal["owner", "alike", "routed"] = "owner"
+    """Whose deltas move an expert: its owner's; all sites' alike; all sites' by the tokens they routed to it."""
+    router_by: Literal["alike", "routed"] = "alike"
+    """Likewise a router row."""
+    merge: Literal["mean", "radial"] = "mean"
+    """`radial`: mean direction with the mean length, matrices alone (RDA, arXiv 2604.21428)."""
+    outer: Outer = Outer()
+    expert_outer: Outer = Outer()
+    momentum_end: float | None = None
+    """Outer momentum falls to this over the run, in a straight line."""
+    public: Literal["rest", "kin"] = "rest"
+    public_share: float = 0.0
+    trunk_codec: Codec = "fp32"
+    expert_codec: Codec = "fp32"
+    nearest: float = 0.0
+    """Each expert moves this far towards its four nearest after an exchange, falling to 0 at half the run (SPES)."""
+    rate: float = 1.0
+    """Inner learning rate, as a multiple of the size's: for tuning on the central run alone."""
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        assert (self.experts_by == "owner") == (self.holds != "all"), f"{self.name}: who moves an expert?"
+
+
+AVERAGED, NESTEROV = Outer(), Outer(learning_rate=0.7, momentum=0.9, nesterov=True)
+HALF = Outer(learning_rate=1.0, momentum=0.5)
+
+_CENTRAL = Variant("central", data="pooled", holds="all", experts_by="alike", note="B0")
+_FEDAVG = Variant("fedavg", holds="all", experts_by="alike", note="B9")
+_ROUTED = replace(_FEDAVG, name="routed", experts_by="routed", router_by="routed", note="")
+_SHARDS = Variant("guests", note="expert shards, joint routing")
+
+_ALL = (
+    _CENTRAL,
+    replace(_CENTRAL, name="central-half-rate", rate=0.5),
+    replace(_CENTRAL, name="central-double-rate", rate=2.0),
+    Variant("alone", data="alone", holds="all", experts_by="alike", note="B1; gives B3 and B4"),
+    _FEDAVG,
+    replace(_FEDAVG, name="fedavg-10", inner_steps=10),
+    replace(_FEDAVG, name="fedavg-momentum", outer=HALF, expert_outer=HALF),
+    replace(_FEDAVG, name="diloco", outer=NESTEROV, expert_outer=NESTEROV, note="B5"),
+    Variant("lean", holds="own", note="expert shards, own experts only"),
+    _SHARDS,
+    replace(_SHARDS, name="guests-momentum", outer=HALF),
+    replace(_SHARDS, name="guests-10", inner_steps=10),
+    replace(_SHARDS, name="guests-trunk-10", inner_steps=10, experts_every=3),
+    replace(_SHARDS, name="spes", nearest=0.05, note="B6, without its auxiliary losses"),
+    replace(_FEDAVG, name="routed-experts", experts_by="routed"),
+    _ROUTED,
+    replace(_ROUTED, name="routed-10", inner_steps=10),
+    replace(_ROUTED, name="routed-trunk-10", inner_steps=10, experts_every=3),
+    replace(_ROUTED, name="routed-momentum", outer=HALF),
+    replace(_ROUTED, name="routed-both-momentum", outer=HALF, expert_outer=HALF),
+    replace(_ROUTED, name="routed-momentum-falling", outer=HALF, momentum_end=0.0),
+    replace(_ROUTED, name="routed-radial", merge="radial"),
+    replace(_ROUTED, name="routed-public", public_share=0.125),
+    replace(_ROUTED, name="routed-kin", public="kin", public_share=0.125),
+    replace(_CENTRAL, name="central-kin", public="kin", public_share=0.125),
+)
+VARIANTS: dict[str, Variant] = {v.name: v for v in _ALL}
