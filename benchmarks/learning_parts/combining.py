@@ -96,7 +96,7 @@ def towards_nearest(experts: Mapping[str, Array], expert_map: ExpertMap, alpha: 
             here = keys[expert]
             near = sorted(
                 (e for e in keys if e != expert),
-                key=lambda e: -float(keys[e] @ here) / float(np.linalg.norm(keys[e])),  # noqa: B023
+                key=lambda e: -float(keys[e] @ here) / float(np.linalg.norm(keys[e])),
             )[:4]
             centre = mean([experts[by_expert[e].name] for e in near], None)
             new[part.name] = experts[part.name] + np.float32(alpha) * (centre - experts[part.name])

@@ -15,6 +15,8 @@ from commons.experts.map import ExpertMap
 from commons.names import ExpertId, SiteId
 
 EXPERTS = 8
+AVERAGED, NESTEROV = Outer(), Outer(learning_rate=0.7, momentum=0.9, nesterov=True)
+HALF = Outer(learning_rate=1.0, momentum=0.5)
 
 
 @dataclass(frozen=True)
@@ -88,8 +90,8 @@ class Variant:
     """Likewise a router row."""
     merge: Literal["mean", "radial"] = "mean"
     """`radial`: mean direction with the mean length, matrices alone (RDA, arXiv 2604.21428)."""
-    outer: Outer = Outer()
-    expert_outer: Outer = Outer()
+    outer: Outer = AVERAGED
+    expert_outer: Outer = AVERAGED
     momentum_end: float | None = None
     """Outer momentum falls to this over the run, in a straight line."""
     public: Literal["rest", "kin"] = "rest"
@@ -105,9 +107,6 @@ class Variant:
     def __post_init__(self) -> None:
         assert (self.experts_by == "owner") == (self.holds != "all"), f"{self.name}: who moves an expert?"
 
-
-AVERAGED, NESTEROV = Outer(), Outer(learning_rate=0.7, momentum=0.9, nesterov=True)
-HALF = Outer(learning_rate=1.0, momentum=0.5)
 
 _CENTRAL = Variant("central", data="pooled", holds="all", experts_by="alike", note="B0")
 _FEDAVG = Variant("fedavg", holds="all", experts_by="alike", note="B9")

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.numpy import load_file
 
 from benchmarks.figures import RESULTS, machine
 from benchmarks.learning_parts import scores
@@ -28,7 +27,7 @@ from benchmarks.learning_parts.texts import Texts
 from commons.charter import Learning
 from commons.experts.map import Kind
 from hansa.baselines import SeedPhase, make_seed
-from workers.durable import write_durably
+from workers.durable import read_arrays, write_durably
 from workers.shard import initial_state
 
 KEPT = RESULTS / "learning"
@@ -65,7 +64,7 @@ def run(
         clock.save()
     facts = _facts(variant, size, seed, consortium, texts) | {"curve": curve} | clock.spent()
     kept.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(facts, indent=1) + "\n")
+    file.write_text(json.dumps(_rounded(facts), indent=1) + "\n")
     shutil.rmtree(home)
     return facts
 
@@ -90,7 +89,7 @@ def start_state(variant: Variant, size: Size, seed: int, *, texts: Texts, work: 
             home=work / f"{size.name}-seed-{seed}", on_step=lambda step, loss: None,
         )  # fmt: skip
         write_durably(file, state, {})
-    return load_file(file)
+    return read_arrays(file)
 
 
 def _facts(variant: Variant, size: Size, seed: int, consortium: Consortium, texts: Texts) -> dict[str, Any]:
@@ -156,12 +155,25 @@ def _norms(consortium: Consortium) -> dict[str, float]:
     return {name: round(value**0.5, 2) for name, value in found.items()}
 
 
+def _rounded(value: Any) -> Any:
+    match value:
+        case float():
+            return round(value, 5)
+        case dict():
+            return {k: _rounded(v) for k, v in value.items()}
+        case list():
+            return [_rounded(v) for v in value]
+    return value
+
+
 class _Clock:
     """Seconds over all sittings of a run, and its curve so far."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        before = json.loads(file.read_text()) if file.exists() else {"wall_s": 0.0, "cpu_s": 0.0, "curve": []}
+        before: dict[str, Any] = {"wall_s": 0.0, "cpu_s": 0.0, "curve": []}
+        if file.exists():
+            before = json.loads(file.read_text())
         self.curve: list[list[float]] = before.pop("curve")
         self._before, self._wall, self._cpu = before, time.monotonic(), time.process_time()
 
