@@ -22,8 +22,8 @@ def svg(title: str, lines: Mapping[str, Points], *, across: str, up: str) -> str
         return LEFT + right * (WIDTH - LEFT - RIGHT), TOP + down * (HEIGHT - TOP - BOTTOM)
 
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" '
-        f'font-size="12"><rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif">',
+        f'<g font-size="12"><rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
         f'<text x="{LEFT}" y="20" font-size="14">{escape(title)}</text>',
         f'<text x="{LEFT}" y="{HEIGHT - 8}">{escape(across)}</text>',
         f'<text x="14" y="{HEIGHT // 2}" transform="rotate(-90 14 {HEIGHT // 2})">{escape(up)}</text>',
@@ -38,7 +38,7 @@ def svg(title: str, lines: Mapping[str, Points], *, across: str, up: str) -> str
             f'<text x="{at_x:.1f}" y="{HEIGHT - 26}" text-anchor="middle">{x:.2g}</text>'
         )
     parts += _drawn(lines, place)
-    return "\n".join([*parts, "</svg>"]) + "\n"
+    return "\n".join([*parts, "</g></svg>"]) + "\n"
 
 
 def _drawn(lines: Mapping[str, Points], place: Callable[[float, float], tuple[float, float]]) -> list[str]:

@@ -141,3 +141,17 @@ _ALL = (
     replace(_CENTRAL, name="central-kin", public="kin", public_share=0.125),
 )
 VARIANTS: dict[str, Variant] = {v.name: v for v in _ALL}
+
+RANKED = tuple(v.name for v in _ALL)
+"""Run in the short regime, one seed."""
+OURS, OURS_SCRATCH, EIGHT = "routed", "routed-scratch", "routed-8"
+_THREE = (0, 1, 2)
+T1: dict[str, tuple[int, ...]] = {
+    "central": _THREE,
+    "alone": _THREE,
+    "fedavg": _THREE,
+    "diloco": _THREE,
+    "spes": _THREE,
+    OURS: _THREE,
+}
+"""Seeds of each variant of tier T1."""
