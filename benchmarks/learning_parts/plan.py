@@ -17,6 +17,8 @@ from commons.names import ExpertId, SiteId
 EXPERTS = 8
 AVERAGED, NESTEROV = Outer(), Outer(learning_rate=0.7, momentum=0.9, nesterov=True)
 HALF = Outer(learning_rate=1.0, momentum=0.5)
+NEVER = 10**6
+"""Rounds: but for the last exchange, which all runs end with."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,10 @@ class Variant:
     expert_codec: Codec = "fp32"
     nearest: float = 0.0
     """Each expert moves this far towards its four nearest after an exchange, falling to 0 at half the run (SPES)."""
+    trains: Literal["all", "experts"] = "all"
+    """`experts`: own experts and router rows alone; the trunk stays the seed's (FlexOlmo, arXiv 2507.07024)."""
+    fit_steps: int = 0
+    """Central steps on the public text after the last exchange, of the router alone; on top of the sites' tokens."""
     rate: float = 1.0
     """Inner learning rate, as a multiple of the size's: for tuning on the central run alone."""
     note: str = ""
@@ -111,6 +117,7 @@ class Variant:
 _CENTRAL = Variant("central", data="pooled", holds="all", experts_by="alike", note="B0")
 _FEDAVG = Variant("fedavg", holds="all", experts_by="alike", note="B9")
 _ROUTED = replace(_FEDAVG, name="routed", experts_by="routed", router_by="routed", note="")
+_LEAN = Variant("lean", holds="own", note="expert shards, own experts only")
 _SHARDS = Variant("guests", note="expert shards, joint routing")
 
 _ALL = (
@@ -122,12 +129,25 @@ _ALL = (
     replace(_FEDAVG, name="fedavg-10", inner_steps=10),
     replace(_FEDAVG, name="fedavg-momentum", outer=HALF, expert_outer=HALF),
     replace(_FEDAVG, name="diloco", outer=NESTEROV, expert_outer=NESTEROV, note="B5"),
-    Variant("lean", holds="own", note="expert shards, own experts only"),
+    _LEAN,
     _SHARDS,
     replace(_SHARDS, name="guests-momentum", outer=HALF),
     replace(_SHARDS, name="guests-10", inner_steps=10),
     replace(_SHARDS, name="guests-trunk-10", inner_steps=10, experts_every=3),
     replace(_SHARDS, name="spes", nearest=0.05, note="B6, without its auxiliary losses"),
+    replace(_LEAN, name="lean-fit", fit_steps=24, public="kin"),
+    replace(
+        _LEAN,
+        name="flexolmo",
+        trains="experts",
+        router_by="routed",
+        trunk_every=NEVER,
+        experts_every=NEVER,
+        note="B7",
+    ),
+    replace(_LEAN, name="btx", trunk_every=NEVER, experts_every=NEVER, fit_steps=24, public="kin", note="B8"),
+    replace(_FEDAVG, name="fedavg-radial", merge="radial"),
+    replace(_SHARDS, name="guests-radial", merge="radial"),
     replace(_FEDAVG, name="routed-experts", experts_by="routed"),
     _ROUTED,
     replace(_ROUTED, name="routed-10", inner_steps=10),

@@ -62,6 +62,8 @@ def run(
             seen = scores.macro(scores.losses(size.model, consortium.map, consortium.state, looks))
             curve.append([consortium.tokens, round(seen, 4), round(training, 4)])
         clock.save()
+    if variant.fit_steps:
+        consortium.fit()
     facts = _facts(variant, size, seed, consortium, texts) | {"curve": curve} | clock.spent()
     kept.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(_rounded(facts), indent=1) + "\n")

@@ -58,6 +58,7 @@ class Consortium:
         self.moved, self.tokens = Moved(), 0
         self._routed: dict[str, dict[int, list[int]]] = {}
         public = getattr(texts, variant.public) if variant.public_share else None
+        self._size, self._public = size, getattr(texts, variant.public)
         self._trainers = {s: self._trainer(size, s, text, public) for s, (_, text) in self.texts.items()}
         self._load()
 
@@ -78,6 +79,26 @@ class Consortium:
         self._exchange()
         self._save()
         return float(np.mean(losses))
+
+    def fit(self) -> None:
+        """Fit the router of the joint model on the public text. A repeat does nothing new."""
+        steps, size = self.variant.fit_steps, self._size
+        changed = {
+            "rounds": 1,
+            "inner_steps": steps,
+            "warmup_steps": 2,
+            "batch_size": 4 * size.batch,
+            "routing": "joint",
+            "public_share": 0.0,
+        }
+        learning = self.learning.model_copy(update=changed)
+        trainer = CountingTrainer(
+            model=size.model, expert_map=ExpertMap.from_owners(size.model, dict.fromkeys(self.map.owners, EVERYTHING)),
+            site=EVERYTHING, learning=learning, corpus=self._public, public=None, home=self.home / "fit",
+        )  # fmt: skip
+        trainer.trained = (Kind.ROUTER,)
+        found = trainer.train_round(round_number=1, base=self.state, learning=learning, on_step=_on)
+        self.state = {**self.state, **{n: self.state[n] + d for n, d in found.trunk_delta.items() if d.any()}}
 
     def _exchange(self) -> None:
         v, shared = self.variant, list(self.map.shared())
@@ -153,10 +174,13 @@ class Consortium:
         expert_map = self.map
         if self.variant.holds == "all":
             expert_map = ExpertMap.from_owners(size.model, dict.fromkeys(self.map.owners, SiteId(site)))
-        return CountingTrainer(
+        trainer = CountingTrainer(
             model=size.model, expert_map=expert_map, site=SiteId(site), learning=self.learning, corpus=text,
             public=public, home=self.home / site,
         )  # fmt: skip
+        if self.variant.trains == "experts":
+            trainer.trained = (Kind.ROUTER, Kind.EXPERT)
+        return trainer
 
     @property
     def _file(self) -> Path:
@@ -190,6 +214,16 @@ class Consortium:
 
 class CountingTrainer(Trainer):
     """The product's trainer, which also keeps how many tokens each layer routed to each expert."""
+
+    trained: tuple[Kind, ...] = tuple(Kind)
+    """Slices of other kinds are frozen."""
+
+    def _shard_at(self, state: Mapping[str, Array]) -> nn.Module:
+        shard = super()._shard_at(state)
+        trained = {s.name for s in self._map.slices if s.kind in self.trained}
+        for name, parameter in shard.named_parameters():
+            parameter.requires_grad_(name in trained)
+        return shard
 
     def routed(self, round_number: int) -> dict[int, list[int]]:
         """Of the last round trained."""

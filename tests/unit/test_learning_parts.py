@@ -162,3 +162,28 @@ def test_the_share_of_the_gap_that_is_closed() -> None:
 def test_curves_are_drawn_with_their_last_values() -> None:
     drawn = svg("t", {"a<b": [(0, 2.0), (1, 1.5)]}, across="tokens", up="nats")
     assert "a&lt;b 1.500" in drawn and drawn.count("<polyline") == 1
+
+
+def test_a_sovereign_site_leaves_the_trunk_as_the_seed_had_it(tmp_path: Path, texts: Texts) -> None:
+    variant = replace(VARIANTS["flexolmo"], inner_steps=3)
+    start = run.start_state(variant, TINY, 0, texts=texts, work=tmp_path)
+    consortium = Consortium(variant, TINY, texts, seed=0, start=start, home=tmp_path / "home")
+    for _ in range(consortium.rounds):
+        consortium.step()
+    moved = {
+        s.kind for s in consortium.map.slices if not np.array_equal(consortium.state[s.name], start[s.name])
+    }
+    assert moved == {Kind.ROUTER, Kind.EXPERT}
+
+
+def test_a_fitted_router_moves_alone(tmp_path: Path, texts: Texts) -> None:
+    variant = replace(VARIANTS["lean-fit"], inner_steps=6, fit_steps=3)
+    start = run.start_state(variant, TINY, 0, texts=texts, work=tmp_path)
+    consortium = Consortium(variant, TINY, texts, seed=0, start=start, home=tmp_path / "home")
+    consortium.step()
+    before = dict(consortium.state)
+    consortium.fit()
+    moved = {
+        s.kind for s in consortium.map.slices if not np.array_equal(consortium.state[s.name], before[s.name])
+    }
+    assert moved == {Kind.ROUTER}
