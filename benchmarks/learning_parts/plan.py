@@ -79,7 +79,7 @@ class Variant:
     start: Literal["seed", "scratch"] = "seed"
     holds: Literal["own", "guests", "all"] = "guests"
     """A site trains its own experts and has no others; or the others frozen; or trains copies of all of them."""
-    inner_steps: int = 30
+    inner_steps: int = 10
     """Of the shortest round: nothing is exchanged more often."""
     trunk_every: int = 1
     """Rounds from one exchange of trunk and router to the next."""
@@ -114,64 +114,81 @@ class Variant:
         assert (self.experts_by == "owner") == (self.holds != "all"), f"{self.name}: who moves an expert?"
 
 
-_CENTRAL = Variant("central", data="pooled", holds="all", experts_by="alike", note="B0")
+_CENTRAL = Variant("central", data="pooled", holds="all", experts_by="alike", inner_steps=30, note="B0")
+_ALONE = replace(_CENTRAL, name="alone", data="alone", note="B1; gives B3 and B4")
 _FEDAVG = Variant("fedavg", holds="all", experts_by="alike", note="B9")
-_ROUTED = replace(_FEDAVG, name="routed", experts_by="routed", router_by="routed", note="")
+_DILOCO = replace(_FEDAVG, name="diloco", outer=NESTEROV, expert_outer=NESTEROV, note="B5")
 _LEAN = Variant("lean", holds="own", note="expert shards, own experts only")
 _SHARDS = Variant("guests", note="expert shards, joint routing")
+_SPES = replace(_SHARDS, name="spes", nearest=0.05, note="B6, without its auxiliary losses")
+_ROUTED = replace(_FEDAVG, name="routed", experts_by="routed", router_by="routed", note="")
+_RADIAL = replace(_ROUTED, name="routed-radial", merge="radial")
+_APART = {"trunk_every": NEVER, "experts_every": NEVER}
+_OURS = replace(_RADIAL, name="ours")
 
 _ALL = (
     _CENTRAL,
-    replace(_CENTRAL, name="central-half-rate", rate=0.5),
     replace(_CENTRAL, name="central-double-rate", rate=2.0),
-    Variant("alone", data="alone", holds="all", experts_by="alike", note="B1; gives B3 and B4"),
+    replace(_CENTRAL, name="central-half-rate", rate=0.5),
+    _ALONE,
     _FEDAVG,
-    replace(_FEDAVG, name="fedavg-10", inner_steps=10),
-    replace(_FEDAVG, name="fedavg-momentum", outer=HALF, expert_outer=HALF),
-    replace(_FEDAVG, name="diloco", outer=NESTEROV, expert_outer=NESTEROV, note="B5"),
-    _LEAN,
-    _SHARDS,
-    replace(_SHARDS, name="guests-momentum", outer=HALF),
-    replace(_SHARDS, name="guests-10", inner_steps=10),
-    replace(_SHARDS, name="guests-trunk-10", inner_steps=10, experts_every=3),
-    replace(_SHARDS, name="spes", nearest=0.05, note="B6, without its auxiliary losses"),
-    replace(_LEAN, name="lean-fit", fit_steps=24, public="kin"),
-    replace(
-        _LEAN,
-        name="flexolmo",
-        trains="experts",
-        router_by="routed",
-        trunk_every=NEVER,
-        experts_every=NEVER,
-        note="B7",
-    ),
-    replace(_LEAN, name="btx", trunk_every=NEVER, experts_every=NEVER, fit_steps=24, public="kin", note="B8"),
+    replace(_FEDAVG, name="fedavg-30", inner_steps=30),
     replace(_FEDAVG, name="fedavg-radial", merge="radial"),
+    replace(_FEDAVG, name="fedavg-momentum", outer=HALF, expert_outer=HALF),
+    _DILOCO,
+    _SHARDS,
+    replace(_SHARDS, name="guests-30", inner_steps=30),
     replace(_SHARDS, name="guests-radial", merge="radial"),
+    replace(_SHARDS, name="guests-momentum", outer=HALF),
+    replace(_SHARDS, name="guests-trunk-10", experts_every=3),
+    _SPES,
+    _LEAN,
+    replace(_LEAN, name="lean-fit", fit_steps=24, public="kin"),
+    replace(_LEAN, name="flexolmo", trains="experts", router_by="routed", **_APART, note="B7"),
+    replace(_LEAN, name="btx", **_APART, fit_steps=24, public="kin", note="B8"),
     replace(_FEDAVG, name="routed-experts", experts_by="routed"),
     _ROUTED,
-    replace(_ROUTED, name="routed-10", inner_steps=10),
-    replace(_ROUTED, name="routed-trunk-10", inner_steps=10, experts_every=3),
-    replace(_ROUTED, name="routed-momentum", outer=HALF),
-    replace(_ROUTED, name="routed-both-momentum", outer=HALF, expert_outer=HALF),
-    replace(_ROUTED, name="routed-momentum-falling", outer=HALF, momentum_end=0.0),
-    replace(_ROUTED, name="routed-radial", merge="radial"),
-    replace(_ROUTED, name="routed-public", public_share=0.125),
-    replace(_ROUTED, name="routed-kin", public="kin", public_share=0.125),
+    replace(_ROUTED, name="routed-momentum", outer=HALF, expert_outer=HALF),
+    replace(_ROUTED, name="routed-trunk-momentum", outer=HALF),
+    replace(_ROUTED, name="routed-momentum-falling", outer=HALF, expert_outer=HALF, momentum_end=0.0),
+    _RADIAL,
+    replace(_RADIAL, name="routed-radial-30", inner_steps=30),
+    replace(_RADIAL, name="routed-radial-5", inner_steps=5),
+    replace(_RADIAL, name="routed-radial-trunk-10", experts_every=3),
+    replace(_RADIAL, name="routed-radial-public", public_share=0.125),
+    replace(_RADIAL, name="routed-radial-kin", public="kin", public_share=0.125),
     replace(_CENTRAL, name="central-kin", public="kin", public_share=0.125),
+    _OURS,
+    replace(_OURS, name="ours-int4", trunk_codec="int4", expert_codec="int4"),
+    replace(_OURS, name="ours-scratch", start="scratch"),
+    replace(_CENTRAL, name="central-scratch", start="scratch"),
+    replace(_FEDAVG, name="fedavg-scratch", start="scratch"),
+    replace(_OURS, name="ours-8", sites=8),
+    replace(_OURS, name="ours-alike", split="alike"),
+    replace(_FEDAVG, name="fedavg-alike", split="alike"),
 )
 VARIANTS: dict[str, Variant] = {v.name: v for v in _ALL}
 
 RANKED = tuple(v.name for v in _ALL)
 """Run in the short regime, one seed."""
-OURS, OURS_SCRATCH, EIGHT = "routed", "routed-scratch", "routed-8"
-_THREE = (0, 1, 2)
+OURS, OURS_SCRATCH, EIGHT = "ours", "ours-scratch", "ours-8"
+_ONE, _THREE = (0,), (0, 1, 2)
 T1: dict[str, tuple[int, ...]] = {
     "central": _THREE,
+    "ours": _THREE,
     "alone": _THREE,
     "fedavg": _THREE,
     "diloco": _THREE,
     "spes": _THREE,
-    OURS: _THREE,
+    "central-scratch": _THREE,
+    "ours-scratch": _THREE,
+    "ours-int4": _ONE,
+    "ours-8": _ONE,
+    "ours-alike": _ONE,
+    "fedavg-alike": _ONE,
+    "guests": _ONE,
+    "lean-fit": _ONE,
+    "flexolmo": _ONE,
+    "btx": _ONE,
 }
 """Seeds of each variant of tier T1."""

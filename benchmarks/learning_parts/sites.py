@@ -22,7 +22,7 @@ from commons.charter import Codec, Learning, Outer
 from commons.codec import decode, encode_with_feedback, encoded_bytes
 from commons.experts.map import ExpertMap, Kind, Slice
 from commons.names import SiteId
-from workers.data import Corpus, Mixture, Source
+from workers.data import Corpus, Source
 from workers.durable import read_arrays, read_facts, write_durably
 from workers.shard import Experts
 from workers.trainer import OnStep, Trainer
@@ -243,8 +243,7 @@ class CountingTrainer(Trainer):
 
 def _texts(variant: Variant, texts: Texts) -> dict[str, tuple[str, Source]]:
     if variant.data == "pooled":
-        share = 1 / len(texts.train)
-        return {EVERYTHING: ("all", Mixture(tuple((c, share) for c in texts.train.values())))}
+        return {EVERYTHING: ("all", texts.pooled())}
     return texts.sites(variant.sites) if variant.split == "domains" else texts.alike(variant.sites)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,8 @@ LEAST_BYTES = 16_000
 _TEST, _VALIDATION, _KIN = 0.05, 0.05, 0.1
 """Shares of a text's bytes."""
 _END = b"\x00"
+_SHORT = 260
+"""Bytes: two rows of 128."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +52,15 @@ class Texts:
         kin = _corpus("kin", _dealt([sides[d][3] for d in SITES]), _dealt([sides[d][1] for d in SITES]))
         return cls(train, test, rest, kin)
 
+    def pooled(self) -> Source:
+        """All domains in equal parts of every batch."""
+        share = 1 / len(self.train)
+        return Mixture(tuple((_named(c, c.name, c.train), share) for c in self.train.values()))
+
     def sites(self, count: int) -> dict[str, tuple[str, Source]]:
         """Site -> its domain and text; with 8 sites two share a domain, each with documents of its own."""
         if count == len(SITES):
-            return {domain: (domain, corpus) for domain, corpus in self.train.items()}
+            return {domain: (domain, _named(c, domain, c.train)) for domain, c in self.train.items()}
         assert count == 2 * len(SITES), "four sites or eight"
         halves: dict[str, tuple[str, Source]] = {}
         for domain, corpus in self.train.items():
@@ -144,6 +151,5 @@ def _corpus(name: str, train: Sequence[bytes], held_out: Sequence[bytes]) -> Cor
 
 
 def _named(corpus: Corpus, name: str, train: NDArray[np.uint8]) -> Corpus:
-    return Corpus(
-        name, train, corpus.held_out, corpus.documents, corpus.held_out_documents, corpus.bytes, corpus.digest
-    )
+    """With little held out: a trainer evaluates it every round, and these runs are scored elsewhere."""
+    return replace(corpus, name=name, train=train, held_out=corpus.held_out[:_SHORT])
