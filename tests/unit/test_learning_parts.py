@@ -108,7 +108,7 @@ def test_the_radial_mean_of_orthogonal_deltas_keeps_their_length() -> None:
     assert np.linalg.norm(combining.mean(deltas, None)) == pytest.approx(0.5)
 
 
-@pytest.mark.parametrize("name", ["routed-trunk-10", "guests", "diloco"])
+@pytest.mark.parametrize("name", ["routed-radial", "guests", "diloco"])
 def test_a_killed_run_ends_at_the_same_bytes(tmp_path: Path, texts: Texts, name: str) -> None:
     variant = replace(VARIANTS[name], inner_steps=2, trunk_codec="int4", experts_every=2)
     start = run.start_state(variant, TINY, 0, texts=texts, work=tmp_path)
