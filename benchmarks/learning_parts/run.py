@@ -80,10 +80,10 @@ def start_state(variant: Variant, size: Size, seed: int, *, texts: Texts, work: 
     if not file.exists():
         learning = Learning(
             seed=seed, rounds=1, inner_steps=size.seed_steps, batch_size=4 * size.batch, sequence_length=size.length,
-            learning_rate=size.learning_rate,
+            learning_rate=size.seed_rate,
         )  # fmt: skip
         phase = SeedPhase(
-            steps=size.seed_steps, batch_size=4 * size.batch, learning_rate=size.learning_rate,
+            steps=size.seed_steps, batch_size=4 * size.batch, learning_rate=size.seed_rate,
             warmup_steps=size.warmup, final_rate=size.final_rate,
         )  # fmt: skip
         state = make_seed(
