@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,16 +44,21 @@ def mean(deltas: Sequence[Array], weights: NDArray[np.float64] | None) -> Array:
     return total
 
 
-def radial(deltas: Sequence[Array], weights: NDArray[np.float64] | None) -> Array:
-    """The mean direction with the mean length (RDA, arXiv 2604.21428); the plain mean where there is no direction."""
+def radial(deltas: Sequence[Array], weights: NDArray[np.float64] | None, share: float) -> Array:
+    """The mean of the directions, stretched by `share` from the mean's own length to the mean length, geometrically.
+
+    With share 1 it is radial-directional averaging (RDA, arXiv 2604.21428). The plain mean where there is no direction.
+    """
     lengths = [np.float32(np.linalg.norm(d)) for d in deltas]
     plain = mean(deltas, weights)
     if min(lengths) <= 0:
         return plain
     direction = mean([d / n for d, n in zip(deltas, lengths, strict=True)], weights)
-    size = np.linalg.norm(direction)
-    length = mean([np.full(1, n, np.float32) for n in lengths], weights)[0]
-    return plain if size < 1e-6 else (direction * np.float32(length / size)).astype(np.float32)
+    size, short = float(np.linalg.norm(direction)), float(np.linalg.norm(plain))
+    if size < 1e-6 or short <= 0:
+        return plain
+    length = float(mean([np.full(1, n, np.float32) for n in lengths], weights)[0])
+    return (direction * np.float32(short ** (1 - share) * length**share / size)).astype(np.float32)
 
 
 def exchanged(
@@ -66,7 +70,7 @@ def exchanged(
     expert_map: ExpertMap,
     momentum: State,
     outer: Outer,
-    merge: Literal["mean", "radial"],
+    stretch: float = 0.0,
 ) -> State:
     """New values of `parts`; `momentum` is brought up to date. `routed`: by site, for weights by routed tokens."""
     new: State = {}
@@ -74,7 +78,7 @@ def exchanged(
         given = [d[part.name] for d in deltas if part.name in d]
         weights = None if routed is None else _by_tokens(part, routed, expert_map)
         matrix = part.kind in (Kind.TRUNK_MATRIX, Kind.EXPERT) and "embed" not in part.name
-        joint = radial(given, weights) if merge == "radial" and matrix else mean(given, weights)
+        joint = radial(given, weights, stretch) if stretch and matrix else mean(given, weights)
         move, velocity = outer_step(joint, momentum.get(part.name), outer)
         if velocity is not None:
             momentum[part.name] = velocity

@@ -17,7 +17,7 @@ from commons.names import ExpertId, SiteId
 EXPERTS = 8
 AVERAGED, NESTEROV = Outer(), Outer(learning_rate=0.7, momentum=0.9, nesterov=True)
 HALF = Outer(learning_rate=1.0, momentum=0.5)
-STRONG = Outer(learning_rate=1.0, momentum=0.75)
+STRONG, LEADING = Outer(learning_rate=1.0, momentum=0.75), Outer(learning_rate=1.0, momentum=0.9)
 NEVER = 10**6
 """Rounds: but for the last exchange, which all runs end with."""
 
@@ -93,8 +93,11 @@ class Variant:
     """Whose deltas move an expert: its owner's; all sites' alike; all sites' by the tokens they routed to it."""
     router_by: Literal["alike", "routed"] = "alike"
     """Likewise a router row."""
-    merge: Literal["mean", "radial"] = "mean"
-    """`radial`: mean direction with the mean length, matrices alone (RDA, arXiv 2604.21428)."""
+    radial: float = 0.0
+    """How far an averaged matrix is stretched from its own length (0) to the mean length of the sites' deltas (1:
+    radial-directional averaging, arXiv 2604.21428)."""
+    radial_end: float | None = None
+    """What `radial` comes to over the run, in a straight line."""
     outer: Outer = AVERAGED
     expert_outer: Outer = AVERAGED
     momentum_end: float | None = None
@@ -125,7 +128,7 @@ _LEAN = Variant("lean", holds="own", note="expert shards, own experts only")
 _SHARDS = Variant("guests", note="expert shards, joint routing")
 _SPES = replace(_SHARDS, name="spes", nearest=0.05, note="B6, without its auxiliary losses")
 _ROUTED = replace(_FEDAVG, name="routed", experts_by="routed", router_by="routed", note="")
-_RADIAL = replace(_ROUTED, name="routed-radial", merge="radial")
+_RADIAL = replace(_ROUTED, name="routed-radial", radial=1.0)
 _APART = {"trunk_every": NEVER, "experts_every": NEVER}
 _OURS = replace(_RADIAL, name="ours")
 
@@ -136,15 +139,17 @@ _ALL = (
     _ALONE,
     _FEDAVG,
     replace(_FEDAVG, name="fedavg-30", inner_steps=30),
-    replace(_FEDAVG, name="fedavg-radial", merge="radial"),
+    replace(_FEDAVG, name="fedavg-radial", radial=1.0),
     replace(_FEDAVG, name="fedavg-momentum", outer=HALF, expert_outer=HALF),
-    replace(_FEDAVG, name="fedavg-slow", rate=0.5, outer=STRONG, expert_outer=STRONG, note="half the inner rate"),
+    replace(
+        _FEDAVG, name="fedavg-slow", rate=0.5, outer=STRONG, expert_outer=STRONG, note="half the inner rate"
+    ),
     replace(_FEDAVG, name="fedavg-momentum-5", inner_steps=5, outer=HALF, expert_outer=HALF),
     replace(_FEDAVG, name="fedavg-momentum-2", inner_steps=2, outer=HALF, expert_outer=HALF),
     _DILOCO,
     _SHARDS,
     replace(_SHARDS, name="guests-30", inner_steps=30),
-    replace(_SHARDS, name="guests-radial", merge="radial"),
+    replace(_SHARDS, name="guests-radial", radial=1.0),
     replace(_SHARDS, name="guests-momentum", outer=HALF),
     replace(_SHARDS, name="guests-trunk-10", experts_every=3),
     _SPES,
@@ -160,6 +165,10 @@ _ALL = (
     _RADIAL,
     replace(_RADIAL, name="routed-radial-30", inner_steps=30),
     replace(_RADIAL, name="routed-radial-5", inner_steps=5),
+    replace(_RADIAL, name="routed-radial-2", inner_steps=2),
+    replace(_RADIAL, name="routed-radial-falling-5", inner_steps=5, radial_end=0.0),
+    replace(_RADIAL, name="routed-radial-momentum", outer=HALF, expert_outer=HALF, radial_end=0.0),
+    replace(_ROUTED, name="routed-momentum-2", inner_steps=2, outer=LEADING, expert_outer=LEADING),
     replace(_RADIAL, name="routed-radial-trunk-10", experts_every=3),
     replace(_RADIAL, name="routed-radial-public", public_share=0.125),
     replace(_RADIAL, name="routed-radial-kin", public="kin", public_share=0.125),

@@ -126,7 +126,7 @@ class Consortium:
         routed = [self._routed[s] for s in self.texts] if by == "routed" else None
         new = exchanged(
             parts, self.state, deltas, routed=routed, expert_map=self.map, momentum=self.momentum, outer=outer,
-            merge=self.variant.merge,
+            stretch=self._falling(self.variant.radial, self.variant.radial_end),
         )  # fmt: skip
         self.state |= new
         self._spread(new)
@@ -157,11 +157,11 @@ class Consortium:
             self.local[site] = {**self.local[site], **new}
 
     def _outer(self, outer: Outer) -> Outer:
-        end = self.variant.momentum_end
-        if end is None or not outer.momentum:
-            return outer
-        done = self.round / self.rounds
-        return outer.model_copy(update={"momentum": outer.momentum + (end - outer.momentum) * done})
+        momentum = self._falling(outer.momentum, self.variant.momentum_end if outer.momentum else None)
+        return outer.model_copy(update={"momentum": momentum})
+
+    def _falling(self, start: float, end: float | None) -> float:
+        return start if end is None else start + (end - start) * self.round / self.rounds
 
     def _count(self, site: str, found: Mapping[int, list[int]]) -> None:
         before = self._routed.get(site)

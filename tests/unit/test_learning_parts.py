@@ -79,7 +79,6 @@ def test_a_plain_exchange_gives_the_coordinators_bytes(tmp_path: Path, outer: Ou
                 expert_map=MAP,
                 momentum=momentum,
                 outer=how,
-                merge="mean",
             )
     for name, array in store.load(theirs).items():
         assert np.array_equal(mine[name], array), name
@@ -95,7 +94,7 @@ def test_an_expert_moves_by_those_who_routed_to_it_and_stays_when_nobody_did() -
         rows[0][at], rows[1][at] = first, second
         new = combining.exchanged(
             [part], {part.name: 0 * one}, [{part.name: one}, {part.name: other}],
-            routed=[{layer: rows[0]}, {layer: rows[1]}], expert_map=MAP, momentum={}, outer=Outer(), merge="mean",
+            routed=[{layer: rows[0]}, {layer: rows[1]}], expert_map=MAP, momentum={}, outer=Outer(),
         )  # fmt: skip
         return float(new[part.name].flat[0])
 
@@ -104,7 +103,8 @@ def test_an_expert_moves_by_those_who_routed_to_it_and_stays_when_nobody_did() -
 
 def test_the_radial_mean_of_orthogonal_deltas_keeps_their_length() -> None:
     deltas = [np.eye(4, dtype=np.float32)[n] for n in range(4)]
-    assert np.linalg.norm(combining.radial(deltas, None)) == pytest.approx(1.0)
+    assert np.linalg.norm(combining.radial(deltas, None, 1.0)) == pytest.approx(1.0)
+    assert np.linalg.norm(combining.radial(deltas, None, 0.5)) == pytest.approx(0.5**0.5)
     assert np.linalg.norm(combining.mean(deltas, None)) == pytest.approx(0.5)
 
 
