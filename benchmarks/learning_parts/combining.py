@@ -71,6 +71,7 @@ def exchanged(
     momentum: State,
     outer: Outer,
     stretch: float = 0.0,
+    adaptive: float = 0.0,
 ) -> State:
     """New values of `parts`; `momentum` is brought up to date. `routed`: by site, for weights by routed tokens."""
     new: State = {}
@@ -79,11 +80,23 @@ def exchanged(
         weights = None if routed is None else _by_tokens(part, routed, expert_map)
         matrix = part.kind in (Kind.TRUNK_MATRIX, Kind.EXPERT) and "embed" not in part.name
         joint = radial(given, weights, stretch) if stretch and matrix else mean(given, weights)
+        if matrix and adaptive:
+            joint = _levelled(joint, part.name, momentum, adaptive)
         move, velocity = outer_step(joint, momentum.get(part.name), outer)
         if velocity is not None:
             momentum[part.name] = velocity
         new[part.name] = base[part.name] + move
     return new
+
+
+def _levelled(delta: Array, name: str, memory: State, decay: float) -> Array:
+    """`delta` with each element divided by the root of its second moment, at the length it had."""
+    before = memory.get(f"second/{name}")
+    second = delta**2 if before is None else np.float32(decay) * before + np.float32(1 - decay) * delta**2
+    memory[f"second/{name}"] = second
+    level = delta / (np.sqrt(second) + np.float32(1e-3) * np.sqrt(second.mean()) + np.float32(1e-12))
+    length = np.linalg.norm(level)
+    return level * np.float32(np.linalg.norm(delta) / length) if length > 0 else delta
 
 
 def towards_nearest(experts: Mapping[str, Array], expert_map: ExpertMap, alpha: float) -> State:

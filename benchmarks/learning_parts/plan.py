@@ -98,6 +98,9 @@ class Variant:
     radial-directional averaging, arXiv 2604.21428)."""
     radial_end: float | None = None
     """What `radial` comes to over the run, in a straight line."""
+    adaptive: float = 0.0
+    """Decay of the mean delta's second moment, by which each element of a stretched matrix is divided; 0: it is not
+    (server-side adaptivity as in FedAdam, arXiv 2003.00295, with the length left to `radial`)."""
     outer: Outer = AVERAGED
     expert_outer: Outer = AVERAGED
     momentum_end: float | None = None
@@ -169,6 +172,8 @@ _ALL = (
     replace(_RADIAL, name="routed-radial-falling-5", inner_steps=5, radial_end=0.0),
     replace(_RADIAL, name="routed-radial-momentum", outer=HALF, expert_outer=HALF, radial_end=0.0),
     replace(_ROUTED, name="routed-momentum-2", inner_steps=2, outer=LEADING, expert_outer=LEADING),
+    replace(_RADIAL, name="routed-adaptive-5", inner_steps=5, adaptive=0.9),
+    replace(_RADIAL, name="routed-adaptive-10", adaptive=0.9),
     replace(_RADIAL, name="routed-radial-trunk-10", experts_every=3),
     replace(_RADIAL, name="routed-radial-public", public_share=0.125),
     replace(_RADIAL, name="routed-radial-kin", public="kin", public_share=0.125),

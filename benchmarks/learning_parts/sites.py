@@ -127,6 +127,7 @@ class Consortium:
         new = exchanged(
             parts, self.state, deltas, routed=routed, expert_map=self.map, momentum=self.momentum, outer=outer,
             stretch=self._falling(self.variant.radial, self.variant.radial_end),
+            adaptive=self.variant.adaptive,
         )  # fmt: skip
         self.state |= new
         self._spread(new)
