@@ -133,7 +133,7 @@ _SPES = replace(_SHARDS, name="spes", nearest=0.05, note="B6, without its auxili
 _ROUTED = replace(_FEDAVG, name="routed", experts_by="routed", router_by="routed", note="")
 _RADIAL = replace(_ROUTED, name="routed-radial", radial=1.0)
 _APART = {"trunk_every": NEVER, "experts_every": NEVER}
-_OURS = replace(_RADIAL, name="ours")
+_OURS = replace(_RADIAL, name="ours", inner_steps=5, radial_end=0.0)
 
 _ALL = (
     _CENTRAL,
@@ -169,14 +169,14 @@ _ALL = (
     replace(_RADIAL, name="routed-radial-30", inner_steps=30),
     replace(_RADIAL, name="routed-radial-5", inner_steps=5),
     replace(_RADIAL, name="routed-radial-2", inner_steps=2),
-    replace(_RADIAL, name="routed-radial-falling-5", inner_steps=5, radial_end=0.0),
     replace(_RADIAL, name="routed-radial-momentum", outer=HALF, expert_outer=HALF, radial_end=0.0),
     replace(_ROUTED, name="routed-momentum-2", inner_steps=2, outer=LEADING, expert_outer=LEADING),
     replace(_RADIAL, name="routed-adaptive-5", inner_steps=5, adaptive=0.9),
     replace(_RADIAL, name="routed-adaptive-10", adaptive=0.9),
     replace(_RADIAL, name="routed-radial-trunk-10", experts_every=3),
-    replace(_RADIAL, name="routed-radial-public", public_share=0.125),
-    replace(_RADIAL, name="routed-radial-kin", public="kin", public_share=0.125),
+    replace(_OURS, name="ours-rest", public_share=0.125),
+    replace(_OURS, name="ours-kin", public="kin", public_share=0.125),
+    replace(_OURS, name="ours-shards", holds="guests", experts_by="owner", router_by="alike"),
     replace(_CENTRAL, name="central-kin", public="kin", public_share=0.125),
     _OURS,
     replace(_OURS, name="ours-int4", trunk_codec="int4", expert_codec="int4"),
