@@ -2,8 +2,8 @@
 
 Protocol, sizes and variants are data in `learning_parts/plan.py`. Every run leaves one JSON file in
 `results/learning`, which stays in the repository; a run that has its file is not made again, so that a plan of hours
-can be done in parts. Without ``--long`` the missing runs of the short regime are made, with it those of tier T1 too
-(about two minutes each on one core; several processes may share the work with `python -m benchmarks.learning_parts.run`).
+can be done in parts. Without ``--long`` the recorded runs are shown, with it those that are missing are made: one to
+four minutes each on one core; several processes may share the work with `python -m benchmarks.learning_parts.run`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from benchmarks.figures import PAGE, Figure, save
 from benchmarks.learning_parts.curves import svg
 from benchmarks.learning_parts.plan import EIGHT, OURS, OURS_SCRATCH, RANKED, SIZES, T1, VARIANTS
-from benchmarks.learning_parts.tables import Runs, table
+from benchmarks.learning_parts.tables import KEPT, Runs, table
 
 SHORT, LONG = "hansa bench learning", "hansa bench learning --long"
 CURVES = PAGE.parent / "images" / "learning.svg"
@@ -41,12 +41,10 @@ NOTES = (
 
 
 def main(work: Path, *, long: bool = False) -> list[Figure]:
-    """Make the runs that are missing, write `results/learning.json`, curves and page, answer the figures."""
-    _make(work, "rank", {name: (0,) for name in RANKED})
+    """With `long` make the runs that are missing; write `results/learning.json`, curves and page, answer the figures."""
     if long:
         _make(work, "t1", T1)
-    from benchmarks.learning_parts.run import KEPT
-
+        _make(work, "rank", {name: (0,) for name in RANKED})
     ranked, t1 = Runs(KEPT, "rank", side="validation"), Runs(KEPT, "t1", side="test")
     figures = [Figure(*row, LONG) for row in _figures(t1)]
     found = [
@@ -61,8 +59,18 @@ def main(work: Path, *, long: bool = False) -> list[Figure]:
             svg("T1, from a seed, validation side", lines, across="million tokens", up="nats per byte")
         )
         tables.append("![Loss over tokens](images/learning.svg)")
-    save("learning", figures, notes=NOTES, tables=tables)
+    save("learning", figures, notes=(*NOTES, _progress(t1, ranked)), tables=tables)
     return figures
+
+
+def _progress(t1: Runs, ranked: Runs) -> str:
+    wanted = [(name, seed) for name, seeds in T1.items() for seed in seeds]
+    made = sum(seed in t1.by_variant.get(name, {}) for name, seed in wanted)
+    short = sum(name in ranked.by_variant for name in RANKED)
+    return (
+        f"Made so far: {made} of the {len(wanted)} runs of the T1 plan, {short} of the {len(RANKED)} short ones. "
+        f"`{LONG}` makes the others. T2 (150 M parameters, one GPU) was not run."
+    )
 
 
 def _make(work: Path, size: str, wanted: dict[str, tuple[int, ...]]) -> None:

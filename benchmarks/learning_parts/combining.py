@@ -58,7 +58,8 @@ def radial(deltas: Sequence[Array], weights: NDArray[np.float64] | None, share: 
     if size < 1e-6 or short <= 0:
         return plain
     length = float(mean([np.full(1, n, np.float32) for n in lengths], weights)[0])
-    return (direction * np.float32(short ** (1 - share) * length**share / size)).astype(np.float32)
+    stretched: Array = direction * np.float32(short ** (1 - share) * length**share / size)
+    return stretched
 
 
 def exchanged(

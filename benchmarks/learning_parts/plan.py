@@ -132,7 +132,7 @@ _SHARDS = Variant("guests", note="expert shards, joint routing")
 _SPES = replace(_SHARDS, name="spes", nearest=0.05, note="B6, without its auxiliary losses")
 _ROUTED = replace(_FEDAVG, name="routed", experts_by="routed", router_by="routed", note="")
 _RADIAL = replace(_ROUTED, name="routed-radial", radial=1.0)
-_APART = {"trunk_every": NEVER, "experts_every": NEVER}
+_LEAN_ONCE = replace(_LEAN, trunk_every=NEVER, experts_every=NEVER)
 _OURS = replace(_RADIAL, name="ours", inner_steps=5, radial_end=0.0)
 
 _ALL = (
@@ -158,8 +158,8 @@ _ALL = (
     _SPES,
     _LEAN,
     replace(_LEAN, name="lean-fit", fit_steps=24, public="kin"),
-    replace(_LEAN, name="flexolmo", trains="experts", router_by="routed", **_APART, note="B7"),
-    replace(_LEAN, name="btx", **_APART, fit_steps=24, public="kin", note="B8"),
+    replace(_LEAN_ONCE, name="flexolmo", trains="experts", router_by="routed", note="B7"),
+    replace(_LEAN_ONCE, name="btx", fit_steps=24, public="kin", note="B8"),
     replace(_FEDAVG, name="routed-experts", experts_by="routed"),
     _ROUTED,
     replace(_ROUTED, name="routed-momentum", outer=HALF, expert_outer=HALF),
@@ -192,7 +192,7 @@ _ALL = (
 VARIANTS: dict[str, Variant] = {v.name: v for v in _ALL}
 
 RANKED = tuple(v.name for v in _ALL)
-"""Run in the short regime, one seed."""
+"""The short regime, one seed."""
 OURS, OURS_SCRATCH, EIGHT = "ours", "ours-scratch", "ours-8"
 _ONE, _THREE = (0,), (0, 1, 2)
 T1: dict[str, tuple[int, ...]] = {

@@ -18,11 +18,12 @@ from typing import Any
 
 import torch
 
-from benchmarks.figures import RESULTS, machine
+from benchmarks.figures import machine
 from benchmarks.learning_parts import scores
 from benchmarks.learning_parts.combining import State
 from benchmarks.learning_parts.plan import SIZES, VARIANTS, Size, Variant
 from benchmarks.learning_parts.sites import Consortium
+from benchmarks.learning_parts.tables import KEPT
 from benchmarks.learning_parts.texts import Texts
 from commons.charter import Learning
 from commons.experts.map import Kind
@@ -30,7 +31,6 @@ from hansa.baselines import SeedPhase, make_seed
 from workers.durable import read_arrays, write_durably
 from workers.shard import initial_state
 
-KEPT = RESULTS / "learning"
 LOOKS = 8
 """How often a run's validation loss is measured on its way."""
 LOOK_ROWS = 64

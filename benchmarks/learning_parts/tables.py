@@ -10,9 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.figures import RESULTS
 from benchmarks.learning_parts.scores import gap_closed, gap_percent, macro
 
 Run = Mapping[str, Any]
+KEPT = RESULTS / "learning"
+"""One JSON file a run."""
 
 
 @dataclass(frozen=True)
