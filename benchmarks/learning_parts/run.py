@@ -140,7 +140,7 @@ def _scored(variant: Variant, size: Size, consortium: Consortium, rows: Mapping[
         found["ensemble"] = scores.ensemble_losses(model, expert_map, states, rows)
     else:
         found["losses"] = scores.losses(model, expert_map, consortium.state, rows)
-        if variant.data == "apart" and variant.split == "domains":
+        if variant.holds != "all" and variant.split == "domains":
             sites = {d: [s for s, (of, _) in consortium.texts.items() if of == d] for d in rows}
             found["oracle"] = scores.oracle_losses(model, expert_map, consortium.state, rows, sites)
     found["macro"] = scores.macro(found["losses"])

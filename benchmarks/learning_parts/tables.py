@@ -66,8 +66,13 @@ class Runs:
         alone, central = self.spread("alone").mean, self.spread("central").mean
         return gap_closed(self.spread(variant).mean, alone, central)
 
+    def owned(self, variant: str) -> bool:
+        """Whether an expert learns from its owner alone, so that a domain can be held to its owner's experts."""
+        found = self.by_variant.get(variant, {})
+        return any(run["variant"]["holds"] != "all" for run in found.values())
+
     def routing_percent(self, variant: str) -> float:
-        """How far routing is above the better of routed and oracle-routed."""
+        """How far the loss as routed is above the oracle-routed."""
         return gap_percent(self.spread(variant).mean, self.spread(variant, "oracle").mean)
 
     def fewer_bytes(self, variant: str) -> float:
@@ -121,7 +126,9 @@ def _rows(runs: Runs, variant: str, central: str) -> Iterable[tuple[float, Seque
                 "" if gap is None or variant == central else f"{gap.mean:+.1f} %",
                 "" if closed is None or not apart else f"{closed:.2f}",
                 *(f"{loss:.3f}" for loss in by_domain),
-                f"{runs.spread(variant, 'oracle').mean:.3f}" if "oracle" in one[runs.side] else "",
+                f"{runs.spread(variant, 'oracle').mean:.3f}"
+                if runs.owned(variant) and "oracle" in one[runs.side]
+                else "",
                 f"{runs.fewer_bytes(variant):,.0f}×" if apart else "",
                 str(len(runs.by_variant[variant])),
             ),

@@ -17,7 +17,7 @@ def record(folder: Path, variant: str, seed: int, loss: float, *, up: int = 100,
     side = {"losses": domains, "oracle": domains, "own": domains, "soup": domains, "ensemble": domains}
     found = {
         "variant": {
-            "name": variant, "start": start, "data": "alone" if variant == "alone" else "apart", "inner_steps": 30,
+            "name": variant, "holds": "all", "start": start, "data": "alone" if variant == "alone" else "apart", "inner_steps": 30,
             "trunk_every": 1, "experts_every": 3, "trunk_codec": "int4", "expert_codec": "fp32",
         },
         "seed": seed, "test": side, "validation": side, "bytes_up_per_site": up, "bytes_per_step_ddp_bf16": 1000,
@@ -47,6 +47,7 @@ def test_figures_say_what_was_met_and_what_was_not_measured(t1: Runs) -> None:
     found = {title: (value, met) for title, value, _, _, met in learning._figures(t1)}
     assert found["gap to central, 4 sites, from a seed"] == ("3.2 ± 1.1 (2 seeds)", True)
     assert found["gap to central, 8 sites, from a seed"] == (learning.NOT_RUN, False)
+    assert found["routing loss: routed above oracle-routed"][1] is False, "all sites train all experts"
     assert found["bytes up against SPES's"] == (10.0, True)
     assert found["worst domain against its owner's alone model"][1] is True
 
