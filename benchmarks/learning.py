@@ -1,0 +1,155 @@
+"""Learning: how near one model trained apart comes to the same model trained on all texts in one place.
+
+Protocol, sizes and variants are data in `learning_parts/plan.py`. Every run leaves one JSON file in
+`results/learning`, which stays in the repository; a run that has its file is not made again, so that a plan of hours
+can be done in parts. Without ``--long`` the recorded runs are shown, with it those that are missing are made: one to
+four minutes each on one core; several processes may share the work with `python -m benchmarks.learning_parts.run`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from benchmarks.figures import PAGE, Figure, save
+from benchmarks.learning_parts.curves import svg
+from benchmarks.learning_parts.plan import EIGHT, OURS, OURS_SCRATCH, RANKED, SIZES, T1, VARIANTS
+from benchmarks.learning_parts.tables import KEPT, Runs, table
+
+SHORT, LONG = "hansa bench learning", "hansa bench learning --long"
+CURVES = PAGE.parent / "images" / "learning.svg"
+SHOWN = ("central", "alone", "fedavg", "diloco", "spes", "guests", OURS)
+NOT_RUN = "not measured"
+Row = tuple[str, float | str, str, str, bool | None]
+
+NOTES = (
+    (
+        "Four sites, one domain each (Python code, scripture, medical codes, dialogue), a byte-level GLM-4-MoE of 0.38 M "
+        "parameters with 8 experts, 2 of them active. T1: 20 tokens for each active parameter (19.8, and 5 more in the seed "
+        "phase); the short regime, used to choose what is worth T1: 6. Same steps, tokens, batches and inner recipe for all, tuned once on the central run."
+    ),
+    (
+        "Split by document before any run: settings were chosen on the validation side, T1 shows the test side, the short "
+        "regime the validation side. Losses are nats per byte; the macro average is over domains."
+    ),
+    (
+        "The seed is a central phase on public text (mathematics and C++ headers, no site's domain), a quarter as many steps. "
+        "Alone: the best of the four sites' models over all domains. Fewer bytes: upwards, against sending all gradients in "
+        "bf16 at every step."
+    ),
+)
+
+
+def main(work: Path, *, long: bool = False) -> list[Figure]:
+    """With `long` make the runs that are missing; write `results/learning.json`, curves and page, answer the figures."""
+    if long:
+        _make(work, "t1", T1)
+        _make(work, "rank", {name: (0,) for name in RANKED})
+    ranked, t1 = Runs(KEPT, "rank", side="validation"), Runs(KEPT, "t1", side="test")
+    figures = [Figure(*row, LONG) for row in _figures(t1)]
+    found = [
+        table(t1, start="seed", title="**T1, from a seed, test side**"),
+        table(t1, start="scratch", title="**T1, from scratch, test side**"),
+        table(ranked, start="seed", title="**Short regime, from a seed, validation side**"),
+        table(ranked, start="scratch", title="**Short regime, from scratch, validation side**"),
+    ]
+    tables = [t for t in found if t]
+    if lines := _curves(t1):
+        CURVES.write_text(
+            svg("T1, from a seed, validation side", lines, across="million tokens", up="nats per byte")
+        )
+        tables.append("![Loss over tokens](images/learning.svg)")
+    save("learning", figures, notes=(*NOTES, _progress(t1, ranked)), tables=tables)
+    return figures
+
+
+def _progress(t1: Runs, ranked: Runs) -> str:
+    wanted = [(name, seed) for name, seeds in T1.items() for seed in seeds]
+    made = sum(seed in t1.by_variant.get(name, {}) for name, seed in wanted)
+    short = sum(name in ranked.by_variant for name in RANKED)
+    return (
+        f"Made so far: {made} of the {len(wanted)} runs of the T1 plan, {short} of the {len(RANKED)} short ones. "
+        f"`{LONG}` makes the others. T2 (150 M parameters, one GPU) was not run."
+    )
+
+
+def _make(work: Path, size: str, wanted: dict[str, tuple[int, ...]]) -> None:
+    from benchmarks.learning_parts.run import result_file, run
+    from benchmarks.learning_parts.texts import Texts
+
+    missing = [
+        (name, seed)
+        for name, seeds in wanted.items()
+        for seed in seeds
+        if not result_file(size, name, seed).exists()
+    ]
+    if missing:
+        texts = Texts.read()
+        for name, seed in sorted(missing, key=lambda pair: pair[1]):
+            run(VARIANTS[name], SIZES[size], seed, texts=texts, work=work)
+
+
+def _figures(t1: Runs) -> Iterator[Row]:
+    yield _gap(t1, OURS, "central", "gap to central, 4 sites, from a seed", 5)
+    yield _gap(t1, OURS_SCRATCH, "central-scratch", "gap to central, 4 sites, from scratch", 8)
+    yield _gap(t1, EIGHT, "central", "gap to central, 8 sites, from a seed", 8)
+    yield from _routing(t1)
+    yield from _against_spes(t1)
+    yield from _worst(t1)
+
+
+def _routing(t1: Runs) -> Iterator[Row]:
+    title, target = "routing loss: routed above oracle-routed", "<= 1 %"
+    if t1.owned(OURS):
+        loss = t1.routing_percent(OURS)
+        yield title, round(loss, 2), "%", target, loss <= 1
+    else:
+        yield (
+            title,
+            f"{NOT_RUN}: every site trains every expert, so none is a domain's own",
+            "",
+            target,
+            False,
+        )
+
+
+def _gap(t1: Runs, variant: str, central: str, title: str, most: float) -> Row:
+    gap = t1.gap(variant, central) if variant in t1.by_variant else None
+    if gap is None:
+        return title, NOT_RUN, "", f"<= +{most} %", False
+    seeds = len(gap.values)
+    value = f"{gap.text(1)} ({seeds} seed{'s' if seeds > 1 else ''})"
+    return title, value, "%", f"<= +{most} %", gap.mean <= most
+
+
+def _against_spes(t1: Runs) -> Iterator[Row]:
+    lower, fewer = "loss below a SPES reproduction's, equal tokens", "bytes up against SPES's"
+    if not {OURS, "spes"} <= set(t1.by_variant):
+        yield lower, NOT_RUN, "", ">= 1 %", False
+        yield fewer, NOT_RUN, "", ">= 10x fewer", False
+        return
+    gap = t1.gap("spes", OURS)
+    below = gap.mean if gap else 0.0
+    yield lower, round(below, 1), "%", ">= 1 %", below >= 1
+    times = t1.fewer_bytes(OURS) / t1.fewer_bytes("spes")
+    yield fewer, round(times, 1), "x fewer", ">= 10x fewer", times >= 10
+
+
+def _worst(t1: Runs) -> Iterator[Row]:
+    title, target = "worst domain against its owner's alone model", "no domain worse"
+    if not {OURS, "alone"} <= set(t1.by_variant):
+        yield title, NOT_RUN, "", target, False
+        return
+    own = t1.losses("alone", 0, "own")
+    ours = t1.losses(OURS, 0)
+    worst = max(100 * (ours[d] / own[d] - 1) for d in own)
+    yield title, round(worst, 1), "%", target, worst <= 0
+
+
+def _curves(t1: Runs) -> dict[str, list[tuple[float, float]]]:
+    found = {}
+    for name in dict.fromkeys(SHOWN):
+        if name in t1.by_variant and name != "alone":
+            one = next(iter(t1.by_variant[name].values()))
+            found[name] = [(tokens / 1e6, loss) for tokens, loss, _ in one["curve"]]
+    return found

@@ -1,0 +1,129 @@
+"""What an exchange makes of the sites' deltas: the product's outer step over a mean that may differ by slice and by row.
+
+A plain mean gives the bytes that `orchestrator.combine` gives (a test holds it to that); what it cannot do yet, weights
+by routed tokens and radial averaging, is tried out here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from commons.charter import Outer
+from commons.experts.map import ExpertMap, Kind, Slice
+from orchestrator.combine.outer import outer_step
+
+Array = NDArray[np.float32]
+State = dict[str, Array]
+Routed = Mapping[int, Sequence[int]]
+"""Layer -> tokens routed to each expert, by index."""
+_LAYER = re.compile(r"\.layers\.(\d+)\.")
+
+
+def layer_of(name: str) -> int:
+    found = _LAYER.search(name)
+    assert found, f"{name} belongs to no layer"
+    return int(found[1])
+
+
+def mean(deltas: Sequence[Array], weights: NDArray[np.float64] | None) -> Array:
+    """`weights`: [n] or, for a slice with one row per expert, [n, rows]; None: all alike. Without any weight: zeros."""
+    total = np.zeros_like(deltas[0])
+    if weights is None:
+        for delta in deltas:
+            total += delta
+        total *= np.float32(1 / len(deltas))
+        return total
+    sums = weights.sum(0)
+    shares = np.divide(weights, sums, out=np.zeros_like(weights), where=sums > 0).astype(np.float32)
+    for delta, share in zip(deltas, shares, strict=True):
+        total += delta * share.reshape(share.shape + (1,) * (delta.ndim - share.ndim))
+    return total
+
+
+def radial(deltas: Sequence[Array], weights: NDArray[np.float64] | None, share: float) -> Array:
+    """The mean of the directions, stretched by `share` from the mean's own length to the mean length, geometrically.
+
+    With share 1 it is radial-directional averaging (RDA, arXiv 2604.21428). The plain mean where there is no direction.
+    """
+    lengths = [np.float32(np.linalg.norm(d)) for d in deltas]
+    plain = mean(deltas, weights)
+    if min(lengths) <= 0:
+        return plain
+    direction = mean([d / n for d, n in zip(deltas, lengths, strict=True)], weights)
+    size, short = float(np.linalg.norm(direction)), float(np.linalg.norm(plain))
+    if size < 1e-6 or short <= 0:
+        return plain
+    length = float(mean([np.full(1, n, np.float32) for n in lengths], weights)[0])
+    stretched: Array = direction * np.float32(short ** (1 - share) * length**share / size)
+    return stretched
+
+
+def exchanged(
+    parts: Sequence[Slice],
+    base: Mapping[str, Array],
+    deltas: Sequence[Mapping[str, Array]],
+    *,
+    routed: Sequence[Routed] | None,
+    expert_map: ExpertMap,
+    momentum: State,
+    outer: Outer,
+    stretch: float = 0.0,
+    adaptive: float = 0.0,
+) -> State:
+    """New values of `parts`; `momentum` is brought up to date. `routed`: by site, for weights by routed tokens."""
+    new: State = {}
+    for part in parts:
+        given = [d[part.name] for d in deltas if part.name in d]
+        weights = None if routed is None else _by_tokens(part, routed, expert_map)
+        matrix = part.kind in (Kind.TRUNK_MATRIX, Kind.EXPERT) and "embed" not in part.name
+        joint = radial(given, weights, stretch) if stretch and matrix else mean(given, weights)
+        if matrix and adaptive:
+            joint = _levelled(joint, part.name, momentum, adaptive)
+        move, velocity = outer_step(joint, momentum.get(part.name), outer)
+        if velocity is not None:
+            momentum[part.name] = velocity
+        new[part.name] = base[part.name] + move
+    return new
+
+
+def _levelled(delta: Array, name: str, memory: State, decay: float) -> Array:
+    """`delta` with each element divided by the root of its second moment, at the length it had."""
+    before = memory.get(f"second/{name}")
+    second = delta**2 if before is None else np.float32(decay) * before + np.float32(1 - decay) * delta**2
+    memory[f"second/{name}"] = second
+    level = delta / (np.sqrt(second) + np.float32(1e-3) * np.sqrt(second.mean()) + np.float32(1e-12))
+    length = np.linalg.norm(level)
+    return level * np.float32(np.linalg.norm(delta) / length) if length > 0 else delta
+
+
+def towards_nearest(experts: Mapping[str, Array], expert_map: ExpertMap, alpha: float) -> State:
+    """Each expert moved by `alpha` towards the mean of its four nearest of the layer, by cosine of gate_proj (SPES)."""
+    new: State = {}
+    groups: dict[tuple[int, str], list[Slice]] = {}
+    for part in expert_map.slices:
+        if part.kind is Kind.EXPERT:
+            groups.setdefault((layer_of(part.name), part.name.split(".")[-2]), []).append(part)
+    for (layer, _), parts in groups.items():
+        by_expert = {p.expert: p for p in parts}
+        keys = {p.expert: experts[p.name].ravel() for p in groups[layer, "gate_proj"]}
+        for expert, part in by_expert.items():
+            here = keys[expert]
+            near = sorted(
+                (e for e in keys if e != expert),
+                key=lambda e: -float(keys[e] @ here) / float(np.linalg.norm(keys[e])),
+            )[:4]
+            centre = mean([experts[by_expert[e].name] for e in near], None)
+            new[part.name] = experts[part.name] + np.float32(alpha) * (centre - experts[part.name])
+    return new
+
+
+def _by_tokens(part: Slice, routed: Sequence[Routed], expert_map: ExpertMap) -> NDArray[np.float64] | None:
+    if part.kind not in (Kind.EXPERT, Kind.ROUTER):
+        return None
+    layer = layer_of(part.name)
+    rows = np.array([site[layer] for site in routed], np.float64)
+    return rows if part.expert is None else rows[:, expert_map.index(part.expert)]

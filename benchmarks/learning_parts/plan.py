@@ -1,0 +1,220 @@
+"""What is run: sizes, variants and seeds, as data. Fixed before the runs; adding a variant changes no other.
+
+A variant says what differs: who trains on what, which experts a site holds, what is exchanged how often, and how it is
+combined. All variants of a size make the same inner steps, with the same inner recipe, on as many tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from commons.charter import Codec, Model, Outer
+from commons.experts.map import ExpertMap
+from commons.names import ExpertId, SiteId
+
+EXPERTS = 8
+AVERAGED, NESTEROV = Outer(), Outer(learning_rate=0.7, momentum=0.9, nesterov=True)
+HALF = Outer(learning_rate=1.0, momentum=0.5)
+STRONG, LEADING = Outer(learning_rate=1.0, momentum=0.75), Outer(learning_rate=1.0, momentum=0.9)
+NEVER = 10**6
+"""Rounds: but for the last exchange, which all runs end with."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """Model and inner recipe. Tokens over all four sites: 4 * steps * batch * length."""
+
+    name: str
+    config: dict[str, bool | int | float | str]
+    steps: int
+    """Inner steps of each site."""
+    batch: int = 8
+    """Rows of one site's step; central has as many for each site."""
+    length: int = 128
+    learning_rate: float = 0.012
+    """Tuned on central, short regime, validation side: 0.004 gives 2.022, 0.008 1.902, 0.016 1.843 and 1.876."""
+    seed_rate: float = 0.008
+    warmup: int = 20
+    final_rate: float = 0.05
+    seed_steps: int = 0
+    """Central steps of the seed phase, each of 4 * batch rows: a quarter of `steps`."""
+
+    @property
+    def model(self) -> Model:
+        return Model(family="glm4_moe", config=self.config)
+
+    def experts(self, sites: Sequence[str]) -> ExpertMap:
+        """The map of EXPERTS experts dealt evenly over the sites, in their order."""
+        each = EXPERTS // len(sites)
+        owners = {ExpertId(f"{s}.{n}"): SiteId(s) for s in sites for n in range(each)}
+        return ExpertMap.from_owners(self.model, owners)
+
+
+SMALL: dict[str, bool | int | float | str] = {
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "moe_intermediate_size": 96,
+    "n_shared_experts": 1,
+    "num_experts_per_tok": 2,
+    "max_position_embeddings": 512,
+    "initializer_range": 0.04,
+    "use_qk_norm": True,
+    "tie_word_embeddings": True,
+}
+"""0.39 M parameters, 0.16 M active a token."""
+SIZES = {
+    "rank": Size("rank", SMALL, steps=240, seed_steps=60),
+    "t1": Size("t1", SMALL, steps=780, seed_steps=195),
+}
+"""`rank`: 6 tokens for each active parameter, to choose among variants. `t1`: 20."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    name: str
+    data: Literal["pooled", "alone", "apart"] = "apart"
+    """All texts in every step; each site by itself; each site its own text and updates exchanged."""
+    split: Literal["domains", "alike"] = "domains"
+    sites: int = 4
+    start: Literal["seed", "scratch"] = "seed"
+    holds: Literal["own", "guests", "all"] = "guests"
+    """A site trains its own experts and has no others; or the others frozen; or trains copies of all of them."""
+    inner_steps: int = 10
+    """Of the shortest round: nothing is exchanged more often."""
+    trunk_every: int = 1
+    """Rounds from one exchange of trunk and router to the next."""
+    experts_every: int = 1
+    closing: float = 0.0
+    """Share of the rounds, at the end, in which everything is exchanged every round."""
+    experts_by: Literal["owner", "alike", "routed"] = "owner"
+    """Whose deltas move an expert: its owner's; all sites' alike; all sites' by the tokens they routed to it."""
+    router_by: Literal["alike", "routed"] = "alike"
+    """Likewise a router row."""
+    radial: float = 0.0
+    """How far an averaged matrix is stretched from its own length (0) to the mean length of the sites' deltas (1:
+    radial-directional averaging, arXiv 2604.21428)."""
+    radial_end: float | None = None
+    """What `radial` comes to over the run, in a straight line."""
+    adaptive: float = 0.0
+    """Decay of the mean delta's second moment, by which each element of a stretched matrix is divided; 0: it is not
+    (server-side adaptivity as in FedAdam, arXiv 2003.00295, with the length left to `radial`)."""
+    outer: Outer = AVERAGED
+    expert_outer: Outer = AVERAGED
+    momentum_end: float | None = None
+    """Outer momentum falls to this over the run, in a straight line."""
+    public: Literal["rest", "kin"] = "rest"
+    public_share: float = 0.0
+    trunk_codec: Codec = "fp32"
+    expert_codec: Codec = "fp32"
+    nearest: float = 0.0
+    """Each expert moves this far towards its four nearest after an exchange, falling to 0 at half the run (SPES)."""
+    trains: Literal["all", "experts"] = "all"
+    """`experts`: own experts and router rows alone; the trunk stays the seed's (FlexOlmo, arXiv 2507.07024)."""
+    fit_steps: int = 0
+    """Central steps on the public text after the last exchange, of the router alone; on top of the sites' tokens."""
+    rate: float = 1.0
+    """Inner learning rate, as a multiple of the size's. Other than 1 for tuning on central and for asking what makes
+    the gap; the comparison of T1 has 1 everywhere."""
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        assert (self.experts_by == "owner") == (self.holds != "all"), f"{self.name}: who moves an expert?"
+
+
+_CENTRAL = Variant("central", data="pooled", holds="all", experts_by="alike", inner_steps=30, note="B0")
+_ALONE = replace(_CENTRAL, name="alone", data="alone", note="B1; gives B3 and B4")
+_FEDAVG = Variant("fedavg", holds="all", experts_by="alike", note="B9")
+_DILOCO = replace(_FEDAVG, name="diloco", outer=NESTEROV, expert_outer=NESTEROV, note="B5")
+_LEAN = Variant("lean", holds="own", note="expert shards, own experts only")
+_SHARDS = Variant("guests", note="expert shards, joint routing")
+_SPES = replace(_SHARDS, name="spes", nearest=0.05, note="B6, without its auxiliary losses")
+_ROUTED = replace(_FEDAVG, name="routed", experts_by="routed", router_by="routed", note="")
+_RADIAL = replace(_ROUTED, name="routed-radial", radial=1.0)
+_LEAN_ONCE = replace(_LEAN, trunk_every=NEVER, experts_every=NEVER)
+_OURS = replace(_RADIAL, name="ours", inner_steps=5, radial_end=0.0)
+
+_ALL = (
+    _CENTRAL,
+    replace(_CENTRAL, name="central-double-rate", rate=2.0),
+    replace(_CENTRAL, name="central-half-rate", rate=0.5),
+    _ALONE,
+    _FEDAVG,
+    replace(_FEDAVG, name="fedavg-30", inner_steps=30),
+    replace(_FEDAVG, name="fedavg-radial", radial=1.0),
+    replace(_FEDAVG, name="fedavg-momentum", outer=HALF, expert_outer=HALF),
+    replace(
+        _FEDAVG, name="fedavg-slow", rate=0.5, outer=STRONG, expert_outer=STRONG, note="half the inner rate"
+    ),
+    replace(_FEDAVG, name="fedavg-momentum-5", inner_steps=5, outer=HALF, expert_outer=HALF),
+    replace(_FEDAVG, name="fedavg-momentum-2", inner_steps=2, outer=HALF, expert_outer=HALF),
+    _DILOCO,
+    _SHARDS,
+    replace(_SHARDS, name="guests-30", inner_steps=30),
+    replace(_SHARDS, name="guests-radial", radial=1.0),
+    replace(_SHARDS, name="guests-momentum", outer=HALF),
+    replace(_SHARDS, name="guests-trunk-10", experts_every=3),
+    _SPES,
+    _LEAN,
+    replace(_LEAN, name="lean-fit", fit_steps=24, public="kin"),
+    replace(_LEAN_ONCE, name="flexolmo", trains="experts", router_by="routed", note="B7"),
+    replace(_LEAN_ONCE, name="btx", fit_steps=24, public="kin", note="B8"),
+    replace(_FEDAVG, name="routed-experts", experts_by="routed"),
+    _ROUTED,
+    replace(_ROUTED, name="routed-momentum", outer=HALF, expert_outer=HALF),
+    replace(_ROUTED, name="routed-trunk-momentum", outer=HALF),
+    replace(_ROUTED, name="routed-momentum-falling", outer=HALF, expert_outer=HALF, momentum_end=0.0),
+    _RADIAL,
+    replace(_RADIAL, name="routed-radial-30", inner_steps=30),
+    replace(_RADIAL, name="routed-radial-5", inner_steps=5),
+    replace(_RADIAL, name="routed-radial-2", inner_steps=2),
+    replace(_RADIAL, name="routed-radial-momentum", outer=HALF, expert_outer=HALF, radial_end=0.0),
+    replace(_ROUTED, name="routed-momentum-2", inner_steps=2, outer=LEADING, expert_outer=LEADING),
+    replace(_RADIAL, name="routed-adaptive-5", inner_steps=5, adaptive=0.9),
+    replace(_RADIAL, name="routed-adaptive-10", adaptive=0.9),
+    replace(_RADIAL, name="routed-radial-trunk-10", experts_every=3),
+    replace(_OURS, name="ours-2", inner_steps=2),
+    replace(_OURS, name="ours-fast", rate=1.5),
+    replace(_FEDAVG, name="fedavg-fast", rate=2.0),
+    replace(_OURS, name="ours-kin-2", inner_steps=2, public="kin", public_share=0.25),
+    replace(_OURS, name="ours-rest", public_share=0.125),
+    replace(_OURS, name="ours-kin", public="kin", public_share=0.125),
+    replace(_OURS, name="ours-shards", holds="guests", experts_by="owner", router_by="alike"),
+    replace(_CENTRAL, name="central-kin", public="kin", public_share=0.125),
+    _OURS,
+    replace(_OURS, name="ours-int4", trunk_codec="int4", expert_codec="int4"),
+    replace(_OURS, name="ours-scratch", start="scratch"),
+    replace(_CENTRAL, name="central-scratch", start="scratch"),
+    replace(_FEDAVG, name="fedavg-scratch", start="scratch"),
+    replace(_OURS, name="ours-8", sites=8),
+    replace(_OURS, name="ours-alike", split="alike"),
+    replace(_FEDAVG, name="fedavg-alike", split="alike"),
+)
+VARIANTS: dict[str, Variant] = {v.name: v for v in _ALL}
+
+RANKED = tuple(v.name for v in _ALL)
+"""The short regime, one seed."""
+OURS, OURS_SCRATCH, EIGHT = "ours", "ours-scratch", "ours-8"
+_ONE, _THREE = (0,), (0, 1, 2)
+T1: dict[str, tuple[int, ...]] = {
+    "central": _THREE,
+    "ours": _THREE,
+    "alone": _THREE,
+    "fedavg": _THREE,
+    "diloco": _THREE,
+    "spes": _THREE,
+    "central-scratch": _THREE,
+    "ours-scratch": _THREE,
+    "ours-kin": _ONE,
+    "ours-int4": _ONE,
+    "ours-8": _ONE,
+    "ours-alike": _ONE,
+    "fedavg-alike": _ONE,
+    "guests": _ONE,
+    "lean-fit": _ONE,
+    "flexolmo": _ONE,
+    "btx": _ONE,
+}
+"""Seeds of each variant of tier T1."""

@@ -1,0 +1,109 @@
+"""How good a model is: loss per domain, held to its owner's experts (oracle routing), and where its tokens went.
+
+All losses are nats per byte on evenly spread rows of a held-out side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from benchmarks.learning_parts.combining import State, mean
+from commons.charter import Model
+from commons.experts.map import ExpertMap
+from commons.names import ExpertId, SiteId
+from workers.data import Rows, Source
+from workers.objectives import held_out_loss
+from workers.shard import build_shard, expert_tokens
+
+ROWS = 256
+_BATCH = 32
+Losses = dict[str, float]
+
+
+def rows_of(texts: Mapping[str, Source], length: int, limit: int = ROWS) -> dict[str, Rows]:
+    return {domain: text.held_out_rows(length=length, limit=limit) for domain, text in texts.items()}
+
+
+def losses(model: Model, expert_map: ExpertMap, state: State, rows: Mapping[str, Rows]) -> Losses:
+    """Of the whole model, by domain."""
+    shard = build_shard(model, expert_map, own=expert_map.experts, guests=False, state=state)
+    return {domain: held_out_loss(shard, some) for domain, some in rows.items()}
+
+
+def oracle_losses(
+    model: Model,
+    expert_map: ExpertMap,
+    state: State,
+    rows: Mapping[str, Rows],
+    sites: Mapping[str, Sequence[str]],
+) -> Losses:
+    """Each domain held to the experts of its `sites`: what routing could reach if it knew the domain."""
+    found: Losses = {}
+    for domain, some in rows.items():
+        own = [e for s in sites[domain] for e in expert_map.experts_of(SiteId(s))]
+        shard = build_shard(model, expert_map, own=own, guests=False, state=state)
+        found[domain] = held_out_loss(shard, some)
+    return found
+
+
+def load(
+    model: Model, expert_map: ExpertMap, state: State, rows: Mapping[str, Rows]
+) -> dict[str, dict[ExpertId, float]]:
+    """Domain -> expert -> its share of the domain's routed tokens, over all layers."""
+    shard = build_shard(model, expert_map, own=expert_map.experts, guests=False, state=state)
+    found = {}
+    for domain, some in rows.items():
+        expert_tokens(shard, expert_map)
+        with torch.inference_mode():
+            shard(input_ids=torch.from_numpy(some[:64, :-1]), use_cache=False)
+        counts = expert_tokens(shard, expert_map)
+        found[domain] = {e: round(n / sum(counts.values()), 4) for e, n in counts.items()}
+    return found
+
+
+def soup(states: Sequence[State]) -> State:
+    """The mean of whole models."""
+    return {name: mean([s[name] for s in states], None) for name in states[0]}
+
+
+def ensemble_losses(
+    model: Model, expert_map: ExpertMap, states: Sequence[State], rows: Mapping[str, Rows]
+) -> Losses:
+    """The models' probabilities mixed by their posterior given the bytes before (Branch-Train-Merge, 2208.03306)."""
+    shards = [
+        build_shard(model, expert_map, own=expert_map.experts, guests=False, state=s).eval() for s in states
+    ]
+    found: Losses = {}
+    for domain, some in rows.items():
+        total, parts = 0.0, np.array_split(some, -(-len(some) // _BATCH))
+        for part in parts:
+            tokens = torch.from_numpy(part)
+            with torch.inference_mode():
+                each = torch.stack([_log_probabilities(shard, tokens) for shard in shards])
+            before = F.pad(each.cumsum(-1), (1, 0))[..., :-1]
+            total -= float((before.log_softmax(0) + each).logsumexp(0).sum())
+        found[domain] = total / (some.shape[0] * (some.shape[1] - 1))
+    return found
+
+
+def macro(found: Mapping[str, float]) -> float:
+    return float(np.mean(list(found.values())))
+
+
+def gap_percent(ours: float, central: float) -> float:
+    return 100 * (ours / central - 1)
+
+
+def gap_closed(ours: float, alone: float, central: float) -> float:
+    """1: as good as central; 0: as good as alone."""
+    return (alone - ours) / (alone - central)
+
+
+def _log_probabilities(shard: torch.nn.Module, rows: torch.Tensor) -> torch.Tensor:
+    """Of the byte that came, [rows, length]."""
+    logits = shard(input_ids=rows[:, :-1], use_cache=False).logits.float()
+    return -F.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten(), reduction="none").view(len(rows), -1)

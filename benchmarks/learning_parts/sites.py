@@ -1,0 +1,273 @@
+"""The sites of one variant and what they exchange: product trainers, one after the other in one process.
+
+A round is every site's inner steps from where it stands, then the exchanges that are due. Everything the next round
+depends on is in the trainers' own files and in one file of this module, so a killed run goes on where it was.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from benchmarks.learning_parts.combining import Array, State, exchanged, layer_of, towards_nearest
+from benchmarks.learning_parts.plan import Size, Variant
+from benchmarks.learning_parts.texts import Texts
+from commons.charter import Codec, Learning, Outer
+from commons.codec import decode, encode_with_feedback, encoded_bytes
+from commons.experts.map import ExpertMap, Kind, Slice
+from commons.names import SiteId
+from workers.data import Corpus, Source
+from workers.durable import read_arrays, read_facts, write_durably
+from workers.shard import Experts
+from workers.trainer import OnStep, Trainer
+
+EVERYTHING = SiteId("everything")
+
+
+@dataclass
+class Moved:
+    """Bytes over the wire so far, all sites together, as the codecs count them."""
+
+    up: int = 0
+    down: int = 0
+
+
+class Consortium:
+    """`step` does one round; `state` is the model they have together, `local` what each site stands at."""
+
+    def __init__(
+        self, variant: Variant, size: Size, texts: Texts, *, seed: int, start: Mapping[str, Array], home: Path
+    ) -> None:
+        self.variant, self.home = variant, home
+        self.texts = _texts(variant, texts)
+        owners = list(self.texts) if variant.data == "apart" else list(texts.train)
+        self.map = size.experts(owners)
+        self.learning = _learning(variant, size, seed, pooled=len(texts.train))
+        self.rounds = self.learning.rounds
+        self.round = 0
+        self.state: State = {n: np.asarray(a, np.float32) for n, a in start.items()}
+        self.local: dict[str, State] = {s: dict(self.state) for s in self.texts}
+        self.momentum: State = {}
+        self.residual: dict[str, State] = {s: {} for s in self.texts}
+        self.moved, self.tokens = Moved(), 0
+        self._routed: dict[str, dict[int, list[int]]] = {}
+        public = getattr(texts, variant.public) if variant.public_share else None
+        self._size, self._public = size, getattr(texts, variant.public)
+        self._trainers = {s: self._trainer(size, s, text, public) for s, (_, text) in self.texts.items()}
+        self._load()
+
+    def step(self) -> float:
+        """One round; the mean of the sites' training losses."""
+        self.round += 1
+        losses = []
+        for site, trainer in self._trainers.items():
+            base = self.local[site]
+            result = trainer.train_round(
+                round_number=self.round, base=base, learning=self.learning, on_step=_on, experts="base"
+            )
+            moved = {n: base[n] + d for n, d in result.trunk_delta.items()}
+            self.local[site] = base | moved | result.experts
+            losses.append(result.loss)
+            self.tokens += result.tokens
+            self._count(site, trainer.routed(self.round))
+        self._exchange()
+        self._save()
+        return float(np.mean(losses))
+
+    def fit(self) -> None:
+        """Fit the router of the joint model on the public text. A repeat does nothing new."""
+        steps, size = self.variant.fit_steps, self._size
+        changed = {
+            "rounds": 1,
+            "inner_steps": steps,
+            "warmup_steps": 2,
+            "batch_size": 4 * size.batch,
+            "routing": "joint",
+            "public_share": 0.0,
+        }
+        learning = self.learning.model_copy(update=changed)
+        trainer = CountingTrainer(
+            model=size.model, expert_map=ExpertMap.from_owners(size.model, dict.fromkeys(self.map.owners, EVERYTHING)),
+            site=EVERYTHING, learning=learning, corpus=self._public, public=None, home=self.home / "fit",
+        )  # fmt: skip
+        trainer.trained = (Kind.ROUTER,)
+        found = trainer.train_round(round_number=1, base=self.state, learning=learning, on_step=_on)
+        self.state = {**self.state, **{n: self.state[n] + d for n, d in found.trunk_delta.items() if d.any()}}
+
+    def _exchange(self) -> None:
+        v, shared = self.variant, list(self.map.shared())
+        if v.data != "apart":
+            self.state = next(iter(self.local.values()))
+            return
+        closing = self.round > self.rounds * (1 - v.closing)
+        last = closing or self.round == self.rounds
+        experts = [s for s in self.map.slices if s.kind is Kind.EXPERT]
+        if last or self.round % v.trunk_every == 0:
+            trunk = [s for s in shared if s.kind is not Kind.ROUTER]
+            router = [s for s in shared if s.kind is Kind.ROUTER]
+            self._combine(trunk, v.trunk_codec, self._outer(v.outer), by="alike")
+            self._combine(router, "fp32", self._outer(v.outer), by=v.router_by)
+        if last or self.round % v.experts_every == 0:
+            self._combine(experts, v.expert_codec, self._outer(v.expert_outer), by=v.experts_by)
+            if alpha := v.nearest * max(0.0, 1 - 2 * self.round / self.rounds):
+                near = towards_nearest(self.state, self.map, alpha)
+                self.state |= near
+                self._spread(near)
+            self._routed = {}
+
+    def _combine(self, parts: list[Slice], codec: Codec, outer: Outer, *, by: str) -> None:
+        deltas = [self._sent(site, parts, codec, owner_only=by == "owner") for site in self.texts]
+        routed = [self._routed[s] for s in self.texts] if by == "routed" else None
+        new = exchanged(
+            parts, self.state, deltas, routed=routed, expert_map=self.map, momentum=self.momentum, outer=outer,
+            stretch=self._falling(self.variant.radial, self.variant.radial_end),
+            adaptive=self.variant.adaptive,
+        )  # fmt: skip
+        self.state |= new
+        self._spread(new)
+        for site in self.texts:
+            wanted = parts if self.variant.holds != "own" else self._held(parts, site)
+            if by == "owner":
+                wanted = [p for p in wanted if self.map.owners[p.expert] != site]  # type: ignore[index]
+            self.moved.down += sum(encoded_bytes(codec, p.shape) for p in wanted)
+
+    def _sent(self, site: str, parts: list[Slice], codec: Codec, *, owner_only: bool) -> State:
+        """What arrives of a site's deltas."""
+        sent: State = {}
+        for part in self._held(parts, site) if owner_only else parts:
+            delta = self.local[site][part.name] - self.state[part.name]
+            self.moved.up += encoded_bytes(codec, part.shape)
+            if codec != "fp32":
+                kept = self.residual[site]
+                data, kept[part.name] = encode_with_feedback(codec, delta, kept.get(part.name))
+                delta = decode(codec, data, part.shape)
+            sent[part.name] = delta
+        return sent
+
+    def _held(self, parts: list[Slice], site: str) -> list[Slice]:
+        return [p for p in parts if p.expert is None or self.map.owners[p.expert] == site]
+
+    def _spread(self, new: Mapping[str, Array]) -> None:
+        for site in self.local:
+            self.local[site] = {**self.local[site], **new}
+
+    def _outer(self, outer: Outer) -> Outer:
+        momentum = self._falling(outer.momentum, self.variant.momentum_end if outer.momentum else None)
+        return outer.model_copy(update={"momentum": momentum})
+
+    def _falling(self, start: float, end: float | None) -> float:
+        return start if end is None else start + (end - start) * self.round / self.rounds
+
+    def _count(self, site: str, found: Mapping[int, list[int]]) -> None:
+        before = self._routed.get(site)
+        self._routed[site] = {
+            layer: [a + b for a, b in zip(before[layer], row, strict=True)] if before else list(row)
+            for layer, row in found.items()
+        }
+
+    def _trainer(self, size: Size, site: str, text: Source, public: Corpus | None) -> CountingTrainer:
+        expert_map = self.map
+        if self.variant.holds == "all":
+            expert_map = ExpertMap.from_owners(size.model, dict.fromkeys(self.map.owners, SiteId(site)))
+        trainer = CountingTrainer(
+            model=size.model, expert_map=expert_map, site=SiteId(site), learning=self.learning, corpus=text,
+            public=public, home=self.home / site,
+        )  # fmt: skip
+        if self.variant.trains == "experts":
+            trainer.trained = (Kind.ROUTER, Kind.EXPERT)
+        return trainer
+
+    @property
+    def _file(self) -> Path:
+        return self.home / "consortium.safetensors"
+
+    def _save(self) -> None:
+        arrays = {f"state/{n}": a for n, a in self.state.items()}
+        arrays |= {f"momentum/{n}": a for n, a in self.momentum.items()}
+        for site in self.texts:
+            arrays |= {f"local/{site}/{n}": a for n, a in self.local[site].items() if a is not self.state[n]}
+            arrays |= {f"residual/{site}/{n}": a for n, a in self.residual[site].items()}
+        facts = {
+            "round": self.round,
+            "tokens": self.tokens,
+            "moved": asdict(self.moved),
+            "routed": self._routed,
+        }
+        write_durably(self._file, arrays, facts)
+
+    def _load(self) -> None:
+        if not self._file.exists():
+            return
+        arrays, facts = read_arrays(self._file), read_facts(self._file)
+        self.round, self.tokens, self.moved = facts["round"], facts["tokens"], Moved(**facts["moved"])
+        self._routed = {s: {int(k): row for k, row in rows.items()} for s, rows in facts["routed"].items()}
+        self.state = _under("state/", arrays)
+        self.momentum = _under("momentum/", arrays)
+        self.local = {s: {**self.state, **_under(f"local/{s}/", arrays)} for s in self.texts}
+        self.residual = {s: _under(f"residual/{s}/", arrays) for s in self.texts}
+
+
+class CountingTrainer(Trainer):
+    """The product's trainer, which also keeps how many tokens each layer routed to each expert."""
+
+    trained: tuple[Kind, ...] = tuple(Kind)
+    """Slices of other kinds are frozen."""
+
+    def _shard_at(self, state: Mapping[str, Array]) -> nn.Module:
+        shard = super()._shard_at(state)
+        trained = {s.name for s in self._map.slices if s.kind in self.trained}
+        for name, parameter in shard.named_parameters():
+            parameter.requires_grad_(name in trained)
+        return shard
+
+    def routed(self, round_number: int) -> dict[int, list[int]]:
+        """Of the last round trained."""
+        found = json.loads((self._home / "routed.json").read_text())
+        assert found["round"] == round_number, "only the last round is asked again"
+        return {int(layer): row for layer, row in found["layers"].items()}
+
+    def _inner_steps(
+        self, round_number: int, shard: nn.Module, optimizer: torch.optim.Optimizer, on_step: OnStep
+    ) -> tuple[int, float]:
+        found = super()._inner_steps(round_number, shard, optimizer, on_step)
+        rows = {layer_of(f".{n}."): m.tokens for n, m in shard.named_modules() if isinstance(m, Experts)}
+        self._home.mkdir(parents=True, exist_ok=True)
+        (self._home / "routed.json").write_text(json.dumps({"round": round_number, "layers": rows}))
+        return found
+
+
+def _texts(variant: Variant, texts: Texts) -> dict[str, tuple[str, Source]]:
+    if variant.data == "pooled":
+        return {EVERYTHING: ("all", texts.pooled())}
+    return texts.sites(variant.sites) if variant.split == "domains" else texts.alike(variant.sites)
+
+
+def _learning(variant: Variant, size: Size, seed: int, *, pooled: int) -> Learning:
+    """With other than four sites each makes so many steps that all together see as many tokens."""
+    steps = size.steps * pooled // variant.sites
+    return Learning(
+        routing="lean" if variant.holds == "own" else "joint",
+        seed=seed,
+        rounds=steps // variant.inner_steps,
+        inner_steps=variant.inner_steps,
+        batch_size=size.batch * (pooled if variant.data == "pooled" else 1),
+        sequence_length=size.length,
+        learning_rate=size.learning_rate * variant.rate,
+        warmup_steps=size.warmup,
+        final_rate=size.final_rate,
+        public_share=variant.public_share,
+    )
+
+
+def _on(step: int, loss: float) -> None:
+    return None
+
+
+def _under(prefix: str, arrays: Mapping[str, Array]) -> State:
+    return {n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)}
