@@ -14,6 +14,7 @@ from commons.charter import Codec, Model, Outer
 from commons.experts.map import ExpertMap
 from commons.names import ExpertId, SiteId
 
+Config = dict[str, bool | int | float | str | tuple[int, ...]]
 EXPERTS = 8
 AVERAGED, NESTEROV = Outer(), Outer(learning_rate=0.7, momentum=0.9, nesterov=True)
 HALF = Outer(learning_rate=1.0, momentum=0.5)
@@ -27,7 +28,7 @@ class Size:
     """Model and inner recipe. Tokens over all four sites: 4 * steps * batch * length."""
 
     name: str
-    config: dict[str, bool | int | float | str]
+    config: Config
     steps: int
     """Inner steps of each site."""
     batch: int = 8
@@ -52,7 +53,7 @@ class Size:
         return ExpertMap.from_owners(self.model, owners)
 
 
-SMALL: dict[str, bool | int | float | str] = {
+SMALL: Config = {
     "hidden_size": 64,
     "num_hidden_layers": 2,
     "num_attention_heads": 4,

@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import nn
 
 from benchmarks.learning_parts.combining import Array, State, exchanged, layer_of, towards_nearest
@@ -24,7 +23,9 @@ from commons.experts.map import ExpertMap, Kind, Slice
 from commons.names import SiteId
 from workers.data import Corpus, Source
 from workers.durable import read_arrays, read_facts, write_durably
-from workers.shard import Experts
+from workers.experts import Experts
+from workers.inner import InnerOptimizer
+from workers.shard import weights
 from workers.trainer import OnStep, Trainer
 
 EVERYTHING = SiteId("everything")
@@ -222,7 +223,7 @@ class CountingTrainer(Trainer):
     def _shard_at(self, state: Mapping[str, Array]) -> nn.Module:
         shard = super()._shard_at(state)
         trained = {s.name for s in self._map.slices if s.kind in self.trained}
-        for name, parameter in shard.named_parameters():
+        for name, parameter in weights(shard).items():
             parameter.requires_grad_(name in trained)
         return shard
 
@@ -233,7 +234,7 @@ class CountingTrainer(Trainer):
         return {int(layer): row for layer, row in found["layers"].items()}
 
     def _inner_steps(
-        self, round_number: int, shard: nn.Module, optimizer: torch.optim.Optimizer, on_step: OnStep
+        self, round_number: int, shard: nn.Module, optimizer: InnerOptimizer, on_step: OnStep
     ) -> tuple[int, float]:
         found = super()._inner_steps(round_number, shard, optimizer, on_step)
         rows = {layer_of(f".{n}."): m.tokens for n, m in shard.named_modules() if isinstance(m, Experts)}
