@@ -18,6 +18,7 @@ import torch
 import transformers
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from transformers.models.glm4_moe import modeling_glm4_moe  # noqa: F401 (the usual family, before a round's time runs)
 
 from commons.charter import Model
 from commons.experts.families import FAMILIES
