@@ -22,6 +22,8 @@ from workers.shard import build_shard, expert_tokens
 
 ROWS = 256
 _BATCH = 32
+COMMITTED = 16
+"""Bytes after which a row's experts are chosen for good."""
 Losses = dict[str, float]
 
 
@@ -93,7 +95,18 @@ def posterior_losses(
     return {domain: _mixed_loss(shards, some) for domain, some in rows.items()}
 
 
-def _mixed_loss(shards: Sequence[nn.Module], rows: Rows) -> float:
+def committed_losses(
+    model: Model, expert_map: ExpertMap, state: State, rows: Mapping[str, Rows], sites: Sequence[str]
+) -> Losses:
+    """As `posterior_losses`, but after COMMITTED bytes of a row the likeliest site's experts alone go on."""
+    shards = [
+        build_shard(model, expert_map, own=expert_map.experts_of(SiteId(s)), guests=False, state=state)
+        for s in sites
+    ]
+    return {domain: _mixed_loss(shards, some, commit=COMMITTED) for domain, some in rows.items()}
+
+
+def _mixed_loss(shards: Sequence[nn.Module], rows: Rows, *, commit: int | None = None) -> float:
     """Probabilities weighted by how likely each shard found the row's bytes so far; all alike before the first."""
     total = 0.0
     for part in np.array_split(rows, -(-len(rows) // _BATCH)):
@@ -101,7 +114,11 @@ def _mixed_loss(shards: Sequence[nn.Module], rows: Rows) -> float:
         with torch.inference_mode():
             each = torch.stack([_log_probabilities(shard.eval(), tokens) for shard in shards])
         before = F.pad(each.cumsum(-1), (1, 0))[..., :-1]
-        total -= float((before.log_softmax(0) + each).logsumexp(0).sum())
+        shares = before.log_softmax(0)
+        if commit is not None:
+            one = F.one_hot(before[..., commit].argmax(0), len(shards)).T.log()
+            shares[..., commit:] = one.unsqueeze(-1)
+        total -= float((shares + each).logsumexp(0).sum())
     return total / (rows.shape[0] * (rows.shape[1] - 1))
 
 
