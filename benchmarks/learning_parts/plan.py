@@ -129,13 +129,15 @@ _CENTRAL = Variant("central", data="pooled", holds="all", experts_by="alike", in
 _ALONE = replace(_CENTRAL, name="alone", data="alone", note="B1; gives B3 and B4")
 _FEDAVG = Variant("fedavg", holds="all", experts_by="alike", note="B9")
 _DILOCO = replace(_FEDAVG, name="diloco", outer=NESTEROV, expert_outer=NESTEROV, note="B5")
-_LEAN = Variant("lean", holds="own", note="expert shards, own experts only")
+_LEAN = Variant(
+    "lean", holds="own", experts_every=NEVER, note="expert shards, own experts only: expert_diloco"
+)
 _SHARDS = Variant("guests", note="expert shards, joint routing")
 _SPES = replace(_SHARDS, name="spes", nearest=0.05, note="B6, without its auxiliary losses")
 _ROUTED = replace(_FEDAVG, name="routed", experts_by="routed", router_by="routed", note="")
 _RADIAL = replace(_ROUTED, name="routed-radial", radial=1.0)
 _LEAN_ONCE = replace(_LEAN, trunk_every=NEVER, experts_every=NEVER)
-_OURS = replace(_RADIAL, name="ours", inner_steps=5, radial_end=0.0)
+_COPIES = replace(_RADIAL, name="copies", inner_steps=5, radial_end=0.0)
 
 _ALL = (
     _CENTRAL,
@@ -159,6 +161,13 @@ _ALL = (
     replace(_SHARDS, name="guests-trunk-10", experts_every=3),
     _SPES,
     _LEAN,
+    replace(_LEAN, name="lean-30", inner_steps=30),
+    replace(_LEAN, name="lean-momentum", outer=HALF),
+    replace(_LEAN, name="lean-130", inner_steps=130),
+    replace(_LEAN, name="lean-130-int4", inner_steps=130, trunk_codec="int4", expert_codec="int4"),
+    replace(_LEAN, name="lean-int4", trunk_codec="int4", expert_codec="int4"),
+    replace(_LEAN, name="lean-scratch", start="scratch"),
+    replace(_LEAN, name="lean-8", sites=8),
     replace(_LEAN, name="lean-fit", fit_steps=24, public="kin"),
     replace(_LEAN_ONCE, name="flexolmo", trains="experts", router_by="routed", note="B7"),
     replace(_LEAN_ONCE, name="btx", fit_steps=24, public="kin", note="B8"),
@@ -176,46 +185,47 @@ _ALL = (
     replace(_RADIAL, name="routed-adaptive-5", inner_steps=5, adaptive=0.9),
     replace(_RADIAL, name="routed-adaptive-10", adaptive=0.9),
     replace(_RADIAL, name="routed-radial-trunk-10", experts_every=3),
-    replace(_OURS, name="ours-2", inner_steps=2),
-    replace(_OURS, name="ours-fast", rate=1.5),
+    replace(_COPIES, name="copies-2", inner_steps=2),
+    replace(_COPIES, name="copies-fast", rate=1.5),
     replace(_FEDAVG, name="fedavg-fast", rate=2.0),
-    replace(_OURS, name="ours-kin-2", inner_steps=2, public="kin", public_share=0.25),
-    replace(_OURS, name="ours-rest", public_share=0.125),
-    replace(_OURS, name="ours-kin", public="kin", public_share=0.125),
-    replace(_OURS, name="ours-shards", holds="guests", experts_by="owner", router_by="alike"),
+    replace(_COPIES, name="copies-kin-2", inner_steps=2, public="kin", public_share=0.25),
+    replace(_COPIES, name="copies-rest", public_share=0.125),
+    replace(_COPIES, name="copies-kin", public="kin", public_share=0.125),
+    replace(_COPIES, name="copies-shards", holds="guests", experts_by="owner", router_by="alike"),
     replace(_CENTRAL, name="central-kin", public="kin", public_share=0.125),
-    _OURS,
-    replace(_OURS, name="ours-int4", trunk_codec="int4", expert_codec="int4"),
-    replace(_OURS, name="ours-scratch", start="scratch"),
+    _COPIES,
+    replace(_COPIES, name="copies-int4", trunk_codec="int4", expert_codec="int4"),
     replace(_CENTRAL, name="central-scratch", start="scratch"),
     replace(_FEDAVG, name="fedavg-scratch", start="scratch"),
-    replace(_OURS, name="ours-8", sites=8),
-    replace(_OURS, name="ours-alike", split="alike"),
+    replace(_COPIES, name="copies-alike", split="alike"),
     replace(_FEDAVG, name="fedavg-alike", split="alike"),
 )
 VARIANTS: dict[str, Variant] = {v.name: v for v in _ALL}
 
 RANKED = tuple(v.name for v in _ALL)
 """The short regime, one seed."""
-OURS, OURS_SCRATCH, EIGHT = "ours", "ours-scratch", "ours-8"
+OURS, OURS_SCRATCH, EIGHT, FAR = "lean", "lean-scratch", "lean-8", "lean-130-int4"
 _ONE, _THREE = (0,), (0, 1, 2)
 T1: dict[str, tuple[int, ...]] = {
     "central": _THREE,
-    "ours": _THREE,
+    "lean": _THREE,
     "alone": _THREE,
+    "central-scratch": _THREE,
+    "lean-scratch": _THREE,
+    "lean-130-int4": _ONE,
+    "lean-130": _ONE,
+    "lean-int4": _ONE,
+    "lean-8": _ONE,
     "fedavg": _THREE,
     "diloco": _THREE,
     "spes": _THREE,
-    "central-scratch": _THREE,
-    "ours-scratch": _THREE,
-    "ours-kin": _ONE,
-    "ours-int4": _ONE,
-    "ours-8": _ONE,
-    "ours-alike": _ONE,
+    "copies": _ONE,
+    "copies-kin": _ONE,
+    "copies-alike": _ONE,
     "fedavg-alike": _ONE,
     "guests": _ONE,
     "lean-fit": _ONE,
     "flexolmo": _ONE,
     "btx": _ONE,
 }
-"""Seeds of each variant of tier T1."""
+"""Seeds of each variant of tier T1, the most wanted first."""

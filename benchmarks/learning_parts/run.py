@@ -143,6 +143,9 @@ def _scored(variant: Variant, size: Size, consortium: Consortium, rows: Mapping[
         if variant.holds != "all" and variant.split == "domains":
             sites = {d: [s for s, (of, _) in consortium.texts.items() if of == d] for d in rows}
             found["oracle"] = scores.oracle_losses(model, expert_map, consortium.state, rows, sites)
+            given = (model, expert_map, consortium.state, rows, list(consortium.texts))
+            found["posterior"] = scores.posterior_losses(*given)
+            found["committed"] = scores.committed_losses(*given)
     found["macro"] = scores.macro(found["losses"])
     return found
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from benchmarks.learning_parts.combining import State, mean
 from commons.charter import Model
@@ -21,6 +22,8 @@ from workers.shard import build_shard, expert_tokens
 
 ROWS = 256
 _BATCH = 32
+COMMITTED = 16
+"""Bytes after which a row's experts are chosen for good."""
 Losses = dict[str, float]
 
 
@@ -73,21 +76,50 @@ def soup(states: Sequence[State]) -> State:
 def ensemble_losses(
     model: Model, expert_map: ExpertMap, states: Sequence[State], rows: Mapping[str, Rows]
 ) -> Losses:
-    """The models' probabilities mixed by their posterior given the bytes before (Branch-Train-Merge, 2208.03306)."""
+    """Of several whole models, mixed by posterior (Branch-Train-Merge, arXiv 2208.03306)."""
+    shards = [build_shard(model, expert_map, own=expert_map.experts, guests=False, state=s) for s in states]
+    return {domain: _mixed_loss(shards, some) for domain, some in rows.items()}
+
+
+def posterior_losses(
+    model: Model, expert_map: ExpertMap, state: State, rows: Mapping[str, Rows], sites: Sequence[str]
+) -> Losses:
+    """Of one model whose experts are chosen by site: each site's experts on the shared trunk, mixed by posterior.
+
+    A router that reads the bytes before in place of one hidden state, and is told nothing of the domain.
+    """
     shards = [
-        build_shard(model, expert_map, own=expert_map.experts, guests=False, state=s).eval() for s in states
+        build_shard(model, expert_map, own=expert_map.experts_of(SiteId(s)), guests=False, state=state)
+        for s in sites
     ]
-    found: Losses = {}
-    for domain, some in rows.items():
-        total, parts = 0.0, np.array_split(some, -(-len(some) // _BATCH))
-        for part in parts:
-            tokens = torch.from_numpy(part)
-            with torch.inference_mode():
-                each = torch.stack([_log_probabilities(shard, tokens) for shard in shards])
-            before = F.pad(each.cumsum(-1), (1, 0))[..., :-1]
-            total -= float((before.log_softmax(0) + each).logsumexp(0).sum())
-        found[domain] = total / (some.shape[0] * (some.shape[1] - 1))
-    return found
+    return {domain: _mixed_loss(shards, some) for domain, some in rows.items()}
+
+
+def committed_losses(
+    model: Model, expert_map: ExpertMap, state: State, rows: Mapping[str, Rows], sites: Sequence[str]
+) -> Losses:
+    """As `posterior_losses`, but after COMMITTED bytes of a row the likeliest site's experts alone go on."""
+    shards = [
+        build_shard(model, expert_map, own=expert_map.experts_of(SiteId(s)), guests=False, state=state)
+        for s in sites
+    ]
+    return {domain: _mixed_loss(shards, some, commit=COMMITTED) for domain, some in rows.items()}
+
+
+def _mixed_loss(shards: Sequence[nn.Module], rows: Rows, *, commit: int | None = None) -> float:
+    """Probabilities weighted by how likely each shard found the row's bytes so far; all alike before the first."""
+    total = 0.0
+    for part in np.array_split(rows, -(-len(rows) // _BATCH)):
+        tokens = torch.from_numpy(part)
+        with torch.inference_mode():
+            each = torch.stack([_log_probabilities(shard.eval(), tokens) for shard in shards])
+        before = F.pad(each.cumsum(-1), (1, 0))[..., :-1]
+        shares = before.log_softmax(0)
+        if commit is not None:
+            one = F.one_hot(before[..., commit].argmax(0), len(shards)).T.log()
+            shares[..., commit:] = one.unsqueeze(-1)
+        total -= float((shares + each).logsumexp(0).sum())
+    return total / (rows.shape[0] * (rows.shape[1] - 1))
 
 
 def macro(found: Mapping[str, float]) -> float:
@@ -103,7 +135,7 @@ def gap_closed(ours: float, alone: float, central: float) -> float:
     return (alone - ours) / (alone - central)
 
 
-def _log_probabilities(shard: torch.nn.Module, rows: torch.Tensor) -> torch.Tensor:
+def _log_probabilities(shard: nn.Module, rows: torch.Tensor) -> torch.Tensor:
     """Of the byte that came, [rows, length]."""
     logits = shard(input_ids=rows[:, :-1], use_cache=False).logits.float()
     return -F.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten(), reduction="none").view(len(rows), -1)
