@@ -73,10 +73,6 @@ class Runs:
         found = self.by_variant.get(variant, {})
         return any(run["variant"]["holds"] != "all" for run in found.values())
 
-    def routing_percent(self, variant: str) -> float:
-        """How far the loss as routed is above the oracle-routed."""
-        return gap_percent(self.spread(variant).mean, self.spread(variant, "oracle").mean)
-
     def fewer_bytes(self, variant: str) -> float:
         """Than per-step data parallel in bf16, on the way up."""
         one = next(iter(self.by_variant[variant].values()))

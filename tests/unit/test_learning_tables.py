@@ -17,7 +17,6 @@ def record(folder: Path, variant: str, seed: int, loss: float, *, up: int = 100,
     side = {
         "losses": domains,
         "oracle": domains,
-        "posterior": domains,
         "own": domains,
         "soup": domains,
         "ensemble": domains,
