@@ -44,15 +44,17 @@ class Runs:
             found = json.loads(file.read_text())
             self.by_variant.setdefault(found["variant"]["name"], {})[found["seed"]] = found
 
-    def losses(self, variant: str, seed: int, kind: str = "losses") -> dict[str, float]:
-        found: dict[str, float] = self.by_variant[variant][seed][self.side][kind]
+    def losses(self, variant: str, seed: int, kind: str | None = None) -> dict[str, float]:
+        """By default as the variant is meant to be used: lean shards with their experts chosen by posterior."""
+        scored = self.by_variant[variant][seed][self.side]
+        found: dict[str, float] = scored[kind or ("posterior" if "posterior" in scored else "losses")]
         return found
 
-    def spread(self, variant: str, kind: str = "losses") -> Spread:
+    def spread(self, variant: str, kind: str | None = None) -> Spread:
         """Of the macro average."""
         return Spread(tuple(macro(self.losses(variant, seed, kind)) for seed in self._seeds(variant)))
 
-    def gap(self, variant: str, central: str = "central", kind: str = "losses") -> Spread | None:
+    def gap(self, variant: str, central: str = "central", kind: str | None = None) -> Spread | None:
         """Percent above central of the same seed; None without a common seed."""
         both = [s for s in self._seeds(variant) if s in self.by_variant.get(central, {})]
         found = [
@@ -70,10 +72,6 @@ class Runs:
         """Whether an expert learns from its owner alone, so that a domain can be held to its owner's experts."""
         found = self.by_variant.get(variant, {})
         return any(run["variant"]["holds"] != "all" for run in found.values())
-
-    def routing_percent(self, variant: str) -> float:
-        """How far the loss as routed is above the oracle-routed."""
-        return gap_percent(self.spread(variant).mean, self.spread(variant, "oracle").mean)
 
     def fewer_bytes(self, variant: str) -> float:
         """Than per-step data parallel in bf16, on the way up."""
@@ -102,7 +100,9 @@ def table(runs: Runs, *, start: str, title: str) -> str | None:
 
 def _rows(runs: Runs, variant: str, central: str) -> Iterable[tuple[float, Sequence[str]]]:
     one = next(iter(runs.by_variant[variant].values()))
-    kinds = {"losses": variant}
+    kinds: dict[str | None, str] = {None: variant}
+    if "posterior" in one[runs.side]:
+        kinds = {None: f"{variant}, experts by posterior", "losses": f"{variant}, learned router"}
     if variant == "alone":
         kinds = {
             "losses": "alone, the best of four",
@@ -112,7 +112,7 @@ def _rows(runs: Runs, variant: str, central: str) -> Iterable[tuple[float, Seque
     apart = one["variant"]["data"] == "apart"
     for kind, name in kinds.items():
         spread, gap = runs.spread(variant, kind), runs.gap(variant, central, kind)
-        closed = runs.closed(variant) if central == "central" and kind == "losses" else None
+        closed = runs.closed(variant) if central == "central" and kind is None else None
         by_domain = [
             np.mean([runs.losses(variant, s, kind)[d] for s in runs.by_variant[variant]])
             for d in _domains(runs)

@@ -25,6 +25,7 @@ from commons.updates import lay_out
 from orchestrator.combine import Contribution, combine
 from tests.support.consortium import charter, seed_state
 from tests.support.updates import UpdateInMemory
+from workers.shard import initial_state
 
 MAP = ExpertMap.from_charter(charter())
 TINY = Size(
@@ -187,3 +188,22 @@ def test_a_fitted_router_moves_alone(tmp_path: Path, texts: Texts) -> None:
         s.kind for s in consortium.map.slices if not np.array_equal(consortium.state[s.name], before[s.name])
     }
     assert moved == {Kind.ROUTER}
+
+
+def test_experts_chosen_by_posterior_lose_at_most_what_telling_them_apart_costs(texts: Texts) -> None:
+    expert_map = TINY.experts(list(SITES))
+    state = initial_state(TINY.model, expert_map, seed=0)
+    state = {n: a * 8 if "experts." in n else a for n, a in state.items()}
+    rows = {d: t.held_out_rows(length=32, limit=6) for d, t in texts.train.items()}
+    given = (TINY.model, expert_map, state, rows)
+    mixed, own = (
+        scores.posterior_losses(*given, list(SITES)),
+        [scores.oracle_losses(*given, {d: [site] for d in rows}) for site in SITES],
+    )
+    committed = scores.committed_losses(*given, list(SITES))
+    for domain in rows:
+        best = min(losses[domain] for losses in own)
+        assert mixed[domain] <= best + np.log(len(SITES)) / 32 + 1e-6
+        assert best < max(losses[domain] for losses in own), "the sites' experts differ"
+        assert committed[domain] != mixed[domain] and np.isfinite(committed[domain])
+    assert scores.posterior_losses(*given, ["code"]) == pytest.approx(own[0])

@@ -14,7 +14,15 @@ from benchmarks.learning_parts.tables import Runs, table
 
 def record(folder: Path, variant: str, seed: int, loss: float, *, up: int = 100, start: str = "seed") -> None:
     domains = {"code": loss, "medical": loss + 0.2}
-    side = {"losses": domains, "oracle": domains, "own": domains, "soup": domains, "ensemble": domains}
+    side = {
+        "losses": domains,
+        "oracle": domains,
+        "own": domains,
+        "soup": domains,
+        "ensemble": domains,
+    }
+    if variant == OURS:
+        side |= {"posterior": domains, "losses": {d: x + 1 for d, x in domains.items()}}
     found = {
         "variant": {
             "name": variant, "holds": "all", "start": start, "data": "alone" if variant == "alone" else "apart", "inner_steps": 30,
@@ -47,7 +55,8 @@ def test_figures_say_what_was_met_and_what_was_not_measured(t1: Runs) -> None:
     found = {title: (value, met) for title, value, _, _, met in learning._figures(t1)}
     assert found["gap to central, 4 sites, from a seed"] == ("3.2 ± 1.1 (2 seeds)", True)
     assert found["gap to central, 8 sites, from a seed"] == (learning.NOT_RUN, False)
-    assert found["routing loss: routed above oracle-routed"][1] is False, "all sites train all experts"
+    assert found["routing loss: routed above oracle-routed"] == (0.0, True)
+    assert found["the same by the learned router"][1] is False
     assert found["bytes up against SPES's"] == (10.0, True)
     assert found["worst domain against its owner's alone model"][1] is True
 
@@ -55,7 +64,7 @@ def test_figures_say_what_was_met_and_what_was_not_measured(t1: Runs) -> None:
 def test_the_table_has_the_best_first_and_the_soup_beside_alone(t1: Runs) -> None:
     lines = (table(t1, start="seed", title="T1") or "").splitlines()
     names = [line.split(" | ")[0].removeprefix("| ") for line in lines[4:]]
-    assert names[:3] == ["central", OURS, "spes"] and "soup of the four" in names
+    assert names[:3] == ["central", f"{OURS}, experts by posterior", "spes"] and "soup of the four" in names
     assert table(t1, start="scratch", title="T1") is None
 
 
