@@ -2,8 +2,9 @@
 
 Protocol, sizes and variants are data in `learning_parts/plan.py`. Every run leaves one JSON file in
 `results/learning`, which stays in the repository; a run that has its file is not made again, so that a plan of hours
-can be done in parts. Without ``--long`` the recorded runs are shown, with it those that are missing are made: one to
-four minutes each on one core; several processes may share the work with `python -m benchmarks.learning_parts.run`.
+can be done in parts. Without ``--long`` training steps are timed and the recorded runs shown, with it those that are missing
+are made: one to four minutes each on one core; several processes may share the work with
+`python -m benchmarks.learning_parts.run`.
 """
 
 from __future__ import annotations
@@ -12,16 +13,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.figures import PAGE, Figure, save
+from benchmarks.learning_parts import step_time
 from benchmarks.learning_parts.curves import svg
 from benchmarks.learning_parts.plan import EIGHT, FAR, OURS, OURS_SCRATCH, RANKED, SIZES, T1, VARIANTS
 from benchmarks.learning_parts.scores import gap_percent
 from benchmarks.learning_parts.tables import KEPT, Runs, table
 
-SHORT, LONG = "hansa bench learning", "hansa bench learning --long"
+LONG = "hansa bench learning --long"
 CURVES = PAGE.parent / "images" / "learning.svg"
 SHOWN = ("central", "fedavg", "diloco", "spes", "guests", "copies", "copies-kin")
 """Curves; those of lean shards are of their learned router on the way and would say little."""
 NOT_RUN = "not measured"
+_STEPS = 30
+"""Of each contender, taken in turn."""
 Row = tuple[str, float | str, str, str, bool | None]
 
 NOTES = (
@@ -54,7 +58,7 @@ def main(work: Path, *, long: bool = False) -> list[Figure]:
         _make(work, "t1", T1)
         _make(work, "rank", {name: (0,) for name in RANKED})
     ranked, t1 = Runs(KEPT, "rank", side="validation"), Runs(KEPT, "t1", side="test")
-    figures = [Figure(*row, LONG) for row in _figures(t1)]
+    figures = [*_steps(), *(Figure(*row, LONG) for row in _figures(t1))]
     found = [
         table(t1, start="seed", title="**T1, from a seed, test side**"),
         table(t1, start="scratch", title="**T1, from scratch, test side**"),
@@ -69,6 +73,12 @@ def main(work: Path, *, long: bool = False) -> list[Figure]:
         tables.append("![Loss over tokens](images/learning.svg)")
     save("learning", figures, notes=(*NOTES, _progress(t1, ranked)), tables=tables)
     return figures
+
+
+def _steps() -> list[Figure]:
+    demo = step_time.SIZES["demo"]
+    found = step_time.measure(step_time.glm4_moe(demo), demo, repetitions=_STEPS)
+    return step_time.figures("demo", found)
 
 
 def _progress(t1: Runs, ranked: Runs) -> str:

@@ -31,7 +31,7 @@ from workers.routed import IMPLEMENTATION, compute_routed_only
 from workers.shard import build_shard, initial_state
 
 Config = dict[str, bool | int | float | str | tuple[int, ...]]
-COMMAND = "python -m benchmarks.learning_parts.step_time"
+COMMAND = "hansa bench learning"
 MOST = 1.25
 """A shard's step against the dense model's, at most."""
 OWN = 2
