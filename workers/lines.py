@@ -18,6 +18,7 @@ import grpc
 from commons.errors import Code, HansaError, Refused, Unreachable
 from commons.identity import Seat
 from commons.wire import channel
+from commons.wire.v1.consortium_pb2_grpc import SiteLinkStub
 from workers.backoff import pauses
 from workers.calls import Calls
 
@@ -67,6 +68,7 @@ class Line:
 
     def __init__(self, opened: grpc.Channel) -> None:
         self.channel = opened
+        self.stub = SiteLinkStub(opened)  # made of a channel that is being closed, it would end the process
         self.pace = Pace()
 
 

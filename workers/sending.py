@@ -16,7 +16,6 @@ from commons.notes import digest, parse
 from commons.updates import Lane, UpdateManifest
 from commons.wire import channel
 from commons.wire.v1 import consortium_pb2 as wire
-from commons.wire.v1.consortium_pb2_grpc import SiteLinkStub
 from workers.calls import Calls, begun
 from workers.lines import Line, Lines, at_once, persistently
 from workers.outbox import Sealed
@@ -63,7 +62,7 @@ class Sending:
         self, sealed: Sealed, key: wire.UploadKey, lane: Lane, line: Line, over: threading.Event
     ) -> int | None:
         """What the receipt says; None when the update is admitted already."""
-        position = self._calls.ask(SiteLinkStub(line.channel).UploadOffset, key, over=over)
+        position = self._calls.ask(line.stub.UploadOffset, key, over=over)
         if position.admitted:
             return None
         flight = _Flight(sealed.payload, lane, position.offsets[lane.number], line, self._status)

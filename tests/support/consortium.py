@@ -197,7 +197,7 @@ class FakeSite:
         self.name = self.seat.subject.site or ""
         self.signer = signer(f"{self.name}/{self.name}")
         self.channel = channel.connect(self.seat)
-        self.link = SiteLinkStub(self.channel)
+        self.link, self._chamber = SiteLinkStub(self.channel), ChamberStub(self.channel)
         self._call: Any = None
         self._thread = threading.Thread(target=self._follow, daemon=True)
 
@@ -288,8 +288,7 @@ class FakeSite:
 
     def codecs(self, order: AssignmentNote) -> Codecs:
         """As the charter version of the order says."""
-        chamber = ChamberStub(self.channel)
-        reply = chamber.Read(wire.ReadRequest(view="charter", key=str(order.charter_version)))
+        reply = self._chamber.Read(wire.ReadRequest(view="charter", key=str(order.charter_version)))
         from commons.views import CharterView
 
         text = CharterView.model_validate_json(reply.json).text
