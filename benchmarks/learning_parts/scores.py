@@ -119,7 +119,7 @@ def _mixed_loss(shards: Sequence[nn.Module], rows: Rows, *, commit: int | None =
             one = F.one_hot(before[..., commit].argmax(0), len(shards)).T.log()
             shares[..., commit:] = one.unsqueeze(-1)
         total -= float((shares + each).logsumexp(0).sum())
-    return total / (rows.shape[0] * (rows.shape[1] - 1))
+    return total / float(rows.shape[0] * (rows.shape[1] - 1))
 
 
 def macro(found: Mapping[str, float]) -> float:
