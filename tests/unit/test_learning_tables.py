@@ -22,7 +22,7 @@ def record(folder: Path, variant: str, seed: int, loss: float, *, up: int = 100,
         "ensemble": domains,
     }
     if variant == OURS:
-        side |= {"posterior": domains, "losses": {d: x + 1 for d, x in domains.items()}}
+        side |= {"posterior": domains, "committed": domains, "losses": {d: x + 1 for d, x in domains.items()}}
     found = {
         "variant": {
             "name": variant, "holds": "all", "start": start, "data": "alone" if variant == "alone" else "apart", "inner_steps": 30,
