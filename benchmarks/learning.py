@@ -43,7 +43,7 @@ NOTES = (
         "Lean shards hold their own experts alone. Experts by posterior: the sites' experts are mixed by how likely each found "
         "the row's bytes so far, on the shared trunk; nothing is told of the domain, and every row starts with all alike. It "
         "costs a pass for each site until one is chosen; chosen for good after 16 bytes it is `committed` in the run's file. "
-        "Central routes as it learned to."
+        "Central routes as it learned to. How far to trust this: docs/decisions/0012-learning.md."
     ),
 )
 

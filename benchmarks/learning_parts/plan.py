@@ -111,6 +111,8 @@ class Variant:
     expert_codec: Codec = "fp32"
     nearest: float = 0.0
     """Each expert moves this far towards its four nearest after an exchange, falling to 0 at half the run (SPES)."""
+    nearest_every: int = 20
+    """Rounds from one such move to the next: SPES makes one in 200 steps or more."""
     trains: Literal["all", "experts"] = "all"
     """`experts`: own experts and router rows alone; the trunk stays the seed's (FlexOlmo, arXiv 2507.07024)."""
     fit_steps: int = 0
@@ -160,6 +162,7 @@ _ALL = (
     replace(_SHARDS, name="guests-momentum", outer=HALF),
     replace(_SHARDS, name="guests-trunk-10", experts_every=3),
     _SPES,
+    replace(_SPES, name="spes-often", nearest_every=1),
     _LEAN,
     replace(_LEAN, name="lean-30", inner_steps=30),
     replace(_LEAN, name="lean-momentum", outer=HALF),
