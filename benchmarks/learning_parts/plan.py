@@ -112,6 +112,8 @@ class Variant:
     expert_codec: Codec = "fp32"
     nearest: float = 0.0
     """Each expert moves this far towards its four nearest after an exchange, falling to 0 at half the run (SPES)."""
+    nearest_every: int = 20
+    """Rounds from one such move to the next: SPES makes one in 200 steps or more."""
     trains: Literal["all", "experts"] = "all"
     """`experts`: own experts and router rows alone; the trunk stays the seed's (FlexOlmo, arXiv 2507.07024)."""
     fit_steps: int = 0
@@ -143,6 +145,7 @@ _ALL = (
     _CENTRAL,
     replace(_CENTRAL, name="central-double-rate", rate=2.0),
     replace(_CENTRAL, name="central-half-rate", rate=0.5),
+    replace(_CENTRAL, name="central-faster", rate=4 / 3, note="is central at its best?"),
     _ALONE,
     _FEDAVG,
     replace(_FEDAVG, name="fedavg-30", inner_steps=30),
@@ -160,6 +163,7 @@ _ALL = (
     replace(_SHARDS, name="guests-momentum", outer=HALF),
     replace(_SHARDS, name="guests-trunk-10", experts_every=3),
     _SPES,
+    replace(_SPES, name="spes-often", nearest_every=1),
     _LEAN,
     replace(_LEAN, name="lean-30", inner_steps=30),
     replace(_LEAN, name="lean-momentum", outer=HALF),
@@ -209,6 +213,7 @@ _ONE, _THREE = (0,), (0, 1, 2)
 T1: dict[str, tuple[int, ...]] = {
     "central": _THREE,
     "lean": _THREE,
+    "central-faster": _ONE,
     "alone": _THREE,
     "central-scratch": _THREE,
     "lean-scratch": _THREE,

@@ -116,7 +116,8 @@ class Consortium:
             self._combine(router, "fp32", self._outer(v.outer), by=v.router_by)
         if last or self.round % v.experts_every == 0:
             self._combine(experts, v.expert_codec, self._outer(v.expert_outer), by=v.experts_by)
-            if alpha := v.nearest * max(0.0, 1 - 2 * self.round / self.rounds):
+            alpha = v.nearest * max(0.0, 1 - 2 * self.round / self.rounds)
+            if alpha and self.round % v.nearest_every == 0:
                 near = towards_nearest(self.state, self.map, alpha)
                 self.state |= near
                 self._spread(near)

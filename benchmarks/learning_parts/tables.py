@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.figures import RESULTS
+from benchmarks.learning_parts.plan import NEVER
 from benchmarks.learning_parts.scores import gap_closed, gap_percent, macro
 
 Run = Mapping[str, Any]
@@ -46,8 +47,9 @@ class Runs:
 
     def losses(self, variant: str, seed: int, kind: str | None = None) -> dict[str, float]:
         """By default as the variant is meant to be used: lean shards with their experts chosen by posterior."""
-        scored = self.by_variant[variant][seed][self.side]
-        found: dict[str, float] = scored[kind or ("posterior" if "posterior" in scored else "losses")]
+        run = self.by_variant[variant][seed]
+        lean = run["variant"]["holds"] == "own" and "posterior" in run[self.side]
+        found: dict[str, float] = run[self.side][kind or ("posterior" if lean else "losses")]
         return found
 
     def spread(self, variant: str, kind: str | None = None) -> Spread:
@@ -102,7 +104,7 @@ def _rows(runs: Runs, variant: str, central: str) -> Iterable[tuple[float, Seque
     one = next(iter(runs.by_variant[variant].values()))
     kinds: dict[str | None, str] = {None: variant}
     if "posterior" in one[runs.side]:
-        kinds = {None: f"{variant}, experts by posterior", "losses": f"{variant}, learned router"}
+        kinds = {"posterior": f"{variant}, experts by posterior", "losses": f"{variant}, learned router"}
     if variant == "alone":
         kinds = {
             "losses": "alone, the best of four",
@@ -112,7 +114,7 @@ def _rows(runs: Runs, variant: str, central: str) -> Iterable[tuple[float, Seque
     apart = one["variant"]["data"] == "apart"
     for kind, name in kinds.items():
         spread, gap = runs.spread(variant, kind), runs.gap(variant, central, kind)
-        closed = runs.closed(variant) if central == "central" and kind is None else None
+        closed = runs.closed(variant) if central == "central" and kind in (None, "posterior") else None
         by_domain = [
             np.mean([runs.losses(variant, s, kind)[d] for s in runs.by_variant[variant]])
             for d in _domains(runs)
@@ -138,7 +140,8 @@ def _rows(runs: Runs, variant: str, central: str) -> Iterable[tuple[float, Seque
 def _exchange(variant: Mapping[str, Any]) -> str:
     steps = variant["inner_steps"]
     trunk, experts = steps * variant["trunk_every"], steps * variant["experts_every"]
-    every = f"every {trunk}" if trunk == experts else f"every {trunk} / experts {experts}"
+    rare = "at the end" if variant["experts_every"] >= NEVER else f"every {experts}"
+    every = f"every {trunk}" if trunk == experts else f"every {trunk}, experts {rare}"
     codecs = {variant["trunk_codec"], variant["expert_codec"]} - {"fp32"}
     return ", ".join([every, *sorted(codecs)])
 

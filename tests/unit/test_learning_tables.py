@@ -22,10 +22,10 @@ def record(folder: Path, variant: str, seed: int, loss: float, *, up: int = 100,
         "ensemble": domains,
     }
     if variant == OURS:
-        side |= {"posterior": domains, "losses": {d: x + 1 for d, x in domains.items()}}
+        side |= {"posterior": domains, "committed": domains, "losses": {d: x + 1 for d, x in domains.items()}}
     found = {
         "variant": {
-            "name": variant, "holds": "all", "start": start, "data": "alone" if variant == "alone" else "apart", "inner_steps": 30,
+            "name": variant, "holds": "own" if variant == OURS else "all", "start": start, "data": "alone" if variant == "alone" else "apart", "inner_steps": 30,
             "trunk_every": 1, "experts_every": 3, "trunk_codec": "int4", "expert_codec": "fp32",
         },
         "seed": seed, "test": side, "validation": side, "bytes_up_per_site": up, "bytes_per_step_ddp_bf16": 1000,
