@@ -221,12 +221,14 @@ def _drive(desk: Desk) -> None:
             active = desk.runs.active
             run, phase = (active.run, active.phase) if active else (None, "")
             fresh = first or (active is not None and not active.closed)
+            taken_up = active is not None and active.open_round is not None
         if run is None:
             desk.bell.wait_beyond(strokes)
             continue
         try:
             if phase == "training":
-                first = not run_round(desk, run, first=fresh) and first
+                closed = run_round(desk, run, first=fresh)
+                first = first and (taken_up or not closed)  # one that was open gave sites no time to connect
             else:
                 finish_run(desk, run)
             desk.live.trouble = ""
