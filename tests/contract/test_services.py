@@ -17,7 +17,7 @@ from commons.ballots import Ballot, Proposal
 from commons.charter import Charter
 from commons.errors import Code, HansaError, StoreError
 from commons.identity import Seat
-from commons.names import Digest
+from commons.names import Digest, RunId
 from commons.records import Kind
 from commons.states import StateStore
 from commons.states.drafts import Draft
@@ -25,7 +25,10 @@ from commons.updates import UpdateManifest
 from commons.views import BudgetsView, ProposalView
 from commons.wire import channel
 from commons.wire.v1 import consortium_pb2 as wire
+from orchestrator import round as round_
+from orchestrator.combine import Combined
 from orchestrator.coordinator import NO_MLFLOW, Coordinator
+from orchestrator.desk import Desk
 from orchestrator.release import verify
 from tests.support.consortium import (
     NAME,
@@ -174,6 +177,29 @@ def test_a_site_that_was_gone_is_left_out_and_comes_back_by_itself(stage_of: Any
     view = stage.office.wait(over)
     assert set(view.history[1].contributors) == set(SITES)
     assert 1 not in cedar.indices and not birch.refusals
+
+
+def test_a_coordinator_that_only_closed_an_open_round_still_waits_for_all_sites(
+    stage_of: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = stage_of(charter())
+    dying, combine = stage.coordinator.desk, round_._combine_and_save
+
+    def dies_before_it_combines(desk: Desk, run: RunId) -> Combined | None:
+        return None if desk is dying and dying.stopping.wait() else combine(desk, run)
+
+    monkeypatch.setattr(round_, "_combine_and_save", dies_before_it_combines)
+    stage.all_sites()
+    stage.start_run()
+    eventually(lambda: all(1 in site.indices for site in stage.sites))
+    stage.restart()
+    live = stage.coordinator.desk.live
+    eventually(lambda: stage.office.run().history[0].closed_ms is not None)
+    stage.site("alder"), stage.site("birch")
+    eventually(lambda: {"alder", "birch"} <= set(live.present()))
+    stage.site("cedar")
+    view = stage.office.wait(over)
+    assert (set(view.history[1].contributors), view.history[1].left_out) == (set(SITES), {})
 
 
 def stage_note(stage: Stage, site: FakeSite) -> bytes:
