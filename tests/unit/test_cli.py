@@ -212,3 +212,23 @@ def test_money_is_shown_exactly(micro: int, shown: str) -> None:
 
 def test_sizes_are_shown_in_powers_of_a_thousand() -> None:
     assert [size(n) for n in (999, 1500, 2_000_000, 3_100_000_000)] == ["999 B", "1.5 kB", "2.0 MB", "3.1 GB"]
+
+
+def test_benchmarks_find_the_checkout_where_an_installed_package_brings_a_tests_of_its_own(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests" / "__init__.py").touch()
+    asked = """
+from commons.errors import HansaError
+from hansa.commands.bench import bench
+try:
+    bench("nosuch")
+except HansaError as error:
+    print(error)
+import benchmarks.ledger
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", asked], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, "there is no benchmark 'nosuch'" in done.stdout) == (0, True), done.stderr
