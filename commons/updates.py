@@ -18,10 +18,11 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, FailFast, Field, model_validator
 
-from commons.charter import Charter, Codec
+from commons.charter import Charter
 from commons.codec import FRAME, encoded_bytes, frame_bytes, frame_count
 from commons.experts.map import Kind
 from commons.form import SHAPE, WHOLE, Form, text
+from commons.learning import Codec
 from commons.names import Digest
 from commons.records import canonical_json
 

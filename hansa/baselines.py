@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 from pydantic import Field
 from safetensors.numpy import load_file, save_file
 
-from commons.charter import Learning, Model
+from commons.charter import Model
 from commons.experts.map import ExpertMap
 from commons.experts.stored import stacked, unstacked
+from commons.learning import Learning
 from commons.names import SiteId
 from commons.section import Section
 from workers.data import Corpus, Mixture, Source

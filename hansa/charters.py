@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from commons import charter_file
-from commons.charter import Charter, Codecs, Learning, Rate
+from commons.charter import Charter, Rate
 from commons.cosignature import WITNESSES_MAX
 from commons.errors import ConfigError, HansaError, Refusal, Refused, StoreError
 from commons.experts.map import model_problems
 from commons.founding import Founding, check_founding
 from commons.identity import load_signer, write_file
+from commons.learning import Codecs, Learning
 from commons.names import Digest
 from commons.records import canonical_json
 from hansa.keys import read_public

@@ -14,7 +14,7 @@ import grpc
 import tomlkit
 
 from commons import charter_file
-from commons.charter import SEQUENCE_MIN, Charter
+from commons.charter import Charter
 from commons.errors import ConfigError, HansaError
 from commons.identity import (
     Invite,
@@ -27,6 +27,7 @@ from commons.identity import (
     tls_keypair,
     write_file,
 )
+from commons.learning import SEQUENCE_MIN
 from commons.notes import NoteError, Signer, Verifier, compose, open_note, parse
 from commons.wire import channel
 from commons.wire.v1 import consortium_pb2 as wire

@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from commons.charter import Learning
 from commons.experts.map import ExpertMap, Kind
+from commons.learning import Learning
 from workers.shard import fixed_rows, weights
 
 Array = NDArray[np.float32]

@@ -17,10 +17,10 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from commons.charter import Codec, Codecs
 from commons.codec import FRAME, encode_frame, encode_with_feedback
 from commons.disk import begin_writeback
 from commons.experts.map import ExpertMap, Slice
+from commons.learning import Codec, Codecs
 from commons.masking import FixedPoint, Masker, to_bytes
 from commons.names import SiteId
 from commons.notes import Signer, digest

@@ -25,9 +25,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from commons.charter import Learning, Model
+from commons.charter import Model
 from commons.clock import SystemClock
 from commons.experts.map import ExpertMap, Kind
+from commons.learning import Learning
 from commons.names import SiteId
 from workers.data import Corpus, Mixture, Source
 from workers.durable import read_arrays, read_facts, write_durably

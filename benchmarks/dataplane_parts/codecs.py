@@ -12,8 +12,8 @@ from typing import get_args
 
 import numpy as np
 
-from commons.charter import Codec
 from commons.codec import CELL, FRAME, add_frame, check_frame, decode_frame, encode_frame
+from commons.learning import Codec
 
 OPERATIONS = ("encode", "decode", "check", "add")
 

@@ -24,9 +24,10 @@ import numpy as np
 
 from benchmarks import procfs
 from benchmarks.dataplane_parts.models import blocks, replicated
-from commons.charter import Codec, Model, Outer
+from commons.charter import Model
 from commons.codec import FRAME, encode_frame
 from commons.experts.map import ExpertMap
+from commons.learning import Codec, Outer
 from commons.names import Digest, ExpertId, SiteId
 from commons.states import StateStore
 from commons.updates import Lane, Part, UpdateManifest

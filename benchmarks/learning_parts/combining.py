@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from commons.charter import Outer
 from commons.experts.map import ExpertMap, Kind, Slice
+from commons.learning import Outer
 from orchestrator.combine.outer import outer_step
 
 Array = NDArray[np.float32]

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from commons.charter import Codec, Model, Outer
+from commons.charter import Model
 from commons.experts.map import ExpertMap
+from commons.learning import Codec, Outer
 from commons.names import ExpertId, SiteId
 
 Config = dict[str, bool | int | float | str | tuple[int, ...]]

@@ -40,6 +40,11 @@ def result_file(size: str, variant: str, seed: int, kept: Path = KEPT) -> Path:
     return kept / f"{size}-{variant}-{seed}.json"
 
 
+def final_file(size: str, variant: str, seed: int, work: Path) -> Path:
+    """The state a run ended with, kept with the work so that a new way to route or score needs no new run."""
+    return work / f"{size}-{variant}-{seed}-final.safetensors"
+
+
 def run(
     variant: Variant, size: Size, seed: int, *, texts: Texts, work: Path, kept: Path = KEPT
 ) -> dict[str, Any]:
@@ -67,6 +72,8 @@ def run(
     facts = _facts(variant, size, seed, consortium, texts) | {"curve": curve} | clock.spent()
     kept.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(_rounded(facts), indent=1) + "\n")
+    if variant.data != "alone":
+        write_durably(final_file(size.name, variant.name, seed, work), consortium.state, {})
     shutil.rmtree(home)
     return facts
 

@@ -17,9 +17,9 @@ from torch import nn
 from benchmarks.learning_parts.combining import Array, State, exchanged, layer_of, towards_nearest
 from benchmarks.learning_parts.plan import Size, Variant
 from benchmarks.learning_parts.texts import Texts
-from commons.charter import Codec, Learning, Outer
 from commons.codec import decode, encode_with_feedback, encoded_bytes
 from commons.experts.map import ExpertMap, Kind, Slice
+from commons.learning import Codec, Learning, Outer
 from commons.names import SiteId
 from workers.data import Corpus, Source
 from workers.durable import read_arrays, read_facts, write_durably

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from commons.charter import Codec
 from commons.codec.frames import FRAME, decode_frame, encode_frame
 from commons.codec.rules import Array
+from commons.learning import Codec
 
 DECAY: dict[Codec, float] = {"fp32": 1.0, "bf16": 1.0, "int8": 1.0, "int4": 1.0, "fp8": 1.0, "top_k": 0.95}
 """Share of the residual that is added to the next values."""

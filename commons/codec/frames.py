@@ -12,13 +12,13 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
-from commons.charter import Codec
 from commons.codec.floats import Bf16, Fp32
 from commons.codec.fp8 import Fp8
 from commons.codec.int4 import Int4
 from commons.codec.int8 import Int8
 from commons.codec.rules import CELL, Array, Bytes, CodecError, FrameCodec
 from commons.codec.top_k import TopK
+from commons.learning import Codec
 
 FRAME = 1 << 18
 """Elements of a full frame."""

@@ -6,8 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from commons.charter import Charter, Codec, InnerOptimizer
+from commons.charter import Charter
 from commons.features.feature import Feature, Patch, replaced
+from commons.learning import Codec, InnerOptimizer
 from commons.section import Section
 
 

@@ -17,10 +17,10 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from commons.charter import Codec
 from commons.codec import encoded_bytes
 from commons.errors import StoreError
 from commons.form import SHAPE, WHOLE, Form, text
+from commons.learning import Codec
 from commons.names import Digest
 from commons.records import canonical_json
 

@@ -17,9 +17,9 @@ from dataclasses import dataclass, replace
 
 from typing_extensions import Self
 
-from commons.charter import Codec, Outer
 from commons.codec import decode_frame, encode_frame, encode_with_feedback, encoded_bytes
 from commons.experts.map import ExpertMap, Kind, Slice
+from commons.learning import Codec, Outer
 from commons.names import Digest, SiteId
 from commons.privacy.terms import Robust
 from commons.states import Blob, BlobReader, BlobWriter, SliceWriter, StateStore, StateWriter, Step

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from commons.charter import Outer
+from commons.learning import Outer
 
 Array = NDArray[np.float32]
 

@@ -17,11 +17,12 @@ import numpy as np
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from commons.charter import Charter, Codec
+from commons.charter import Charter
 from commons.codec import encode
 from commons.errors import Refusal
 from commons.founding import Delegation
 from commons.identity import csr, tls_key_digest
+from commons.learning import Codec
 from commons.names import RunId, SiteId
 from commons.notes import Signer, digest
 from commons.records import Record

@@ -16,12 +16,13 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from commons import charter_file
-from commons.charter import Charter, Codecs
+from commons.charter import Charter
 from commons.codec import encode
 from commons.errors import Refusal
 from commons.experts.map import ExpertMap
 from commons.founding import Delegation, Founding
 from commons.identity import Invite, Seat, csr, save_signer, tls_key_digest, tls_keypair
+from commons.learning import Codecs
 from commons.names import Digest, SiteId
 from commons.notes import Signer, Verifier, digest, open_note, parse
 from commons.states import StateStore, read_manifest

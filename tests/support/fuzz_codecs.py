@@ -12,7 +12,6 @@ from typing import get_args
 
 import numpy as np
 
-from commons.charter import Codec
 from commons.codec import (
     CELL,
     FRAME,
@@ -24,6 +23,7 @@ from commons.codec import (
     encode_frame,
     frame_bytes,
 )
+from commons.learning import Codec
 
 CODECS: tuple[Codec, ...] = get_args(Codec)
 _OUT, _TOTAL, _SCRATCH = (np.empty(size, np.float32) for size in (FRAME, FRAME, CELL))

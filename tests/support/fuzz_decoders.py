@@ -7,9 +7,9 @@ from math import prod
 from random import Random
 from typing import Any
 
-from commons.charter import Codec
 from commons.codec import FRAME, encoded_bytes, frame_count
 from commons.errors import StoreError
+from commons.learning import Codec
 from commons.log import Checkpoint
 from commons.notes import NoteError, Signer, open_note, parse
 from commons.records import Kind, Record, canonical_json

@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from commons.charter import Charter, Codec
+from commons.charter import Charter
 from commons.codec import encode
 from commons.errors import Refusal
 from commons.experts.map import ExpertMap
 from commons.founding import Delegation
+from commons.learning import Codec
 from commons.names import RunId, SiteId
 from commons.notes import digest, parse
 from commons.records import Kind, Record

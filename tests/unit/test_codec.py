@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 
-from commons.charter import Codec
 from commons.codec import (
     CELL,
     FRAME,
@@ -29,6 +28,7 @@ from commons.codec import (
     frame_count,
 )
 from commons.codec.top_k import CHUNK, KEPT
+from commons.learning import Codec
 
 Floats = NDArray[np.float32]
 CODECS: tuple[Codec, ...] = get_args(Codec)

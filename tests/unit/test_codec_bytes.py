@@ -10,7 +10,6 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from commons.charter import Codec
 from commons.codec import (
     FRAME,
     LARGEST,
@@ -23,6 +22,7 @@ from commons.codec import (
 )
 from commons.codec.fp8 import VALUES
 from commons.codec.top_k import CHUNK, KEPT
+from commons.learning import Codec
 from tests.support import fuzz_codecs
 
 Floats = NDArray[np.float32]

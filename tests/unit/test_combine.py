@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from commons.charter import Codec, Outer
 from commons.codec import FRAME, decode, encode
 from commons.experts.map import ExpertMap, Kind
+from commons.learning import Codec, Outer
 from commons.names import Digest, SiteId
 from commons.states import StateStore
 from commons.updates import lay_out

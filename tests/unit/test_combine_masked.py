@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from commons.charter import Outer
 from commons.codec import encode
 from commons.experts.map import ExpertMap, Kind
+from commons.learning import Outer
 from commons.names import SiteId
 from commons.states import StateStore
 from commons.updates import lay_out

@@ -9,9 +9,9 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from commons.charter import Codec, Outer
 from commons.codec import encode
 from commons.experts.map import ExpertMap, Kind
+from commons.learning import Codec, Outer
 from commons.names import SiteId
 from commons.privacy.terms import Robust, Rule
 from commons.states import StateStore

@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from commons.charter import Learning, Model
+from commons.charter import Model
 from commons.errors import Refusal
 from commons.experts.families import FAMILIES
 from commons.experts.map import ExpertMap, Kind
 from commons.experts.parts import put_together, take_apart
 from commons.experts.stored import stacked, stored, unstacked
+from commons.learning import Learning
 from commons.names import ExpertId, SiteId
 from commons.states import StateStore
 from orchestrator.release.layout import slices_in, write_model

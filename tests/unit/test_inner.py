@@ -10,8 +10,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from commons.charter import Learning
 from commons.experts.map import Kind
+from commons.learning import Learning
 from commons.names import SiteId
 from tests.unit.test_trainer import LEARNING, MAP, MODEL, corpora, ignore, merged, same, start, trainer_at
 from workers import trainer as trainers

@@ -16,9 +16,9 @@ from benchmarks.learning_parts.curves import svg
 from benchmarks.learning_parts.plan import HALF, SIZES, VARIANTS, Size
 from benchmarks.learning_parts.sites import Consortium
 from benchmarks.learning_parts.texts import SITES, Texts, _corpus, _dealt, _sides
-from commons.charter import Outer
 from commons.codec import encode
 from commons.experts.map import ExpertMap, Kind
+from commons.learning import Outer
 from commons.names import SiteId
 from commons.states import StateStore
 from commons.updates import lay_out

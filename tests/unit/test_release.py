@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from commons.charter import Charter, Codec
+from commons.charter import Charter
 from commons.clock import SystemClock
 from commons.codec import encode
 from commons.errors import Code, Refusal, StoreError
 from commons.experts.map import ExpertMap
 from commons.experts.stored import unstacked
+from commons.learning import Codec
 from commons.names import Digest, RoundNumber, RunId, SiteId
 from commons.states import StateStore
 from commons.updates import lay_out

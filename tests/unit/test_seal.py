@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from commons.charter import Codecs
 from commons.codec import decode
 from commons.errors import StoreError
 from commons.experts.map import ExpertMap, Slice
+from commons.learning import Codecs
 from commons.names import SiteId
 from commons.notes import digest, open_note
 from commons.privacy.terms import DP

@@ -13,9 +13,10 @@ import torch
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-from commons.charter import Learning, Model
+from commons.charter import Model
 from commons.clock import SystemClock
 from commons.experts.map import ExpertMap, Kind
+from commons.learning import Learning
 from commons.names import ExpertId, SiteId
 from hansa import baselines
 from workers.data import Corpus
