@@ -30,7 +30,7 @@ from commons.clock import SystemClock
 from commons.experts.map import ExpertMap, Kind
 from commons.learning import Learning
 from commons.names import SiteId
-from workers.data import Corpus, Mixture, Source
+from workers.data import Corpus, HeldOut, Mixture, Source
 from workers.durable import read_arrays, read_facts, write_durably
 from workers.gauge import Gauge
 from workers.inner import InnerOptimizer, computed_in
@@ -156,7 +156,7 @@ class Trainer:
         self._commit(round_number, request, result, optimizer)
         return result
 
-    def evaluate(self, state: Mapping[str, Array], held_out: Source, *, limit: int = 256) -> float:
+    def evaluate(self, state: Mapping[str, Array], held_out: HeldOut, *, limit: int = 256) -> float:
         """Loss of `state` on the held-out text, nats per byte; with lean routing through own experts only."""
         rows = held_out.held_out_rows(length=self._learning.sequence_length, limit=limit)
         return held_out_loss(self._shard_at(state), rows)

@@ -25,8 +25,8 @@ from benchmarks.learning_parts.plan import SIZES, VARIANTS, Size, Variant
 from benchmarks.learning_parts.sites import Consortium
 from benchmarks.learning_parts.tables import KEPT
 from benchmarks.learning_parts.texts import Texts
-from commons.charter import Learning
 from commons.experts.map import Kind
+from commons.learning import Learning
 from hansa.baselines import SeedPhase, make_seed
 from workers.durable import read_arrays, write_durably
 from workers.shard import initial_state
@@ -128,6 +128,8 @@ def _facts(variant: Variant, size: Size, seed: int, consortium: Consortium, text
             model, expert_map, state, scores.rows_of(texts.train, size.length, LOOK_ROWS)
         )
     facts["norms"] = _norms(consortium)
+    if consortium.judge is not None:
+        facts["judged"] = consortium.judge.log
     return facts
 
 
