@@ -70,7 +70,10 @@ class Verdicts:
         need(said.site not in losses, Rule.VERDICT, index, what)
         losses.setdefault(said.site, said.loss)
 
-    def judge(self, index: int, run: Run, facts: Mapping[str, Any]) -> None:
+    def take(self, index: int, kind: Kind, run: Run, facts: Mapping[str, Any]) -> None:
+        (self._judge if kind is Kind.VERDICT else self._appraise)(index, run, facts)
+
+    def _judge(self, index: int, run: Run, facts: Mapping[str, Any]) -> None:
         need, opened, judged = self._findings.require, run.round, self._of(run.name)
         if opened is None or (opened.number, opened.base) != (facts["round"], facts["base"]):
             self._findings.add(Rule.VERDICT, index, f"judges round {facts['round']}, which is not open")
@@ -99,6 +102,39 @@ class Verdicts:
         what = f"leaves out the update of site {site} for harm that the verdict before it does not lay on it"
         self._findings.require(named == (site, number), Rule.VERDICT, index, what)
         judged.harmful[site] = max(number, judged.harmful.get(site, number))
+
+    def _appraise(self, index: int, run: Run, facts: Mapping[str, Any]) -> None:
+        """What updates and experts are worth follows from the measurements, of the state that was judged."""
+        opened, judged = run.round, self._of(run.name)
+        need, last = self._findings.require, judged.last
+        if opened is None or opened.number != facts["round"]:
+            self._findings.add(Rule.VERDICT, index, f"appraises round {facts['round']}, which is not open")
+            return
+        right = last is not None and last["state"] == facts["state"]
+        what = f"appraises another state of round {opened.number} than was judged"
+        need(right, Rule.VERDICT, index, what)
+        due = opened.charter.contribution.every and opened.number % opened.charter.contribution.every == 0
+        need(
+            bool(due),
+            Rule.VERDICT,
+            index,
+            f"appraises round {opened.number}, which the charter does not ask for",
+        )
+        for name, (left, ppm) in (*facts["updates"].items(), *facts["experts"].items()):
+            found = self._change(judged, opened.charter, facts["state"], left)
+            what = f"states that {name} is worth {ppm} ppm in round {opened.number}, the measurements say {found}"
+            need(ppm == found, Rule.VERDICT, index, what)
+        strangers = [n for n in facts["experts"] if n not in opened.charter.experts]
+        strangers += [n for n in facts["updates"] if not self._counts(run, opened, n)]
+        what = f"appraises {', '.join(strangers[:3])}, which has no part in round {opened.number}"
+        need(not strangers, Rule.VERDICT, index, what)
+
+    def _counts(self, run: Run, opened: Round, name: str) -> bool:
+        site, _, number = name.rpartition("/")
+        late = run.late.get(site)
+        return (site in opened.admitted and number == str(opened.number)) or (
+            late is not None and number == str(late.number)
+        )
 
     def close(self, index: int, run: Run, opened: Round, facts: Mapping[str, Any]) -> None:
         """The round's state is the one that was judged, or the one it began from."""

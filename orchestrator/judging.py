@@ -14,11 +14,13 @@ from dataclasses import dataclass, field, replace
 
 from commons.charter import Charter
 from commons.errors import Code, Refusal
-from commons.names import Digest, RoundNumber, RunId, SiteId
+from commons.experts.map import ExpertMap
+from commons.names import Digest, RunId, SiteId
 from commons.notes import NoteError, Verifier, open_note
 from commons.records import Kind, Record
 from commons.verdict import Word, change, culprit, limit
 from commons.work import AssignmentNote, ProbeNote
+from orchestrator.appraising import Appraisal, Key, due, silent, updates_of
 from orchestrator.combine import Combined
 from orchestrator.desk import Desk
 from orchestrator.facts import rejection_fact, verdict_fact
@@ -26,8 +28,6 @@ from orchestrator.plan import probing
 from orchestrator.progress import RoundState, RunState
 
 log = logging.getLogger("hansa.coordinator")
-Key = tuple[SiteId, RoundNumber]
-"""Of an update: its site, and the round it is of."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,15 @@ class Judged:
     combined: Combined
     verdict: Verdict | None = None
     """None under a charter without a probe."""
+    appraisal: Appraisal | None = None
+    """In rounds in which the charter asks for one."""
+
+    def records(self, now_ms: int, run: RunState, found: RoundState, charter: Charter) -> list[Record]:
+        """What is written down right before the round's CLOSE."""
+        said = [self.verdict.fact(now_ms, RunId(run.run), found)] if self.verdict else []
+        if self.appraisal:
+            said.append(self.appraisal.fact(now_ms, run, found, charter, self.combined.state))
+        return said
 
 
 Without = Callable[[Key], Combined | None]
@@ -93,6 +102,14 @@ def _judge(desk: Desk, run: RunId, charter: Charter, combined: Combined, without
             return None
         first = weighed(found[0], found[1], charter, combined.state)
         may = leavable(found[0], found[1], charter)
+        appraised = updates_of(found[0], found[1]) if due(charter, found[1].number) else []
+        expert_map = desk.expert_map(found[1].charter_version)
+    if first.word in ("good", "measured") and due(charter, found[1].number):
+        appraisal = _appraisal(desk, charter, combined, appraised, expert_map, without)
+        wanted = (combined.state, *appraisal.states) if appraisal else ()
+        if appraisal is None or not _measured(desk, run, charter, combined, wanted):
+            return None
+        return Judged(combined, first, appraisal)
     if first.word != "harmful":
         return Judged(combined, first)
     states: dict[Key, Digest] = {}
@@ -104,6 +121,24 @@ def _judge(desk: Desk, run: RunId, charter: Charter, combined: Combined, without
     if states and not _measured(desk, run, charter, combined, (combined.state, *states.values())):
         return None
     return _leave_out(desk, run, charter, combined, states)
+
+
+def _appraisal(
+    desk: Desk,
+    charter: Charter,
+    combined: Combined,
+    updates: list[Key],
+    expert_map: ExpertMap,
+    without: Without,
+) -> Appraisal | None:
+    """The states without each; None when the round is gone meanwhile."""
+    left = [(key, without(key)) for key in updates]
+    found = [(key, one.state) for key, one in left if one is not None]
+    if len(found) < len(updates):
+        return None
+    experts = expert_map.experts if charter.learning.routing == "joint" else ()
+    quiet = [(e, silent(desk.store, combined.state, expert_map, e)) for e in experts]
+    return Appraisal(tuple(found), tuple(quiet))
 
 
 def weighed(run: RunState, found: RoundState, charter: Charter, state: Digest) -> Verdict:
