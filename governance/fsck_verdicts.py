@@ -8,7 +8,7 @@ from typing import Any
 
 from commons.charter import Charter
 from commons.records import Kind, Record
-from commons.verdict import change, culprit, limit
+from commons.verdict import change, culprit, drag, limit
 from commons.work import ProbeNote
 from governance.fsck_findings import Findings, Rule
 from governance.fsck_late import Round, Run
@@ -86,11 +86,12 @@ class Verdicts:
         what = f"states a limit of {facts['limit_ppm']} ppm in round {opened.number}, the charter's rule gives {most}"
         need(facts["limit_ppm"] == most, Rule.VERDICT, index, what)
         harm = most is not None and found is not None and found > most
-        words = ("harmful", "rolled-back") if harm else (_unharmed(found, charter),)
+        named = self._named(judged, charter, facts, found if harm else None)
+        judged.named, self._due = named, run.name
+        words = (_unharmed(found, charter),) if named is None and not harm else ("harmful",)
+        words = ("rolled-back",) if harm and named is None else words
         what = f"calls round {opened.number} {facts['verdict']!r}, it is {' or '.join(words)}"
         need(facts["verdict"] in words, Rule.VERDICT, index, what)
-        if harm and found is not None:
-            self._name(index, run, judged, charter, facts, found)
         judged.last = dict(facts)
         if facts["verdict"] in ("good", "measured") and change_ppm is not None:
             judged.changes.append(change_ppm)
@@ -124,10 +125,23 @@ class Verdicts:
             found = self._change(judged, opened.charter, facts["state"], left)
             what = f"states that {name} is worth {ppm} ppm in round {opened.number}, the measurements say {found}"
             need(ppm == found, Rule.VERDICT, index, what)
+        self._bears(index, run, opened, facts["updates"])
         strangers = [n for n in facts["experts"] if n not in opened.charter.experts]
         strangers += [n for n in facts["updates"] if not self._counts(run, opened, n)]
         what = f"appraises {', '.join(strangers[:3])}, which has no part in round {opened.number}"
         need(not strangers, Rule.VERDICT, index, what)
+
+    def _bears(self, index: int, run: Run, opened: Round, updates: Mapping[str, tuple[str, int]]) -> None:
+        """None of the updates that could be left out drags more than the charter bears."""
+        rules, fixed = opened.charter.rollback, len(opened.admitted) <= opened.quorum
+        worth: dict[tuple[str, int], int] = {}
+        for name, (_, ppm) in updates.items():
+            site, _, number = name.rpartition("/")
+            if site in run.late or not fixed:
+                worth[site, int(number)] = ppm
+        named = drag(worth, rules) if rules.on else None
+        what = f"closes round {opened.number} with the update of {named and named[0]}, without which its state is better"
+        self._findings.require(named is None, Rule.VERDICT, index, what)
 
     def _counts(self, run: Run, opened: Round, name: str) -> bool:
         site, _, number = name.rpartition("/")
@@ -153,20 +167,19 @@ class Verdicts:
         )
         need(last["verdict"] != "harmful" and facts["state"] == wanted, Rule.VERDICT, index, what)
 
-    def _name(
-        self, index: int, run: Run, judged: _Judged, charter: Charter, facts: Mapping[str, Any], rise: int
-    ) -> None:
-        """Who is left out follows from the measurements of the states without each; nobody where none helps."""
-        worth = {}
+    def _named(
+        self, judged: _Judged, charter: Charter, facts: Mapping[str, Any], rise: int | None
+    ) -> tuple[str, int] | None:
+        """Who is left out, by the measurements of the states without each. `rise`: where there is harm."""
+        worth, rules = {}, charter.rollback
+        before = facts["state"] if rise is None else facts["base"]
         for key, state in facts.get("without", {}).items():
             site, _, number = key.rpartition("/")
-            if (found := self._change(judged, charter, facts["base"], state)) is not None:
+            if (found := self._change(judged, charter, before, state)) is not None:
                 worth[site, int(number)] = found
-        judged.named = culprit(rise, worth)
-        self._due = run.name
-        said = facts["verdict"] == "harmful"
-        what = f"calls round {facts['round']} {facts['verdict']!r}, leaving out {judged.named or 'nobody'} would take the harm away"
-        self._findings.require(said == (judged.named is not None), Rule.VERDICT, index, what)
+        if not rules.on:
+            return None
+        return drag(worth, rules) if rise is None else culprit(rise, worth)
 
     def _change(self, judged: _Judged, charter: Charter, base: str, state: str) -> int | None:
         probe = charter.probe.text

@@ -24,4 +24,4 @@ def outliers(norms: Mapping[Name, float], times: float) -> tuple[Name, ...]:
     if not norms:
         return ()
     median = sorted(norms.values())[(len(norms) - 1) // 2]
-    return tuple(sorted(name for name, norm in norms.items() if NOTHING < median and median * times < norm))
+    return tuple(sorted(name for name, norm in norms.items() if median > NOTHING and median * times < norm))

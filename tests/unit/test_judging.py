@@ -191,7 +191,7 @@ def test_the_update_that_does_the_harm_is_left_out_and_its_site_sits_out_and_com
     assert facts(stage, Kind.CLOSE)[0]["contributors"] == ["alder", "birch"]
     [why] = [f for f in facts(stage, Kind.REJECTION) if f["code"] == Code.UPDATE_HARMFUL]
     assert why["site"] == "cedar" and why["update"]
-    assert "changes by +49.67 % in round 1, without it by -0.50 %" in why["message"]
+    assert "changes by +49.67 %, without it by -0.50 %: it is left out of round 1" in why["message"]
     hold = stage.hold("hold/run-1/1/cedar")
     full = stage.hold("hold/run-1/1/alder").charged_micro
     assert (hold.state, hold.accepted, hold.charged_micro) == ("settled", False, full // 2)
@@ -353,7 +353,7 @@ def appraised(stage_of: Callable[..., Stage], **changes: Any) -> Stage:
     stage = stage_of(**({"contribution": {"every": 2}, "rollback": {}} | changes))
     assert stage.play(*hand_in(stage), all_measure(stage))
     assert stage.records(Kind.WORTH) == []
-    assert stage.play(*hand_in(stage, alder=-0.04, cedar=0.01), *[all_measure(stage)] * 2)
+    assert stage.play(*hand_in(stage, alder=-0.04, cedar=0.01), *[all_measure(stage)] * 4)
     return stage
 
 
@@ -398,6 +398,23 @@ def test_under_secure_aggregation_nobodys_worth_can_be_asked_for_and_nobody_is_l
     alone = of(privacy=masked, rounds=three)
     run = RunState(RUN, 9, Digest("sha256:0"), None, 0, 1)
     assert leavable(run, cast(RoundState, None), alone) == []
+
+
+def test_an_update_that_drags_is_left_out_of_an_appraised_round_though_the_loss_falls(
+    stage_of: Callable[..., Stage],
+) -> None:
+    rollback = {"on": True, "drag_percent": 0.5, "quarantine_rounds": 2}
+    stage = appraised(stage_of, rollback=rollback, learning__rounds=9)
+    [rejected_] = [f for f in facts(stage, Kind.REJECTION) if f["code"] == Code.UPDATE_HARMFUL]
+    assert (rejected_["round"], rejected_["site"]) == (2, "cedar")
+    assert (
+        "without its update the loss of the new state on the probe changes by -0.59 %" in rejected_["message"]
+    )
+    assert [f["verdict"] for f in facts(stage, Kind.VERDICT)] == ["good", "harmful", "good"]
+    [worth] = facts(stage, Kind.WORTH)
+    assert set(worth["updates"]) == {"alder/2", "birch/2"}, "the others are appraised again"
+    assert facts(stage, Kind.CLOSE)[-1]["contributors"] == ["alder", "birch"]
+    assert audit(stage.records()) == ()
 
 
 @pytest.mark.parametrize("kind", [Kind.VERDICT, Kind.WORTH, Kind.REJECTION, Kind.CLOSE])
