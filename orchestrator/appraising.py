@@ -18,7 +18,7 @@ from commons.experts.map import ExpertMap
 from commons.names import Digest, ExpertId, RoundNumber, RunId, SiteId
 from commons.records import Record
 from commons.states import StateStore
-from commons.verdict import change
+from commons.verdict import change, change_of_best
 from orchestrator.combine.walking import blocks
 from orchestrator.facts import worth_fact
 from orchestrator.progress import RoundState, RunState
@@ -81,8 +81,12 @@ def silent(store: StateStore, state: Digest, expert_map: ExpertMap, expert: Expe
 
 def _risen(
     run: RunState, charter: Charter, state: Digest, without: Iterable[tuple[str, Digest]]
-) -> dict[str, tuple[Digest, int]]:
-    probe = charter.probe.text
+) -> dict[str, tuple[Digest, int, int]]:
+    probe, found = charter.probe.text, dict[str, tuple[Digest, int, int]]()
     whole = run.measured.losses(state, probe)
-    found = {name: (left, change(whole, run.measured.losses(left, probe))) for name, left in without}
-    return {name: (left, ppm) for name, (left, ppm) in found.items() if ppm is not None}
+    for name, left in without:
+        losses = run.measured.losses(left, probe)
+        worth, best = change(whole, losses), change_of_best(whole, losses)
+        if worth is not None and best is not None:
+            found[name] = left, worth, best
+    return found

@@ -158,12 +158,13 @@ def worth_fact(
     run: RunId,
     number: RoundNumber,
     state: Digest,
-    updates: Mapping[str, tuple[Digest, int]],
-    experts: Mapping[str, tuple[Digest, int]],
+    updates: Mapping[str, tuple[Digest, int, int]],
+    experts: Mapping[str, tuple[Digest, int, int]],
 ) -> Record:
     """What the probe loss of the round's new `state` rises by, in ppm, without one update (``site/round``) or one expert.
 
-    Beside it the state without, whose measurements stand before this record; what nobody measured is not named.
+    Before it the state without, whose measurements stand before this record; behind it the same of the part of the probe
+    that it helps most. What nobody measured is not named.
     """
     return fact(
         Kind.WORTH,

@@ -205,8 +205,8 @@ class Runs:
             case Kind.WORTH:
                 facts = record.facts
                 found = self._round(facts["run"], facts["round"])
-                found.worth_ppm = {name: ppm for name, (_, ppm) in facts["updates"].items()}
-                found.experts_ppm = {name: ppm for name, (_, ppm) in facts["experts"].items()}
+                found.worth_ppm = {name: ppm for name, (_, ppm, _) in facts["updates"].items()}
+                found.experts_ppm = {name: ppm for name, (_, ppm, _) in facts["experts"].items()}
             case Kind.CLOSE:
                 self._close(record.at_ms, record.facts)
             case Kind.EVALUATION:
