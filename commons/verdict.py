@@ -71,20 +71,19 @@ def culprit(rise: int, without: Mapping[Name, int]) -> Name | None:
     return least if 4 * (rise - without[least]) >= rise else None
 
 
-def drag(worth: Mapping[Name, int], best: Mapping[Name, int], rules: Rollback) -> Name | None:
-    """The update that holds the others up, though the loss may have fallen; the one that does most. None: none does.
+def dragging(worth: Mapping[Name, int], best: Mapping[Name, int], rules: Rollback) -> list[Name]:
+    """Updates that hold the others up, though the loss may have fallen, in order of name.
 
     `worth`: by update, what the loss of the new state rises by without it. `best`: by update, the same on the part of the probe
     that it helps most. An update drags when the state is better without it by more than the charter bears **and** it
     helps no part by a quarter of what the median update helps its own: what helps one partner's kind of text alone is no
-    drag, however the others vote. It is for text of which nothing can be learnt.
+    drag, however much the others would gain without it.
     """
     if not best or not rules.drag_percent:
-        return None
+        return []
     usual = sorted(best.values())[(len(best) - 1) // 2]
     bears = round(rules.drag_percent * 10_000)
-    idle = [name for name in worth if -worth[name] > bears and best[name] <= max(0, usual // 4)]
-    return min(idle, key=lambda name: (worth[name], name), default=None)
+    return sorted(name for name in worth if -worth[name] > bears and best[name] <= max(0, usual // 4))
 
 
 def _median(values: list[int]) -> int | None:

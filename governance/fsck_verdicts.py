@@ -8,7 +8,7 @@ from typing import Any
 
 from commons.charter import Charter
 from commons.records import Kind, Record
-from commons.verdict import change, change_of_best, culprit, drag, limit
+from commons.verdict import change, change_of_best, culprit, dragging, limit
 from commons.work import ProbeNote
 from governance.fsck_findings import Findings, Rule
 from governance.fsck_late import Round, Run
@@ -20,6 +20,8 @@ class _Judged:
 
     losses: dict[tuple[str, str], dict[str, tuple[float, ...]]] = field(default_factory=dict)
     """(probe, state) -> site -> loss."""
+    dragging: set[str] = field(default_factory=set)
+    """Sites whose update held the others up the last time it was appraised."""
     changes: list[int] = field(default_factory=list)
     harmful: dict[str, int] = field(default_factory=dict)
     """Site -> round of its last update that was left out."""
@@ -125,29 +127,30 @@ class Verdicts:
             found = self._changes(judged, opened.charter, facts["state"], left)
             what = f"states that {name} is worth {said} ppm in round {opened.number}, the measurements say {found}"
             need(found is not None and said == [*found], Rule.VERDICT, index, what)
-        self._bears(index, run, opened, facts["updates"])
+        self._bears(index, run, opened, judged, facts)
         strangers = [n for n in facts["experts"] if n not in opened.charter.experts]
         strangers += [n for n in facts["updates"] if not self._counts(run, opened, n)]
         what = f"appraises {', '.join(strangers[:3])}, which has no part in round {opened.number}"
         need(not strangers, Rule.VERDICT, index, what)
 
-    def _bears(
-        self, index: int, run: Run, opened: Round, updates: Mapping[str, tuple[str, int, int]]
-    ) -> None:
-        """None of the updates that could be left out drags more than the charter bears."""
+    def _bears(self, index: int, run: Run, opened: Round, judged: _Judged, facts: Mapping[str, Any]) -> None:
+        """Which updates drag, and that none drags for the second time, where the quorum stands without it."""
         rules, worth, best = (
             opened.charter.rollback,
             dict[tuple[str, int], int](),
             dict[tuple[str, int], int](),
         )
-        for name, (_, ppm, most) in updates.items():
+        for name, (_, ppm, most) in facts["updates"].items():
             site, _, number = name.rpartition("/")
-            best[site, int(number)] = most
-            if self._leavable(run, site):
-                worth[site, int(number)] = ppm
-        named = drag(worth, best, rules) if rules.on else None
-        what = f"closes round {opened.number} with the update of {named and named[0]}, without which its state is better"
-        self._findings.require(named is None, Rule.VERDICT, index, what)
+            worth[site, int(number)], best[site, int(number)] = ppm, most
+        drags = dragging(worth, best, rules) if rules.on else []
+        said = [f"{site}/{number}" for site, number in drags]
+        what = f"names as dragging in round {opened.number} {facts.get('dragging', [])}, by the measurements {said} do"
+        self._findings.require(facts.get("dragging", []) == said, Rule.VERDICT, index, what)
+        again = [site for site, _ in drags if site in judged.dragging and self._leavable(run, site)]
+        what = f"closes round {opened.number} with the update of {', '.join(again)}, which drags for the second time"
+        self._findings.require(not again, Rule.VERDICT, index, what)
+        judged.dragging = judged.dragging - {site for site, _ in worth} | {site for site, _ in drags}
 
     def _counts(self, run: Run, opened: Round, name: str) -> bool:
         site, _, number = name.rpartition("/")
@@ -188,8 +191,10 @@ class Verdicts:
             return None
         if rise is not None:
             return culprit(rise, worth)
-        may = {key: ppm for key, ppm in worth.items() if self._leavable(run, key[0])}
-        return drag(may, {key: best for key, (_, best) in looked.items()}, rules)
+        best = {key: most for key, (_, most) in looked.items()}
+        again = [key for key in dragging(worth, best, rules) if key[0] in judged.dragging]
+        again = [key for key in again if self._leavable(run, key[0])]
+        return min(again, key=lambda key: (worth[key], key), default=None)
 
     def _leavable(self, run: Run, site: str) -> bool:
         """Whether the round's quorum stands without the site's update."""

@@ -18,7 +18,7 @@ from commons.experts.map import ExpertMap
 from commons.names import Digest, RunId, SiteId
 from commons.notes import NoteError, Verifier, open_note
 from commons.records import Kind, Record
-from commons.verdict import Word, change, change_of_best, culprit, drag, limit
+from commons.verdict import Word, change, change_of_best, culprit, dragging, limit
 from commons.work import AssignmentNote, ProbeNote
 from orchestrator.appraising import Appraisal, Key, due, silent, updates_of
 from orchestrator.combine import Combined
@@ -219,16 +219,18 @@ def accused(
     if harm:
         named = culprit(verdict.change_ppm, worth)
     else:
-        may = leavable(run, found, charter)
-        named = drag({key: worth[key] for key in may if key in worth}, best, rules)
+        may = [key for key in dragging(worth, best, rules) if key[0] in run.dragging]
+        may = [key for key in may if key in leavable(run, found, charter)]
+        named = min(may, key=lambda key: (worth[key], key), default=None)
     if named is None:
         return None
     if harm:
         with_it, left = _percent(verdict.change_ppm), _percent(worth[named])
         return named, f"with its update the loss on the probe changes by {with_it}, without it by {left}"
-    return (
-        named,
-        f"without its update the loss of the new state on the probe changes by {_percent(worth[named])}",
+    better, most = _percent(worth[named]), _percent(best[named])
+    return named, (
+        f"without its update the loss of the new state on the probe changes by {better}, and on the part it helps most by "
+        f"{most}; it was so the last time it was appraised too"
     )
 
 

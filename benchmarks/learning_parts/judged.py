@@ -15,7 +15,7 @@ from commons.charter import Model
 from commons.experts.map import ExpertMap
 from commons.judging import Rollback
 from commons.names import SiteId
-from commons.verdict import change, culprit, drag, limit
+from commons.verdict import change, culprit, dragging, limit
 from workers.data import Rows
 from workers.objectives import held_out_loss
 from workers.shard import build_shard
@@ -23,7 +23,7 @@ from workers.shard import build_shard
 RULES = Rollback(on=True, drag_percent=0.1, quarantine_rounds=5)
 EVERY = 2
 """Rounds from one appraisal to the next: a site that comes back from its quarantine is looked at at once."""
-_KEPT = ("losses", "changes", "out_until", "log")
+_KEPT = ("losses", "changes", "out_until", "dragged", "log")
 Combine = Callable[[Sequence[str]], State]
 """Sites -> the shared slices, combined from their updates alone."""
 Losses = dict[str, list[float]]
@@ -40,6 +40,8 @@ class Judge:
     changes: list[int] = field(default_factory=list)
     out_until: dict[str, int] = field(default_factory=dict)
     """Site -> the last round of its quarantine."""
+    dragged: list[str] = field(default_factory=list)
+    """Sites whose update dragged the last time it was appraised."""
     log: list[dict[str, Any]] = field(default_factory=list)
 
     def counted(
@@ -95,7 +97,13 @@ class Judge:
             named = culprit(rise, {(s, number): _rise(self.losses, losses) for s, losses in left.items()})
         else:
             best = {(s, number): max(entry["worth_ppm"][s]) for s in left}
-            named = drag({(s, number): _rise(after, losses) for s, losses in left.items()}, best, RULES)
+            worth = {(s, number): _rise(after, losses) for s, losses in left.items()}
+            again = [n for n in dragging(worth, best, RULES) if n[0] in self.dragged]
+            named = min(again, key=lambda name: worth[name], default=None)
+            if named is None:
+                new = {site for site, _ in dragging(worth, best, RULES)}
+                self.dragged = sorted(set(self.dragged) - set(sites) | new)
+                entry["dragging"] = sorted(new)
         return named[0] if named else None
 
     def remembered(self) -> dict[str, Any]:

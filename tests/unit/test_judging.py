@@ -403,21 +403,30 @@ def test_under_secure_aggregation_nobodys_worth_can_be_asked_for_and_nobody_is_l
     assert leavable(run, cast(RoundState, None), alone) == []
 
 
-def test_an_update_that_drags_is_left_out_of_an_appraised_round_though_the_loss_falls(
+def test_an_update_that_drags_twice_is_left_out_of_an_appraised_round_though_the_loss_falls(
     stage_of: Callable[..., Stage],
 ) -> None:
     rollback = {"on": True, "drag_percent": 0.5, "quarantine_rounds": 2}
-    stage = appraised(stage_of, rollback=rollback, learning__rounds=9)
-    [rejected_] = [f for f in facts(stage, Kind.REJECTION) if f["code"] == Code.UPDATE_HARMFUL]
-    assert (rejected_["round"], rejected_["site"]) == (2, "cedar")
+    stage = appraised(stage_of, rollback=rollback)
+    first = facts(stage, Kind.WORTH)[-1]
+    assert first["dragging"] == ["cedar/2"] and rejected(stage, Code.UPDATE_HARMFUL) == [], "once is no habit"
+    assert stage.play(*hand_in(stage), all_measure(stage))
+    assert stage.play(*hand_in(stage, alder=-0.04, cedar=0.01), *[all_measure(stage)] * 4)
+    [out] = [f for f in facts(stage, Kind.REJECTION) if f["code"] == Code.UPDATE_HARMFUL]
+    assert (out["round"], out["site"]) == (4, "cedar")
     assert (
-        "without its update the loss of the new state on the probe changes by -0.59 %" in rejected_["message"]
+        "on the part it helps most by -0.60 %; it was so the last time it was appraised too" in out["message"]
     )
-    assert [f["verdict"] for f in facts(stage, Kind.VERDICT)] == ["good", "harmful", "good"]
-    [worth] = facts(stage, Kind.WORTH)
-    assert set(worth["updates"]) == {"alder/2", "birch/2"}, "the others are appraised again"
+    assert [f["verdict"] for f in facts(stage, Kind.VERDICT)] == ["good", "good", "good", "harmful", "good"]
+    worth = facts(stage, Kind.WORTH)[-1]
+    assert set(worth["updates"]) == {"alder/4", "birch/4"}, "the others are appraised again"
     assert facts(stage, Kind.CLOSE)[-1]["contributors"] == ["alder", "birch"]
     assert audit(stage.records()) == ()
+    lie = [
+        replace(r, body=canonical_json({**r.facts, "dragging": []})) if r.kind is Kind.WORTH else r
+        for r in stage.records()
+    ]
+    assert Rule.VERDICT in {finding.rule for finding in audit(lie)}
 
 
 @pytest.mark.parametrize("kind", [Kind.VERDICT, Kind.WORTH, Kind.REJECTION, Kind.CLOSE])
