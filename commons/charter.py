@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 from commons.cosignature import WITNESSES_MAX
 from commons.experts.settings import Value
 from commons.learning import Learning
+from commons.learning import conflicts as learning_conflicts
 from commons.privacy.terms import Privacy, conflicts
 from commons.section import Section
 
@@ -273,6 +274,7 @@ class Charter(Section):
                 f"witnesses.quorum is {self.witnesses.quorum} but there are {witnesses} sites and outsiders"
             )
         found += self._unpriced_precisions()
+        found += learning_conflicts(self.learning, late_rounds=self.rounds.late_rounds)
         codecs = dict(self.learning.codecs)
         return found + conflicts(
             self.privacy,

@@ -25,8 +25,8 @@ from benchmarks.learning_parts.plan import SIZES, VARIANTS, Size, Variant
 from benchmarks.learning_parts.sites import Consortium
 from benchmarks.learning_parts.tables import KEPT
 from benchmarks.learning_parts.texts import Texts
-from commons.charter import Learning
 from commons.experts.map import Kind
+from commons.learning import Learning
 from hansa.baselines import SeedPhase, make_seed
 from workers.durable import read_arrays, write_durably
 from workers.shard import initial_state
@@ -117,6 +117,7 @@ def _facts(variant: Variant, size: Size, seed: int, consortium: Consortium, text
         "inner_steps": trained,
         "bytes_up_per_site": consortium.moved.up // len(consortium.texts),
         "bytes_down_per_site": consortium.moved.down // len(consortium.texts),
+        "peak_bytes_up_per_site": consortium.moved.peak_up // len(consortium.texts),
         "bytes_per_step_ddp_bf16": 2 * parameters.total * trained,
     }
     sides = {"validation": texts.train, "test": texts.test}

@@ -128,7 +128,7 @@ def test_a_right_update_passes_every_check() -> None:
     claim = read_claim(upload, ALDER, KEY.verifier)
     assert isinstance(claim, Claim) and checked(claim) is None
     assert not any(isinstance(found, Refusal) for found in frames_checked(claim.manifest, payload))
-    assert len(payload) == payload_bytes(MAP, ALDER, OF)
+    assert len(payload) == payload_bytes(MAP, ALDER, OF, 1)
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ from workers.outbox import Outbox, Sealed
 from workers.residual import Residual, ResidualWriter
 from workers.seal import PAYLOAD, Trained, pack, sign
 
-MAP = ExpertMap.from_charter(charter())
+MAP, LEARNING = ExpertMap.from_charter(charter()), charter().learning
 SITE = SiteId("alder")
 SIGNER = signer("alder/alder")
 Arrays = dict[str, NDArray[np.float32]]
@@ -90,7 +90,10 @@ def packed(
     residual: Residual | None = None,
     codecs: Codecs | None = None,
     noising: Noising | None = None,
+    number: int = 1,
+    **changes: Any,
 ) -> Packed:
+    """`changes`: of the charter's learning."""
     folder = Path(mkdtemp())
     manifest = pack(
         result,
@@ -98,7 +101,8 @@ def packed(
         residual=residual or Residual(None),
         expert_map=MAP,
         site=SITE,
-        codecs=codecs or Codecs(),
+        learning=LEARNING.model_copy(update={"codecs": codecs or Codecs(), **changes}),
+        number=number,
         folder=folder,
         noising=noising,
     )
@@ -339,8 +343,8 @@ def sealed(box: Outbox, what: AssignmentNote) -> Sealed:
     result, base = trained()
     with box.draft(what) as folder:
         manifest = pack(
-            result, base=base, residual=Residual(None), expert_map=MAP, site=SITE, codecs=Codecs(trunk="int8"),
-            folder=folder,
+            result, base=base, residual=Residual(None), expert_map=MAP, site=SITE,
+            learning=LEARNING.model_copy(update={"codecs": Codecs(trunk="int8")}), number=what.round, folder=folder,
         )  # fmt: skip
         update, usage = sign(what, result, manifest, device="cpu", signer=SIGNER)
         return box.seal(what, folder, update=update, usage=usage, manifest=manifest.to_bytes())
