@@ -174,12 +174,13 @@ def check_usage(found: RoundState, claim: Claim, charter: Charter, expert_map: E
     usage, site = claim.usage, claim.site
     entry = charter.site(site)
     assert entry is not None, f"assigned site {site} is in its charter"
-    # 11 the work lies inside the lease, as far as clocks agree
-    earliest, latest = found.opened_ms - CLOCK_SLACK_MS, found.lease_until_ms + CLOCK_SLACK_MS
+    # 11 the work lies inside the lease, as far as clocks agree; its first steps before it, where rounds overlap
+    from_ms = found.before_ms if charter.learning.overlap_steps else found.opened_ms
+    earliest, latest = from_ms - CLOCK_SLACK_MS, found.lease_until_ms + CLOCK_SLACK_MS
     if not earliest <= usage.started_ms <= usage.ended_ms <= latest:
         message = (
             f"usage of site {site} runs from {usage.started_ms} to {usage.ended_ms}, outside its lease "
-            f"({found.opened_ms} to {found.lease_until_ms}); its operator checks the site's clock"
+            f"({from_ms} to {found.lease_until_ms}); its operator checks the site's clock"
         )
         return Refusal(Code.USAGE_OUTSIDE_LEASE, message)
     # 12 it names devices the site may have
