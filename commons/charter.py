@@ -15,6 +15,7 @@ from commons.cosignature import WITNESSES_MAX
 from commons.experts.settings import Value
 from commons.judging import Contribution, Probe, Rollback, unjudgeable
 from commons.learning import Learning
+from commons.learning import conflicts as learning_conflicts
 from commons.privacy.terms import Privacy, conflicts
 from commons.section import Section
 
@@ -269,6 +270,7 @@ class Charter(Section):
                 f"witnesses.quorum is {self.witnesses.quorum} but there are {witnesses} sites and outsiders"
             )
         found += self._unpriced_precisions()
+        found += learning_conflicts(self.learning, late_rounds=self.rounds.late_rounds)
         terms = (self.probe, self.rollback, self.contribution)
         found += unjudgeable(*terms, self.learning.sequence_length, mode=self.privacy.mode)
         codecs = dict(self.learning.codecs)

@@ -59,7 +59,9 @@ InnerOptimizer = Literal["adamw", "muon"]
 
 
 class Learning(Section):
-    LATER: ClassVar[frozenset[str]] = frozenset({"norm_gate", "inner_optimizer", "precision"})
+    LATER: ClassVar[frozenset[str]] = frozenset(
+        {"norm_gate", "inner_optimizer", "precision", "fragments", "overlap_steps"}
+    )
 
     strategy: Literal["expert_diloco"] = "expert_diloco"
     routing: Literal["joint", "lean"] = "joint"
@@ -85,3 +87,30 @@ class Learning(Section):
     norm_gate: Annotated[float, Field(ge=2, le=1e12)] = 1000.0
     """An update whose L2 norm is more than this many times the median of its round's is rejected, in every privacy
     mode in which the coordinator sees norms. At 2 or more the median itself always passes."""
+    fragments: Annotated[int, Field(ge=1, le=64)] = 1
+    """The model is dealt into so many parts by layer (`commons.experts.fragments`); a round exchanges one of them, the
+    last round all. What a round does not exchange, each site goes on with as it has it."""
+    overlap_steps: Annotated[int, Field(ge=0, le=100_000)] = 0
+    """The first steps of a round, made from where the site stands, while the round before is sent, combined and
+    fetched; then what was exchanged is taken in by half. 0: every round begins at the combined state."""
+
+
+def conflicts(learning: Learning, *, late_rounds: int) -> list[str]:
+    """Why rounds cannot be as the charter says; each in one sentence."""
+    found = []
+    if learning.fragments > 1 and late_rounds:
+        found.append(
+            f"learning.fragments is {learning.fragments} but rounds.late_rounds is {late_rounds}: a late update holds "
+            "another fragment than the round that takes it, so there is nobody to average it with"
+        )
+    if learning.overlap_steps >= learning.inner_steps:
+        found.append(
+            f"learning.overlap_steps is {learning.overlap_steps} but a round has {learning.inner_steps} inner_steps: at "
+            "least one comes after the exchange is taken in"
+        )
+    if learning.overlap_steps and learning.routing == "joint":
+        found.append(
+            f"learning.overlap_steps is {learning.overlap_steps} but learning.routing is 'joint': a site that is started "
+            "again would need the guests of the round before, which it no longer keeps"
+        )
+    return found

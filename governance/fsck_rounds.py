@@ -158,13 +158,16 @@ class Rounds:
             index,
             f"assigns {', '.join(strangers)}, which the charter does not name",
         )
+        opened_ms = before.opened_ms if before else at_ms
+        overlaps = charter.learning.overlap_steps > 0 and run.opened_ms > 0
         opened = Round(
             number=number,
             attempt=facts["attempt"],
             charter=charter,
             base=facts["base"],
             quorum=facts["quorum"],
-            opened_ms=before.opened_ms if before else at_ms,
+            opened_ms=opened_ms,
+            earliest_ms=before.earliest_ms if before else run.opened_ms if overlaps else at_ms,
             lease_until_ms=facts["lease_until_ms"],
             holds=dict(facts["holds"]),
             attempts=dict.fromkeys(facts["holds"], facts["attempt"]),
@@ -178,7 +181,7 @@ class Rounds:
         self._late.open(index, run, opened, facts["holds"])
         self._epsilon.open(index, charter, facts["holds"])
         self._verdicts.open(index, run, opened, facts["holds"])
-        run.round = opened
+        run.round, run.opened_ms = opened, opened_ms
         self._check_holds(index, run, opened)
 
     def _check_holds(self, index: int, run: Run, opened: Round) -> None:
@@ -269,7 +272,7 @@ class Rounds:
             index,
             f"is {name} under {usage.lease[:60]}, its lease was {lease}",
         )
-        earliest, latest = opened.opened_ms - CLOCK_SLACK_MS, opened.lease_until_ms + CLOCK_SLACK_MS
+        earliest, latest = opened.earliest_ms - CLOCK_SLACK_MS, opened.lease_until_ms + CLOCK_SLACK_MS
         inside = earliest <= usage.started_ms <= usage.ended_ms <= latest
         need(inside, Rule.USAGE, index, f"is {name} for time outside its lease")
         site = opened.charter.site(usage.site)

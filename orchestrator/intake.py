@@ -15,6 +15,7 @@ from commons.charter import Site as CharterSite
 from commons.codec import CodecError, encoded_bytes
 from commons.codec import check_frame as check_values
 from commons.errors import Code, Refusal
+from commons.experts.fragments import sent
 from commons.experts.map import ExpertMap
 from commons.names import Digest, RunId, SiteId
 from commons.notes import NoteError, Verifier, digest, open_note
@@ -156,7 +157,7 @@ def check_claim(
         return Refusal(
             Code.STALE_BASE, f"site {site} started from {update.base[:80]}, round from {found.base}"
         )
-    # 9  the manifest lists exactly the site's slices, in the codecs in force
+    # 9  the manifest lists exactly what the round takes of the site, in the codecs in force
     if refusal := _check_parts(claim, charter, expert_map):
         return refusal
     # 10 note, manifest and usage agree on the payload
@@ -173,12 +174,13 @@ def check_usage(found: RoundState, claim: Claim, charter: Charter, expert_map: E
     usage, site = claim.usage, claim.site
     entry = charter.site(site)
     assert entry is not None, f"assigned site {site} is in its charter"
-    # 11 the work lies inside the lease, as far as clocks agree
-    earliest, latest = found.opened_ms - CLOCK_SLACK_MS, found.lease_until_ms + CLOCK_SLACK_MS
+    # 11 the work lies inside the lease, as far as clocks agree; its first steps before it, where rounds overlap
+    from_ms = found.before_ms if charter.learning.overlap_steps else found.opened_ms
+    earliest, latest = from_ms - CLOCK_SLACK_MS, found.lease_until_ms + CLOCK_SLACK_MS
     if not earliest <= usage.started_ms <= usage.ended_ms <= latest:
         message = (
             f"usage of site {site} runs from {usage.started_ms} to {usage.ended_ms}, outside its lease "
-            f"({found.opened_ms} to {found.lease_until_ms}); its operator checks the site's clock"
+            f"({from_ms} to {found.lease_until_ms}); its operator checks the site's clock"
         )
         return Refusal(Code.USAGE_OUTSIDE_LEASE, message)
     # 12 it names devices the site may have
@@ -241,27 +243,27 @@ def check_norm(site: SiteId, norm: float) -> Refusal | None:
     return Refusal(Code.UPDATE_NORM, message)
 
 
-def payload_bytes(expert_map: ExpertMap, site: SiteId, charter: Charter) -> int:
-    """Exact size of the site's update under this charter."""
-    return sum(
-        encoded_bytes(in_length(encoding_of(charter, s.kind)), s.shape) for s in expert_map.uplink(site)
-    )
+def payload_bytes(expert_map: ExpertMap, site: SiteId, charter: Charter, number: int) -> int:
+    """Exact size of the site's update in round `number` under this charter."""
+    parts = sent(expert_map, site, charter.learning, number)
+    return sum(encoded_bytes(in_length(encoding_of(charter, s.kind)), s.shape) for s in parts)
 
 
 def _check_parts(claim: Claim, charter: Charter, expert_map: ExpertMap) -> Refusal | None:
-    site = claim.site
-    wanted = expert_map.uplink(site)
-    expected = payload_bytes(expert_map, site, charter)
+    site, number = claim.site, claim.update.round
+    wanted = sent(expert_map, site, charter.learning, number)
+    expected = payload_bytes(expert_map, site, charter, number)
     if claim.manifest.payload_bytes > expected:
         message = (
             f"update of site {site} takes {claim.manifest.payload_bytes} bytes, its slices take {expected}"
         )
         return Refusal(Code.UPDATE_TOO_LARGE, message)
-    sent = [part.name for part in claim.manifest.parts]
-    if sent != [s.name for s in wanted]:
-        odd = sorted(set(sent) ^ {s.name for s in wanted})
+    names = [part.name for part in claim.manifest.parts]
+    if names != [s.name for s in wanted]:
+        odd = sorted(set(names) ^ {s.name for s in wanted})
         message = (
-            f"site {site} sent other slices than its own, first {odd[0]}; its operator pulls the run again"
+            f"site {site} sent other slices than round {number} takes of it, first {odd[0]}; its operator pulls the run "
+            "again"
         )
         return Refusal(Code.EXPERT_MAP_MISMATCH, message)
     for part, want in zip(claim.manifest.parts, wanted, strict=True):

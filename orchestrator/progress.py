@@ -53,6 +53,8 @@ class RoundState:
     attempts: dict[SiteId, int] = field(default_factory=dict)
     """The attempt in which each site was assigned."""
     assigned_ms: dict[SiteId, int] = field(default_factory=dict)
+    before_ms: int = 0
+    """When the round before was opened, or this one where it is the first."""
     left_out: dict[SiteId, Rejected] = field(default_factory=dict)
     rejected: dict[SiteId, Rejected] = field(default_factory=dict)
     rejected_usages: dict[SiteId, UsageNote] = field(default_factory=dict)
@@ -247,6 +249,7 @@ class Runs:
             holds=holds,
             attempts=dict.fromkeys(holds, attempt),
             assigned_ms=dict.fromkeys(holds, at_ms),
+            before_ms=run.history[-1].opened_ms if run.history else at_ms,
             last_ms=at_ms,
         )
         before = run.open_round
@@ -259,10 +262,11 @@ class Runs:
                 opened.holds[site], opened.attempts[site] = before.holds[site], before.attempts[site]
                 opened.assigned_ms[site] = before.assigned_ms[site]
             opened.opened_ms, opened.quorum_ms = before.opened_ms, before.quorum_ms
+            opened.before_ms = before.before_ms
             run.history.pop()
         else:
             began = (run.history[number - 1].opened_ms for number in run.carried.values())
-            self.usages.forget_until(min((at_ms, *began)))
+            self.usages.forget_until(min((opened.before_ms, *began)))
         run.history.append(opened)
         run.charter_version = opened.charter_version
 

@@ -76,6 +76,9 @@ class Computing:
             watch=lambda progress: self._watch(order, progress),
         )
         self._meter.take(note.run, note.round, trained.usage)
+        if charter.learning.overlap_steps and trained.steps == steps and note.round < note.rounds:
+            # Under the charter that is verified; should the next order be under another, it is begun anew.
+            self._trainer.ahead(note.run, note.round + 1, charter, not_before_ms=self._meter.ended_ms)
         short = "" if trained.steps == steps else f"ended after {trained.steps} of {steps} steps"
         why = f"{short}: {self._allowance.exhausted or 'the hold was used up'}" if short else ""
         self._status.set(
@@ -100,7 +103,8 @@ class Computing:
                 residual=self._outbox.residual(note),
                 expert_map=order.expert_map,
                 site=self._name,
-                codecs=charter.learning.codecs,
+                learning=charter.learning,
+                number=note.round,
                 folder=folder,
                 masking=masking,
                 noising=noising,

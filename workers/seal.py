@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 
 from commons.codec import FRAME, encode_frame, encode_with_feedback
 from commons.disk import begin_writeback
+from commons.experts.fragments import sent
 from commons.experts.map import ExpertMap, Slice
-from commons.learning import Codec, Codecs
+from commons.learning import Codec, Learning
 from commons.masking import FixedPoint, Masker, to_bytes
 from commons.names import SiteId
 from commons.notes import Signer, digest
@@ -60,31 +61,37 @@ def pack(
     residual: Residual,
     expert_map: ExpertMap,
     site: SiteId,
-    codecs: Codecs,
+    learning: Learning,
+    number: int,
     folder: Path,
     masking: Masking | None = None,
     noising: Noising | None = None,
 ) -> UpdateManifest:
-    """Encode every slice this site sends into `folder`: the payload, and what the codecs dropped for the next round.
+    """Encode every slice this site sends in round `number` into `folder`: the payload, and what the codecs dropped for the
+    next round.
 
     `masking`: shared slices are sent masked. `noising`: what it covers is clipped and noised first, and what an earlier round
     left over without noise is forgotten, as it would tell what the noise hides. A payload that is there already is written over. The same arguments give the same bytes. Raises CodecError when a delta is not finite.
     """
     parts: list[Part] = []
+    codecs, sends = learning.codecs, sent(expert_map, site, learning, number)
     left = ResidualWriter(folder, noised=noising is not None)
     path = folder / PAYLOAD
     noise = None
     if noising is not None:
-        covered = (part for part in expert_map.uplink(site) if noising.covers(part))
+        covered = (part for part in sends if noising.covers(part))
         noise = noising.begin((part.name, _delta(part, trained, base)) for part in covered)
         residual = residual if residual.noised else Residual(None)
     with path.open("r+b" if path.exists() else "wb") as payload:
         try:
-            for part in expert_map.uplink(site):
+            for part in sends:
                 at = parts[-1].offset + parts[-1].bytes if parts else 0
                 delta = _delta(part, trained, base)
                 how = masking if masking and part.expert is None else codecs.of(part.kind)
                 parts.append(_encode(part, delta, how, at, residual, left, payload, noise))
+            names = {part.name for part in sends}
+            for part in (part for part in expert_map.shared() if part.name not in names):
+                left.carry(residual, part)
         finally:
             left.close()
         payload.truncate()

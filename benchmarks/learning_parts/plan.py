@@ -91,6 +91,10 @@ class Variant:
     trunk_every: int = 1
     """Rounds from one exchange of trunk and router to the next."""
     experts_every: int = 1
+    fragments: int = 1
+    """Parts of trunk and router that take turns: a round exchanges one of them (the charter's `fragments`)."""
+    overlap: int = 0
+    """Steps of a round made before the last exchange is taken in (the charter's `overlap_steps`)."""
     closing: float = 0.0
     """Share of the rounds, at the end, in which everything is exchanged every round."""
     experts_by: Literal["owner", "alike", "routed"] = "owner"
@@ -195,6 +199,11 @@ _ALL = (
     replace(_SPES, name="spes-often", nearest_every=1),
     _LEAN,
     replace(_LEAN, name="lean-30", inner_steps=30),
+    replace(_LEAN, name="lean-20", inner_steps=20),
+    replace(_LEAN, name="lean-fragments-2", inner_steps=5, fragments=2, note="as many bytes as lean"),
+    replace(_LEAN, name="lean-fragments-4", inner_steps=5, fragments=4, note="as many bytes as lean-20"),
+    replace(_LEAN, name="lean-overlap", overlap=3),
+    replace(_LEAN, name="lean-fragments-4-overlap", inner_steps=5, fragments=4, overlap=3),
     replace(_LEAN, name="lean-momentum", outer=HALF),
     replace(_LEAN, name="lean-130", inner_steps=130),
     replace(_LEAN, name="lean-130-int4", inner_steps=130, trunk_codec="int4", expert_codec="int4"),

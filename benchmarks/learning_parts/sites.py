@@ -20,15 +20,15 @@ from benchmarks.learning_parts.judged import Judge
 from benchmarks.learning_parts.plan import Size, Variant
 from benchmarks.learning_parts.texts import Texts
 from commons.codec import decode, encode_with_feedback, encoded_bytes
+from commons.experts.fragments import due
 from commons.experts.map import ExpertMap, Kind, Slice
 from commons.learning import Codec, Learning, Outer
 from commons.names import SiteId
 from workers.data import Corpus, Source, spread_rows
 from workers.durable import read_arrays, read_facts, write_durably
 from workers.experts import Experts
-from workers.inner import InnerOptimizer
 from workers.shard import weights
-from workers.trainer import OnStep, Trainer
+from workers.trainer import OnStep, Trainer, Work
 
 EVERYTHING = SiteId("everything")
 PROBE_ROWS = 24
@@ -41,6 +41,8 @@ class Moved:
 
     up: int = 0
     down: int = 0
+    peak_up: int = 0
+    """Of one exchange, the last of the run aside."""
 
 
 class Consortium:
@@ -75,18 +77,23 @@ class Consortium:
     def step(self) -> float:
         """One round; the mean of the sites' training losses."""
         self.round += 1
-        losses = []
+        losses, moved_before = [], self.moved.up
+        # A trainer that goes on with its own values of what is not exchanged knows its experts best too.
+        streams = self.variant.fragments > 1 or self.variant.overlap > 0
         for site, trainer in self._trainers.items():
             base = self.local[site]
             result = trainer.train_round(
-                round_number=self.round, base=base, learning=self.learning, on_step=_on, experts="base"
-            )
+                round_number=self.round, base=base, learning=self.learning, on_step=_on,
+                experts="kept" if streams else "base",
+            )  # fmt: skip
             moved = {n: base[n] + d for n, d in result.trunk_delta.items()}
             self.local[site] = base | moved | result.experts
             losses.append(result.loss)
             self.tokens += result.tokens
             self._count(site, trainer.routed(self.round))
         self._exchange()
+        if self.round < self.rounds:
+            self.moved.peak_up = max(self.moved.peak_up, self.moved.up - moved_before)
         self._save()
         return float(np.mean(losses))
 
@@ -120,10 +127,11 @@ class Consortium:
         experts = [s for s in self.map.slices if s.kind is Kind.EXPERT]
         self.counted = self._counted(shared)
         if last or self.round % v.trunk_every == 0:
-            trunk = [s for s in shared if s.kind is not Kind.ROUTER]
-            router = [s for s in shared if s.kind is Kind.ROUTER]
+            now = due(self.map, self.learning, self.round)
+            trunk = [s for s in shared if s.kind is not Kind.ROUTER and s.name in now]
+            router = [s for s in shared if s.kind is Kind.ROUTER and s.name in now]
             if v.rule:  # it looks at all that an update moves
-                self._combine(shared, "fp32", self._outer(v.outer), by="alike")
+                self._combine([*trunk, *router], "fp32", self._outer(v.outer), by="alike")
             else:
                 self._combine(trunk, v.trunk_codec, self._outer(v.outer), by="alike")
                 self._combine(router, "fp32", self._outer(v.outer), by=v.router_by)
@@ -281,14 +289,12 @@ class CountingTrainer(Trainer):
         assert found["round"] == round_number, "only the last round is asked again"
         return {int(layer): row for layer, row in found["layers"].items()}
 
-    def _inner_steps(
-        self, round_number: int, shard: nn.Module, optimizer: InnerOptimizer, on_step: OnStep
-    ) -> tuple[int, float]:
-        found = super()._inner_steps(round_number, shard, optimizer, on_step)
-        rows = {layer_of(f".{n}."): m.tokens for n, m in shard.named_modules() if isinstance(m, Experts)}
+    def _inner_steps(self, round_number: int, work: Work, on_step: OnStep, until: int) -> None:
+        super()._inner_steps(round_number, work, on_step, until)
+        named = work.shard.named_modules()
+        rows = {layer_of(f".{n}."): m.tokens for n, m in named if isinstance(m, Experts)}
         self._home.mkdir(parents=True, exist_ok=True)
         (self._home / "routed.json").write_text(json.dumps({"round": round_number, "layers": rows}))
-        return found
 
 
 def _texts(variant: Variant, texts: Texts) -> dict[str, tuple[str, Source]]:
@@ -316,6 +322,8 @@ def _learning(variant: Variant, size: Size, seed: int, *, pooled: int) -> Learni
         warmup_steps=size.warmup,
         final_rate=size.final_rate,
         public_share=variant.public_share,
+        fragments=variant.fragments,
+        overlap_steps=variant.overlap,
     )
 
 

@@ -2,7 +2,7 @@
 
 Shared slices (trunk and router): the mean of the contributors' deltas, weighted by tokens, through the outer
 step; or what the charter's robust rule makes of them (`merging`). An expert's slices: base plus its owner's delta, or the
-base as it is when the owner did not contribute.
+base as it is when the owner did not contribute. A slice that no update holds stays, and so does what belongs to it.
 What sites can build from the base they hold is written as a step beside the slice: matrices of the trunk in the charter's
 `down` codec, with what it drops added to the next round's step; experts in the frames their owner sent.
 Memory: a few frames per thread, whatever the number of sites and the size of the model. Sums run in order of site
@@ -65,21 +65,24 @@ def combine(
     """
     assert contributions, "a round combines at least one update"
     ordered = sorted(contributions, key=lambda c: (c.site, -c.late))
+    shared = expert_map.shared()
+    sent = {part.name for part in shared if part.name in ordered[0].frames}
     memory = store.manifest(momentum) if momentum else {}
     threads = threads or threads_for(expert_map.slices)
     bench = Bench()
-    shared = expert_map.shared()
     merge = None if isinstance(rule, Unmoved) else merging(rule, ordered, bench, shared, threads)
     with store.writer() as state, store.writer() as after:
-        fold = _Fold(store, store.manifest(base), memory, outer, down, merge, state, after, bench)
+        fold = _Fold(store, store.manifest(base), memory, outer, down, state, after, bench)
         # Of a site's late update and its own of the round, the later one has what the earlier did to its experts.
         owners = {c.site: c for c in ordered}
 
         def one(part: Slice) -> None:
-            if part.expert is None:
-                fold.shared(part)
-            else:
+            if part.expert is not None:
                 fold.expert(part, owners.get(expert_map.owners[part.expert]))
+            elif merge is None or part.name not in sent:
+                fold.stay(part.name)
+            else:
+                fold.shared(part, merge)
 
         each(one, expert_map.slices, threads)
         kept = after.finish() if outer.momentum or down != "fp32" else None
@@ -95,17 +98,12 @@ class _Fold:
     memory: dict[str, Blob]
     outer: Outer
     down: Codec
-    merge: Mean | Believing | Unmasking | None
-    """None: shared slices stay."""
     state: StateWriter
     after: StateWriter
     bench: Bench
 
-    def shared(self, part: Slice) -> None:
-        bench, blob, merge = self.bench, self.blobs[part.name], self.merge
-        if merge is None:
-            self._stay(part.name, blob)
-            return
+    def shared(self, part: Slice, merge: Mean | Believing | Unmasking) -> None:
+        bench, blob = self.bench, self.blobs[part.name]
         codec = self.down if part.kind is Kind.TRUNK_MATRIX else "fp32"
         new, frames = self.state.slice(part.name, part.shape), _frames(self.state, codec)
         with ExitStack() as stack:
@@ -130,18 +128,19 @@ class _Fold:
                 new.write(weights)
         new.close(_step(blob, codec, frames))
 
-    def _stay(self, name: str, blob: Blob) -> None:
-        self.state.keep(name, replace(blob, step=None))
-        for kept in (name, f"residual/{name}"):
+    def stay(self, name: str) -> None:
+        self.state.keep(name, replace(self.blobs[name], step=None))
+        wanted = {name: self.outer.momentum > 0, f"residual/{name}": self.down != "fp32"}
+        for kept in (one for one, is_wanted in wanted.items() if is_wanted):
             if kept in self.memory:
                 self.after.keep(kept, self.memory[kept])
 
     def expert(self, part: Slice, owner: Contribution | None) -> None:
         blob, bench = self.blobs[part.name], self.bench
-        if owner is None:
-            self._stay(part.name, blob)
+        sent = owner.frames.get(part.name) if owner else None
+        if owner is None or sent is None:
+            self.stay(part.name)
             return
-        sent = owner.frames[part.name]
         codec = sent[0].part.plain if sent[0].part.plain != "fp32" else self.down
         new, frames = self.state.slice(part.name, part.shape), _frames(self.state, codec)
         with self.store.open(blob) as base:

@@ -90,11 +90,14 @@ def merging(
     parts: Sequence[Slice],
     threads: int,
 ) -> Mean | Believing | Unmasking:
-    """How the shared slices `parts`, all of them in order of name, are combined. Raises StoreError when an update cannot be read."""
+    """How the shared slices, `parts` being all of them in order of name, are combined where updates hold them.
+
+    Raises StoreError when an update cannot be read.
+    """
     if rule is None:
         return Mean(ordered, bench)
     if isinstance(rule, Opening):
         return Unmasking(rule, ordered, bench, parts)
     made = Believing(rule, ordered, bench)
-    made.measure(parts, threads)
+    made.measure([part for part in parts if part.name in ordered[0].frames], threads)
     return made

@@ -40,6 +40,7 @@ PROBE = "sha256:" + "ab" * 32
         ),
         ("downlink-codec", {"down": "int8"}, {"/learning/codecs/down"}),
         ("inner-steps", {"steps": 20}, {"/learning/inner_steps"}),
+        ("fragments", {"fragments": 4}, {"/learning/fragments"}),
         ("learning-rate", {"learning_rate": 0.5}, {"/learning/learning_rate"}),
         ("inner-optimizer", {"optimizer": "muon"}, {"/learning/inner_optimizer"}),
         (

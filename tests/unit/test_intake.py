@@ -14,6 +14,7 @@ import pytest
 from commons.charter import Charter
 from commons.codec import encode
 from commons.errors import Code, Refusal
+from commons.experts import fragments
 from commons.experts.map import ExpertMap
 from commons.names import Digest, Micro, RoundNumber, RunId, SiteId
 from commons.notes import NoteError, digest
@@ -128,7 +129,7 @@ def test_a_right_update_passes_every_check() -> None:
     claim = read_claim(upload, ALDER, KEY.verifier)
     assert isinstance(claim, Claim) and checked(claim) is None
     assert not any(isinstance(found, Refusal) for found in frames_checked(claim.manifest, payload))
-    assert len(payload) == payload_bytes(MAP, ALDER, OF)
+    assert len(payload) == payload_bytes(MAP, ALDER, OF, 1)
 
 
 @pytest.mark.parametrize(
@@ -152,6 +153,27 @@ def test_a_right_update_passes_every_check() -> None:
 def test_a_claim_that_cannot_be_read_or_believed_is_refused(upload: Upload, key: Any, code: Code) -> None:
     claim = read_claim(upload, ALDER, key)
     assert isinstance(claim, Refusal) and claim.code is code
+
+
+PARTS = charter(learning__fragments=3, learning__rounds=9)
+DUE = [s.name for s in fragments.sent(MAP, ALDER, PARTS.learning, 1)]
+OTHERS = [s.name for s in fragments.sent(MAP, ALDER, PARTS.learning, 2)]
+
+
+@pytest.mark.parametrize(
+    ("slices", "code"),
+    [
+        (DUE, None),
+        (OTHERS, Code.EXPERT_MAP_MISMATCH),
+        (DUE[1:], Code.EXPERT_MAP_MISMATCH),
+        (sorted([*DUE[1:], min(OTHERS, key=len)]), Code.EXPERT_MAP_MISMATCH),
+        (sorted([*DUE, OTHERS[0]]), Code.UPDATE_TOO_LARGE),
+        ([s.name for s in MAP.uplink(ALDER)], Code.UPDATE_TOO_LARGE),
+    ],
+)
+def test_an_update_holds_the_slices_that_are_due_and_no_other(slices: list[str], code: Code | None) -> None:
+    refusal = checked(claimed(slices=slices), of=PARTS)
+    assert (refusal.code if refusal else None) is code
 
 
 @pytest.mark.parametrize(
@@ -244,6 +266,16 @@ def test_work_that_was_not_ordered_is_refused_also_where_update_and_usage_agree(
 ) -> None:
     refusal = checked(claimed(**changes))
     assert refusal is not None and refusal.code is Code.USAGE_IMPLAUSIBLE and says in refusal.message
+
+
+def test_work_may_begin_a_round_early_where_rounds_overlap_and_nowhere_else() -> None:
+    second = round_one(opened_ms=900_000, before_ms=600_000, lease_until_ms=960_000)
+    early = {"usage_started_ms": 600_000 - CLOCK_SLACK_MS, "usage_ended_ms": 950_000}
+    overlapping = charter(learning__routing="lean", learning__overlap_steps=2)
+    assert checked(claimed(**early), second, of=overlapping) is None
+    for of, started_ms in ((OF, early["usage_started_ms"]), (overlapping, early["usage_started_ms"] - 1)):
+        refusal = checked(claimed(**early | {"usage_started_ms": started_ms}), second, of=of)
+        assert refusal is not None and refusal.code is Code.USAGE_OUTSIDE_LEASE
 
 
 def test_a_round_cut_short_is_a_right_update() -> None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from commons.codec import decode
 from commons.errors import StoreError
+from commons.experts import fragments
 from commons.experts.map import ExpertMap, Slice
 from commons.learning import Codecs
 from commons.names import SiteId
@@ -30,7 +31,7 @@ from workers.outbox import Outbox, Sealed
 from workers.residual import Residual, ResidualWriter
 from workers.seal import PAYLOAD, Trained, pack, sign
 
-MAP = ExpertMap.from_charter(charter())
+MAP, LEARNING = ExpertMap.from_charter(charter()), charter().learning
 SITE = SiteId("alder")
 SIGNER = signer("alder/alder")
 Arrays = dict[str, NDArray[np.float32]]
@@ -90,7 +91,10 @@ def packed(
     residual: Residual | None = None,
     codecs: Codecs | None = None,
     noising: Noising | None = None,
+    number: int = 1,
+    **changes: Any,
 ) -> Packed:
+    """`changes`: of the charter's learning."""
     folder = Path(mkdtemp())
     manifest = pack(
         result,
@@ -98,7 +102,8 @@ def packed(
         residual=residual or Residual(None),
         expert_map=MAP,
         site=SITE,
-        codecs=codecs or Codecs(),
+        learning=LEARNING.model_copy(update={"codecs": codecs or Codecs(), **changes}),
+        number=number,
         folder=folder,
         noising=noising,
     )
@@ -334,13 +339,33 @@ def test_only_the_last_two_rounds_of_the_run_are_kept(tmp_path: Path) -> None:
     assert sorted(folder.name for folder in tmp_path.iterdir()) == ["run-1-000002", "run-1-000003"]
 
 
+def test_what_was_dropped_of_a_slice_waits_for_its_turn() -> None:
+    """Whatever codecs drop comes later, not sooner: sums of what was sent and what is left are sums of the deltas."""
+    (one, base), (two, _) = trained(1), trained(2)
+    how: dict[str, Any] = {"codecs": Codecs(trunk="int4"), "fragments": 2, "rounds": 9}
+    turns = [
+        fragments.sent(MAP, SITE, LEARNING.model_copy(update={"fragments": 2, "rounds": 9}), n)
+        for n in (1, 2)
+    ]
+    first = packed(one, base, number=1, **how)
+    second = packed(two, base, first.residual, number=2, **how)
+    third = packed(two, base, second.residual, number=3, **how)
+    for update, turn in ((first, turns[0]), (second, turns[1]), (third, turns[0])):
+        assert [p.name for p in update.manifest.parts] == [s.name for s in turn]
+    names = [s.name for s in turns[0] if s.expert is None]
+    for name in names:
+        assert np.array_equal(left_over(second)[name], left_over(first)[name])
+        sums = decoded(first)[name] + decoded(third)[name] + left_over(third)[name]
+        np.testing.assert_allclose(sums, one.trunk_delta[name] + two.trunk_delta[name], rtol=1e-4, atol=1e-5)
+
+
 def sealed(box: Outbox, what: AssignmentNote) -> Sealed:
     """A round as a site seals it, not yet secured."""
     result, base = trained()
     with box.draft(what) as folder:
         manifest = pack(
-            result, base=base, residual=Residual(None), expert_map=MAP, site=SITE, codecs=Codecs(trunk="int8"),
-            folder=folder,
+            result, base=base, residual=Residual(None), expert_map=MAP, site=SITE,
+            learning=LEARNING.model_copy(update={"codecs": Codecs(trunk="int8")}), number=what.round, folder=folder,
         )  # fmt: skip
         update, usage = sign(what, result, manifest, device="cpu", signer=SIGNER)
         return box.seal(what, folder, update=update, usage=usage, manifest=manifest.to_bytes())
