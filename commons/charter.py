@@ -272,7 +272,7 @@ class Charter(Section):
         found += self._unpriced_precisions()
         found += learning_conflicts(self.learning, late_rounds=self.rounds.late_rounds)
         terms = (self.probe, self.rollback, self.contribution)
-        found += unjudgeable(*terms, self.learning.sequence_length, mode=self.privacy.mode)
+        found += unjudgeable(*terms, self.learning, mode=self.privacy.mode)
         codecs = dict(self.learning.codecs)
         return found + conflicts(
             self.privacy,

@@ -194,6 +194,12 @@ def test_what_rests_on_a_probe_is_refused_without_one(
     }
 
 
+def test_a_probe_and_overlap_exclude_each_other() -> None:
+    of = charter(learning__routing="lean", learning__inner_steps=10, learning__overlap_steps=2)
+    refused = apply(of, "probe", {"text": PROBE, "bytes": 5000})
+    assert isinstance(refused, Refusal) and "is at work on the next round" in refused.message
+
+
 @pytest.mark.parametrize(
     ("probe", "why"),
     [
