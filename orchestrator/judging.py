@@ -170,6 +170,9 @@ def stands(desk: Desk, run: RunId, judged: Judged) -> bool:
         return found is not None
     charter = desk.consortium.members.charters[found[1].charter_version]
     now = weighed(found[0], found[1], charter, judged.verdict.state)
+    looked = dict(judged.appraisal.updates if judged.appraisal else judged.verdict.without)
+    if accused(found[0], found[1], charter, now, looked) is not None:
+        return False
     if judged.verdict.word == "rolled-back":
         now = replace(now, word="rolled-back" if now.word == "harmful" else now.word)
     return now == replace(judged.verdict, without=())
