@@ -20,7 +20,7 @@ from workers.data import Rows
 from workers.objectives import held_out_loss
 from workers.shard import build_shard
 
-RULES = Rollback(on=True, drag_percent=0.5, quarantine_rounds=5)
+RULES = Rollback(on=True, drag_percent=0.5, quarantine_rounds=12)
 EVERY = 2
 """Rounds from one appraisal to the next: a site that comes back from its quarantine is looked at at once."""
 _KEPT = ("losses", "changes", "out_until", "dragged", "log")

@@ -31,7 +31,7 @@ from workers.shard import weights
 from workers.trainer import OnStep, Trainer, Work
 
 EVERYTHING = SiteId("everything")
-PROBE_ROWS = 24
+PROBE_ROWS = 16
 """Of each domain."""
 
 
