@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from commons.charter import Charter
 from commons.codec import encode
 from commons.errors import Refusal
+from commons.experts.fragments import sent
 from commons.founding import Delegation
 from commons.identity import csr, tls_key_digest
 from commons.learning import Codec
@@ -271,7 +272,7 @@ class Sites:
     ) -> Iterator[tuple[str, Codec, tuple[int, ...], bytes]]:
         noise = np.random.default_rng([order.round, int(site.key.verifier.key_id.hex(), 16)])
         codecs = charter.learning.codecs
-        for part in self._world.expert_map.uplink(site.name):
+        for part in sent(self._world.expert_map, site.name, charter.learning, order.round):
             codec = codecs.of(part.kind)
             delta = (noise.standard_normal(part.shape) * 0.01).astype(np.float32)
             data = encode(codec, delta)
