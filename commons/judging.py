@@ -35,6 +35,9 @@ class Rollback(Section):
     """A rise of the probe loss up to this is never harm."""
     sigmas: Annotated[float, Field(ge=0, le=100)] = 3.0
     """Nor is one within so many deviations of the changes that recent rounds made."""
+    drag_percent: Annotated[float, Field(ge=0, le=1000)] = 0.0
+    """In rounds that are appraised, an update without which the new state is better by more than this is left out like a
+    harmful one. 0: none is."""
     quarantine_rounds: Annotated[int, Field(ge=0, le=1000)] = 3
     """For how many rounds a site stays out whose update was found to do the harm."""
 

@@ -63,6 +63,18 @@ def culprit(rise: int, without: Mapping[Name, int]) -> Name | None:
     return least if 4 * (rise - without[least]) >= rise else None
 
 
+def drag(worth: Mapping[Name, int], rules: Rollback) -> Name | None:
+    """The update that the new state is better without by more than the charter bears, though the loss may have fallen.
+
+    `worth`: by update, what the loss of the new state rises by without it. It is for text of which nothing can be learnt: it
+    holds the others up round after round, and no single round is worse for it.
+    """
+    if not worth or not rules.drag_percent:
+        return None
+    least = min(worth, key=lambda name: (worth[name], name))
+    return least if -worth[least] > round(rules.drag_percent * 10_000) else None
+
+
 def _ppm(before: float, after: float) -> int:
     if before <= 0:
         return 0 if after <= 0 else CHANGE_MAX

@@ -8,7 +8,7 @@ from typing import Any
 
 from commons.charter import Charter
 from commons.records import Kind, Record
-from commons.verdict import change, culprit, limit
+from commons.verdict import change, culprit, drag, limit
 from commons.work import ProbeNote
 from governance.fsck_findings import Findings, Rule
 from governance.fsck_late import Round, Run
@@ -70,7 +70,10 @@ class Verdicts:
         need(said.site not in losses, Rule.VERDICT, index, what)
         losses.setdefault(said.site, said.loss)
 
-    def judge(self, index: int, run: Run, facts: Mapping[str, Any]) -> None:
+    def take(self, index: int, kind: Kind, run: Run, facts: Mapping[str, Any]) -> None:
+        (self._judge if kind is Kind.VERDICT else self._appraise)(index, run, facts)
+
+    def _judge(self, index: int, run: Run, facts: Mapping[str, Any]) -> None:
         need, opened, judged = self._findings.require, run.round, self._of(run.name)
         if opened is None or (opened.number, opened.base) != (facts["round"], facts["base"]):
             self._findings.add(Rule.VERDICT, index, f"judges round {facts['round']}, which is not open")
@@ -83,11 +86,12 @@ class Verdicts:
         what = f"states a limit of {facts['limit_ppm']} ppm in round {opened.number}, the charter's rule gives {most}"
         need(facts["limit_ppm"] == most, Rule.VERDICT, index, what)
         harm = most is not None and found is not None and found > most
-        words = ("harmful", "rolled-back") if harm else (_unharmed(found, charter),)
+        named = self._named(judged, charter, facts, found if harm else None)
+        judged.named, self._due = named, run.name
+        words = (_unharmed(found, charter),) if named is None and not harm else ("harmful",)
+        words = ("rolled-back",) if harm and named is None else words
         what = f"calls round {opened.number} {facts['verdict']!r}, it is {' or '.join(words)}"
         need(facts["verdict"] in words, Rule.VERDICT, index, what)
-        if harm and found is not None:
-            self._name(index, run, judged, charter, facts, found)
         judged.last = dict(facts)
         if facts["verdict"] in ("good", "measured") and change_ppm is not None:
             judged.changes.append(change_ppm)
@@ -99,6 +103,52 @@ class Verdicts:
         what = f"leaves out the update of site {site} for harm that the verdict before it does not lay on it"
         self._findings.require(named == (site, number), Rule.VERDICT, index, what)
         judged.harmful[site] = max(number, judged.harmful.get(site, number))
+
+    def _appraise(self, index: int, run: Run, facts: Mapping[str, Any]) -> None:
+        """What updates and experts are worth follows from the measurements, of the state that was judged."""
+        opened, judged = run.round, self._of(run.name)
+        need, last = self._findings.require, judged.last
+        if opened is None or opened.number != facts["round"]:
+            self._findings.add(Rule.VERDICT, index, f"appraises round {facts['round']}, which is not open")
+            return
+        right = last is not None and last["state"] == facts["state"]
+        what = f"appraises another state of round {opened.number} than was judged"
+        need(right, Rule.VERDICT, index, what)
+        due = opened.charter.contribution.every and opened.number % opened.charter.contribution.every == 0
+        need(
+            bool(due),
+            Rule.VERDICT,
+            index,
+            f"appraises round {opened.number}, which the charter does not ask for",
+        )
+        for name, (left, ppm) in (*facts["updates"].items(), *facts["experts"].items()):
+            found = self._change(judged, opened.charter, facts["state"], left)
+            what = f"states that {name} is worth {ppm} ppm in round {opened.number}, the measurements say {found}"
+            need(ppm == found, Rule.VERDICT, index, what)
+        self._bears(index, run, opened, facts["updates"])
+        strangers = [n for n in facts["experts"] if n not in opened.charter.experts]
+        strangers += [n for n in facts["updates"] if not self._counts(run, opened, n)]
+        what = f"appraises {', '.join(strangers[:3])}, which has no part in round {opened.number}"
+        need(not strangers, Rule.VERDICT, index, what)
+
+    def _bears(self, index: int, run: Run, opened: Round, updates: Mapping[str, tuple[str, int]]) -> None:
+        """None of the updates that could be left out drags more than the charter bears."""
+        rules, fixed = opened.charter.rollback, len(opened.admitted) <= opened.quorum
+        worth: dict[tuple[str, int], int] = {}
+        for name, (_, ppm) in updates.items():
+            site, _, number = name.rpartition("/")
+            if site in run.late or not fixed:
+                worth[site, int(number)] = ppm
+        named = drag(worth, rules) if rules.on else None
+        what = f"closes round {opened.number} with the update of {named and named[0]}, without which its state is better"
+        self._findings.require(named is None, Rule.VERDICT, index, what)
+
+    def _counts(self, run: Run, opened: Round, name: str) -> bool:
+        site, _, number = name.rpartition("/")
+        late = run.late.get(site)
+        return (site in opened.admitted and number == str(opened.number)) or (
+            late is not None and number == str(late.number)
+        )
 
     def close(self, index: int, run: Run, opened: Round, facts: Mapping[str, Any]) -> None:
         """The round's state is the one that was judged, or the one it began from."""
@@ -117,20 +167,19 @@ class Verdicts:
         )
         need(last["verdict"] != "harmful" and facts["state"] == wanted, Rule.VERDICT, index, what)
 
-    def _name(
-        self, index: int, run: Run, judged: _Judged, charter: Charter, facts: Mapping[str, Any], rise: int
-    ) -> None:
-        """Who is left out follows from the measurements of the states without each; nobody where none helps."""
-        worth = {}
+    def _named(
+        self, judged: _Judged, charter: Charter, facts: Mapping[str, Any], rise: int | None
+    ) -> tuple[str, int] | None:
+        """Who is left out, by the measurements of the states without each. `rise`: where there is harm."""
+        worth, rules = {}, charter.rollback
+        before = facts["state"] if rise is None else facts["base"]
         for key, state in facts.get("without", {}).items():
             site, _, number = key.rpartition("/")
-            if (found := self._change(judged, charter, facts["base"], state)) is not None:
+            if (found := self._change(judged, charter, before, state)) is not None:
                 worth[site, int(number)] = found
-        judged.named = culprit(rise, worth)
-        self._due = run.name
-        said = facts["verdict"] == "harmful"
-        what = f"calls round {facts['round']} {facts['verdict']!r}, leaving out {judged.named or 'nobody'} would take the harm away"
-        self._findings.require(said == (judged.named is not None), Rule.VERDICT, index, what)
+        if not rules.on:
+            return None
+        return drag(worth, rules) if rise is None else culprit(rise, worth)
 
     def _change(self, judged: _Judged, charter: Charter, base: str, state: str) -> int | None:
         probe = charter.probe.text

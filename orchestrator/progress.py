@@ -1,6 +1,6 @@
 """Where every run stands: the view that folds the journal's run records.
 
-Reads the facts RUN, ROUND, REJECTION, VERDICT, CLOSE and FINISH (`orchestrator.facts` writes them) and the sites' notes. Pure:
+Reads the facts RUN, ROUND, REJECTION, VERDICT, WORTH, CLOSE and FINISH (`orchestrator.facts` writes them) and the sites' notes. Pure:
 no clock, no disk. Rebuilt from the journal, it is the same.
 """
 
@@ -81,6 +81,10 @@ class RoundState:
     change_ppm: int | None = None
     probe_loss: float | None = None
     """Of its state, by the median of the sites."""
+    worth_ppm: dict[str, int] = field(default_factory=dict)
+    """``site/round`` of an update -> what the probe loss rises by without it, in rounds that were appraised."""
+    experts_ppm: dict[str, int] = field(default_factory=dict)
+    """The same of experts."""
 
     @property
     def waiting(self) -> list[SiteId]:
@@ -200,6 +204,11 @@ class Runs:
                 self.by_id[RunId(said.run)].measured.take(index, said)
             case Kind.VERDICT:
                 self._judge(record.facts)
+            case Kind.WORTH:
+                facts = record.facts
+                found = self._round(facts["run"], facts["round"])
+                found.worth_ppm = {name: ppm for name, (_, ppm) in facts["updates"].items()}
+                found.experts_ppm = {name: ppm for name, (_, ppm) in facts["experts"].items()}
             case Kind.CLOSE:
                 self._close(record.at_ms, record.facts)
             case Kind.EVALUATION:

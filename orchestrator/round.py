@@ -17,11 +17,12 @@ from commons.privacy.terms import Robust
 from commons.records import Record
 from governance.ledger import decide_expire, decide_failed, decide_grants, decide_hold, decide_rulings
 from orchestrator import checkpoints
+from orchestrator.appraising import Key
 from orchestrator.charges import end_hold, end_holds
 from orchestrator.combine import Combined, Contribution, Opening, Unmoved, combine
 from orchestrator.desk import Desk
 from orchestrator.facts import close_fact, finish_fact
-from orchestrator.judging import Judged, Key, judge, stands
+from orchestrator.judging import Judged, judge, stands
 from orchestrator.late import late_updates, staying
 from orchestrator.plan import (
     Verdict,
@@ -221,7 +222,7 @@ def _settle(desk: Desk, run: RunId, judged: Judged) -> bool:
         stay |= {(number, site) for site, number in state.carried.items() if site not in vain}
         charters = consortium.members.charters
         ended = end_holds(consortium.ledger, charters, state, now_ms, stay=stay)
-        said = [judged.verdict.fact(now_ms, run, opened)] if judged.verdict else []
+        said = judged.records(now_ms, state, opened, charter)
         return [*said, closed, *letting_go(state, vain, now_ms), *ended]
 
     return bool(desk.consortium.commit(decide))

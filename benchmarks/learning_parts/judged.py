@@ -15,12 +15,14 @@ from commons.charter import Model
 from commons.experts.map import ExpertMap
 from commons.judging import Rollback
 from commons.names import SiteId
-from commons.verdict import change, culprit, limit
+from commons.verdict import change, culprit, drag, limit
 from workers.data import Rows
 from workers.objectives import held_out_loss
 from workers.shard import build_shard
 
-RULES = Rollback(on=True)
+RULES = Rollback(on=True, drag_percent=0.1)
+EVERY = 4
+"""Rounds from one appraisal to the next: a site that comes back from its quarantine of three is looked at at once."""
 _KEPT = ("losses", "changes", "out_until", "log")
 Combine = Callable[[Sequence[str]], State]
 """Sites -> the shared slices, combined from their updates alone."""
@@ -56,22 +58,39 @@ class Judge:
             harm = leaves_out and rise > most
             entry: dict[str, Any] = {"round": number, "change_ppm": rise, "limit_ppm": most}
             self.log.append(entry)
-            if not harm and leaves_out:
-                self.losses = after
-                self.changes.append(rise)
-                return sites
-            without = {s: self._measured(local, combine([o for o in sites if o != s])) for s in sites}
-            worth = {(s, number): change(self.losses, left) or 0 for s, left in without.items()}
-            entry["worth_ppm"] = {s: change(after, left) for s, left in without.items()}
-            if not harm:
-                self.losses = after
-                return sites
-            named = culprit(rise, worth) if len(sites) > 2 else None
-            entry["left_out"] = named[0] if named else "all"
-            if named is None:
+            if harm or not leaves_out or number % EVERY == 0:
+                named = self._accused(number, local, after, combine, sites, rise if harm else None, entry)
+                if leaves_out and named:
+                    entry["left_out"] = named
+                    sites = [s for s in sites if s != named]
+                    self.out_until[named] = number + RULES.quarantine_rounds
+                    continue
+            if harm:
+                entry["left_out"] = "all"
                 return None
-            sites = [s for s in sites if s != named[0]]
-            self.out_until[named[0]] = number + RULES.quarantine_rounds
+            self.losses = after
+            self.changes.append(rise)
+            return sites
+
+    def _accused(
+        self,
+        number: int,
+        local: Mapping[str, State],
+        after: Mapping[str, float],
+        combine: Combine,
+        sites: Sequence[str],
+        rise: int | None,
+        entry: dict[str, Any],
+    ) -> str | None:
+        """As `orchestrator.judging.accused`; the quorum is half the sites. `rise`: where there is harm."""
+        left = {s: self._measured(local, combine([o for o in sites if o != s])) for s in sites}
+        entry["worth_ppm"] = {s: change(after, losses) for s, losses in left.items()}
+        before = after if rise is None else self.losses
+        worth = {(s, number): change(before, losses) or 0 for s, losses in left.items()}
+        if 2 * len(sites) <= len(local):
+            return None
+        named = drag(worth, RULES) if rise is None else culprit(rise, worth)
+        return named[0] if named else None
 
     def remembered(self) -> dict[str, Any]:
         """What the next round's verdict depends on, and the log."""

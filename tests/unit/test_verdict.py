@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from commons.judging import Rollback
-from commons.verdict import CHANGE_MAX, LEAST, RECENT, change, culprit, limit
+from commons.verdict import CHANGE_MAX, LEAST, RECENT, change, culprit, drag, limit
 
 untimed = settings(max_examples=60, deadline=None)
 SITES = st.sampled_from("abcdefghi")
@@ -88,6 +88,14 @@ def test_the_update_without_which_the_round_is_best_did_it() -> None:
     assert culprit(100, {("b", 3): 10, ("a", 3): 10}) == ("a", 3), "of equals the first"
     assert culprit(100, {("a", 3): 80, ("b", 3): 76, ("c", 3): 99}) is None, "all did it a little"
     assert culprit(100, {}) is None
+
+
+def test_only_a_drag_beyond_what_the_charter_bears_is_named_and_the_largest_first() -> None:
+    rules = Rollback(on=True, drag_percent=0.2)
+    assert drag({("a", 3): -2001, ("b", 3): -9000, ("c", 3): 500}, rules) == ("b", 3)
+    assert drag({("a", 3): -2000, ("c", 3): 500}, rules) is None
+    assert drag({("a", 3): -(10**9)}, Rollback(on=True)) is None, "the charter does not ask for it"
+    assert drag({}, rules) is None
 
 
 @untimed
