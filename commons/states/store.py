@@ -214,14 +214,19 @@ class StateStore:
             writer.publish()
 
     def prune(self, keep: Iterable[Digest]) -> int:
-        """Remove every blob that no state in `keep` and none being written uses, and what crashed writers left; returns
-        how many blobs went."""
-        used: set[Digest] = set()
+        """Remove every blob that no state in `keep` and none being written uses, nor can be built from, and what crashed
+        writers left; returns how many blobs went."""
+        here, used = set(self._place.digests()), set[Digest]()
         for state in keep:
-            slices = self.manifest(state).values()
-            used |= {state, *(blob.digest for blob in slices), *(b.step.digest for b in slices if b.step)}
+            used.add(state)
+            for blob in self.manifest(state).values():
+                used.add(blob.digest)
+                if blob.step is not None:
+                    used.add(blob.step.digest)
+                    if blob.digest not in here:
+                        used.add(blob.step.base)
         self._place.sweep()
-        with self._known.removing(d for d in self._place.digests() if d not in used) as gone:
+        with self._known.removing(here - used) as gone:
             self._place.remove(gone)
         return len(gone)
 
