@@ -162,13 +162,11 @@ class Computing:
         return self._signer.sign(said.text)
 
     def anticipate(self, order: Order, sealed: Sealed) -> None:
-        """Drop older states; keep what the coordinator must compute for this site's own experts: base + delta.
+        """Keep what the coordinator must compute for this site's own experts: base + delta.
 
         States are addressed by content, so a coordinator that computes otherwise costs a download, no more.
         """
-        base = Digest(order.note.base)
-        self._store.prune([base])
-        blobs = self._store.manifest(base)
+        blobs = self._store.manifest(Digest(order.note.base))
         own = {part.name: part for part in order.expert_map.owned_by(self._name)}
         weights, delta = np.empty(FRAME, np.float32), np.empty(FRAME, np.float32)
         with sealed.payload.open("rb") as payload, self._store.writer() as ahead:
@@ -190,10 +188,12 @@ class Computing:
             ahead.publish()
 
     def _fetch(self, order: Order, *, whole: bool) -> dict[str, seal.Array]:
-        """The order's base: every slice, or those this site trains."""
+        """The order's base: every slice, or those this site trains. Older states make room for it."""
         self._status.enter("fetching")
         base = Digest(order.note.base)
         parts = order.expert_map.slices if whole else order.expert_map.uplink(self._name)
+        self._link.fetch(base, [])
+        self._store.prune([base])
         self._link.fetch(base, [part.name for part in parts])
         manifest = self._store.manifest(base)
         for part in parts:
