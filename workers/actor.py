@@ -28,6 +28,7 @@ from commons.names import SiteId
 from workers.backoff import pauses
 from workers.data import Corpus, CorpusError
 from workers.gauge import Gauge
+from workers.probe import Probe
 from workers.ray_start import connected, ray
 from workers.seal import Trained
 from workers.site_file import SiteFile
@@ -54,6 +55,7 @@ class Bench:
     site: str
     text: Path
     public: Path | None
+    probe: Path | None
     home: Path
     threads: int
 
@@ -70,7 +72,7 @@ def in_ray(file: SiteFile, stop: threading.Event) -> Iterator[RemoteTrainer]:
     """The site's trainer in the Ray that its file names, for the length of the `with` block (`workers.training.Begin`)."""
     cpus, gpus = file.ray.cpus, file.ray.gpus
     threads, rounds = max(1, int(cpus)), file.home / "rounds"
-    bench = Bench(file.partner, file.name, file.text, file.public, rounds, threads)
+    bench = Bench(file.partner, file.name, file.text, file.public, file.probe, rounds, threads)
     with connected(file.ray.address, namespace=f"hansa-{file.name}", cpus=cpus, gpus=gpus, stop=stop):
         trainer = RemoteTrainer(bench, cpus=cpus, gpus=gpus, stop=stop)
         trainer.start()
@@ -216,6 +218,17 @@ class TrainingActor:
             return Failed(str(error))
         return loss, len(corpus.held_out_rows(length=length, limit=EVALUATION_ROWS)) * length
 
+    def probe(self, run: str, charter: Charter, state: Mapping[str, Array]) -> float | Failed:
+        """Loss of `state` on the charter's probe, by the shard that trains."""
+        from workers.trainer import TrainingError
+
+        self._progress, wanted = Progress(), charter.probe
+        try:
+            text = Probe.load(self._bench.probe, digest=wanted.text, size=wanted.bytes)
+            return self._trainer_of(run, charter).evaluate(state, text, limit=wanted.rows)
+        except (TrainingError, CorpusError, KeyError) as error:
+            return Failed(str(error))
+
     def _gauge(self, not_before_ms: int) -> Gauge:
         processor = f"cpu/{self._bench.partner}/{self._bench.site}"
         return Gauge(SystemClock(), processor, not_before_ms=not_before_ms)
@@ -305,6 +318,11 @@ class RemoteTrainer:
         arrays = ray.put(dict(state))
         loss, size = self._run(lambda actor, _: actor.evaluate.remote(run, charter, arrays), watch)
         return float(loss), int(size)
+
+    def probe(self, run: str, charter: Charter, state: Mapping[str, Array], *, watch: Watch) -> float:
+        """As `workers.training.Training` says."""
+        arrays = ray.put(dict(state))
+        return float(self._run(lambda actor, _: actor.probe.remote(run, charter, arrays), watch))
 
     def _run(self, call: Callable[[Any, int], Any], watch: Watch) -> Any:
         waits = pauses(first_s=1.0, longest_s=30.0)

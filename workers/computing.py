@@ -18,7 +18,8 @@ from commons.names import Digest, SiteId
 from commons.notes import Signer
 from commons.states import StateStore
 from commons.updates import UpdateManifest
-from commons.work import EvaluationNote
+from commons.verdict import LOSS_MAX
+from commons.work import EvaluationNote, ProbeNote
 from workers import seal
 from workers.allowance import Allowance
 from workers.link import Link
@@ -140,6 +141,26 @@ class Computing:
         log.info("held-out loss of the consortium's model: %.4f nats per byte", loss)
         return self._signer.sign(said.text)
 
+    def probe(self, order: Order) -> bytes:
+        """A signed hansa-probe/v1 note of the order's state on the charter's probe. Raises as `train`."""
+        note, charter = order.note, order.charter
+        state = self._fetch(order, whole=charter.learning.routing == "joint")
+        self._status.enter("training", "measuring a state on the probe")
+        loss = self._trainer.probe(
+            note.run, charter, state, watch=lambda progress: self._watch(order, progress)
+        )
+        said = ProbeNote(
+            consortium=note.consortium,
+            run=note.run,
+            round=note.round,
+            site=note.site,
+            probe=charter.probe.text,
+            state=note.base,
+            loss=min(loss, LOSS_MAX) if loss >= 0 else LOSS_MAX,
+        )
+        log.info("round %d: probe loss of %s: %.4f nats per byte", note.round, note.base[:19], said.loss)
+        return self._signer.sign(said.text)
+
     def anticipate(self, order: Order, sealed: Sealed) -> None:
         """Drop older states; keep what the coordinator must compute for this site's own experts: base + delta.
 
@@ -193,7 +214,7 @@ class Computing:
         )
         if not self._stands(order):
             return Wish.ABANDON
-        if order.note.work == "evaluate" or self._allowance.suffices(progress.step, progress.device_ms):
+        if order.note.work != "train" or self._allowance.suffices(progress.step, progress.device_ms):
             return Wish.GO_ON
         self._status.set(why=self._allowance.exhausted)
         return Wish.FINISH

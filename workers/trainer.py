@@ -35,7 +35,7 @@ from commons.experts.fragments import due
 from commons.experts.map import ExpertMap, Kind
 from commons.learning import Learning
 from commons.names import SiteId
-from workers.data import Corpus, Mixture, Source
+from workers.data import Corpus, HeldOut, Mixture, Source
 from workers.gauge import Gauge
 from workers.inner import InnerOptimizer, computed_in
 from workers.objectives import as_tokens, held_out_loss, next_byte_loss
@@ -171,7 +171,7 @@ class Trainer:
             gauge.rest()
             self._ahead = _ahead_of(round_number, learning, experts), work
 
-    def evaluate(self, state: Mapping[str, Array], held_out: Source, *, limit: int = 256) -> float:
+    def evaluate(self, state: Mapping[str, Array], held_out: HeldOut, *, limit: int = 256) -> float:
         """Loss of `state` on the held-out text, nats per byte; with lean routing through own experts only."""
         rows = held_out.held_out_rows(length=self._learning.sequence_length, limit=limit)
         return held_out_loss(self._shard_at(state), rows)

@@ -95,6 +95,11 @@ class Training(Protocol):
         """(loss in nats per byte, bytes of held-out text); raises as `train` does."""
         ...
 
+    def probe(self, run: str, charter: Charter, state: Mapping[str, Array], *, watch: Watch) -> float:
+        """Loss of `state` on the charter's probe, nats per byte, routed as in training; no number where the state
+        gives none. Raises as `train` does, also where the site lacks the text."""
+        ...
+
 
 Begin = Callable[[SiteFile, threading.Event], AbstractContextManager[Training]]
 """Starts what trains for a site, for the length of a `with` block; raises Interrupted once the event is set."""

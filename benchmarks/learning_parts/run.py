@@ -129,6 +129,8 @@ def _facts(variant: Variant, size: Size, seed: int, consortium: Consortium, text
             model, expert_map, state, scores.rows_of(texts.train, size.length, LOOK_ROWS)
         )
     facts["norms"] = _norms(consortium)
+    if consortium.judge is not None:
+        facts["judged"] = consortium.judge.log
     return facts
 
 

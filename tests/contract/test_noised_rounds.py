@@ -76,6 +76,9 @@ class Pretending:
     def evaluate(self, run: str, charter: Charter, state: Arrays, *, watch: Watch) -> tuple[float, int]:
         return LOSS, charter.learning.sequence_length
 
+    def probe(self, run: str, charter: Charter, state: Arrays, *, watch: Watch) -> float:
+        return LOSS
+
 
 class Site:
     """`workers.site.run_site` in a thread of its own."""
