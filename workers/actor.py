@@ -225,7 +225,8 @@ class TrainingActor:
         self._progress, wanted = Progress(), charter.probe
         try:
             text = Probe.load(self._bench.probe, digest=wanted.text, size=wanted.bytes)
-            return self._trainer_of(run, charter).evaluate(state, text, limit=wanted.rows)
+            with self._turn:
+                return self._trainer_of(run, charter).evaluate(state, text, limit=wanted.rows)
         except (TrainingError, CorpusError, KeyError) as error:
             return Failed(str(error))
 

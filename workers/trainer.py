@@ -173,8 +173,13 @@ class Trainer:
 
     def evaluate(self, state: Mapping[str, Array], held_out: HeldOut, *, limit: int = 256) -> float:
         """Loss of `state` on the held-out text, nats per byte; with lean routing through own experts only."""
-        rows = held_out.held_out_rows(length=self._learning.sequence_length, limit=limit)
-        return held_out_loss(self._shard_at(state), rows)
+        rows, begun = held_out.held_out_rows(length=self._learning.sequence_length, limit=limit), self._ahead
+        here = read_state(begun[1].shard) if begun else {}
+        loss = held_out_loss(self._shard_at(state), rows)
+        if begun:
+            load_state(begun[1].shard, here)
+            self._ahead = begun if begun[1].shard is self._shard else None
+        return loss
 
     def _begin(
         self, round_number: int, state: Mapping[str, Array], learning: Learning, experts: str, gauge: Gauge

@@ -55,7 +55,9 @@ def random_charter(seed: int) -> Charter:
         learning__rounds=dice.randrange(2, 6),
         learning__inner_steps=dice.randrange(1, 4),
         learning__batch_size=65_536,
-        learning__fragments=1 if "late_rounds" in lateness else random.Random(f"turns {seed}").randrange(1, 4),
+        learning__fragments=1
+        if "late_rounds" in lateness
+        else random.Random(f"turns {seed}").randrange(1, 4),
         learning__outer={
             "learning_rate": 0.7,
             "momentum": dice.choice((0.0, 0.9)),
