@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 from commons.cosignature import WITNESSES_MAX
 from commons.experts.settings import Value
 from commons.learning import Learning
+from commons.learning import conflicts as strategy_conflicts
 from commons.privacy.terms import Privacy, conflicts
 from commons.section import Section
 
@@ -273,14 +274,22 @@ class Charter(Section):
                 f"witnesses.quorum is {self.witnesses.quorum} but there are {witnesses} sites and outsiders"
             )
         found += self._unpriced_precisions()
+        return found + self._unkeepable()
+
+    def _unkeepable(self) -> list[str]:
+        """What strategy and privacy promise and the rest of the charter does not allow."""
         codecs = dict(self.learning.codecs)
-        return found + conflicts(
-            self.privacy,
-            sites=len(self.sites),
-            quorum=self.rounds.quorum,
-            expert_codec=codecs["expert"],
-            shared_codecs={k: c for k, c in codecs.items() if k not in ("expert", "down") and c is not None},
-        )
+        owned = ("down",) if self.learning.strategy == "diloco" else ("expert", "down")
+        return [
+            *strategy_conflicts(self.learning, self.privacy),
+            *conflicts(
+                self.privacy,
+                sites=len(self.sites),
+                quorum=self.rounds.quorum,
+                expert_codec=codecs["expert"],
+                shared_codecs={k: c for k, c in codecs.items() if k not in owned and c is not None},
+            ),
+        ]
 
     def _unpriced_precisions(self) -> list[str]:
         """Of bf16, where a site computes in it or in fp32: an update without a price would be rejected."""

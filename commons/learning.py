@@ -5,13 +5,16 @@ Field names are the TOML keys. What a field demands of other parts of the charte
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from commons.experts.slices import Kind
+from commons.privacy.terms import Privacy
 from commons.section import Section
 
+Strategy = Literal["expert_diloco", "sovereign", "diloco"]
 Codec = Literal["fp32", "bf16", "int8", "int4", "fp8", "top_k"]
 
 SEQUENCE_MIN = 8
@@ -61,7 +64,9 @@ InnerOptimizer = Literal["adamw", "muon"]
 class Learning(Section):
     LATER: ClassVar[frozenset[str]] = frozenset({"norm_gate", "inner_optimizer", "precision"})
 
-    strategy: Literal["expert_diloco"] = "expert_diloco"
+    strategy: Strategy = "expert_diloco"
+    """What the sites train and exchange (`commons.exchange`). `expert_diloco`: all the trunk, each its own experts.
+    `sovereign`: each its own experts alone. `diloco`: all of them everything."""
     routing: Literal["joint", "lean"] = "joint"
     """`joint`: frozen guest experts beside one's own. `lean`: own experts only."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
@@ -85,3 +90,35 @@ class Learning(Section):
     norm_gate: Annotated[float, Field(ge=2, le=1e12)] = 1000.0
     """An update whose L2 norm is more than this many times the median of its round's is rejected, in every privacy
     mode in which the coordinator sees norms. At 2 or more the median itself always passes."""
+
+
+def conflicts(learning: Learning, privacy: Privacy) -> Iterator[str]:
+    """Why a charter with this privacy cannot keep its strategy; each in one sentence."""
+    here, mode = f"learning.strategy is {learning.strategy!r}", privacy.mode
+    shared_alone = mode == "dp" and privacy.dp.slices == "shared"
+    match learning.strategy:
+        case "sovereign":
+            if learning.routing != "lean":
+                yield (
+                    f"{here} but learning.routing is {learning.routing!r}: experts that learned beside the others' could "
+                    "not do without them, so routing must be 'lean'"
+                )
+            if (codec := learning.codecs.of(Kind.ROUTER)) != "fp32":
+                yield (
+                    f"{here} but router rows are sent as {codec!r} (learning.codecs.router), which encodes rows of several "
+                    "owners together: they take 'fp32' here"
+                )
+            if mode in ("robust", "secagg"):
+                yield f"{here} but privacy.mode is {mode!r}: no slice is combined from several sites"
+            if shared_alone:
+                yield f"{here} but privacy.dp.slices is 'shared': experts are all that leaves a site, so it must be 'all'"
+        case "diloco":
+            if learning.routing != "joint":
+                yield (
+                    f"{here} but learning.routing is {learning.routing!r}: every site holds and trains every expert, so "
+                    "routing must be 'joint'"
+                )
+            if shared_alone:
+                yield f"{here} but privacy.dp.slices is 'shared': experts are shared too, so it must be 'all'"
+        case _:
+            pass

@@ -14,6 +14,7 @@ from commons.amounts import PICO_PER_MICRO
 from commons.charter import Charter
 from commons.charter import Site as CharterSite
 from commons.errors import Code, Refusal
+from commons.exchange import Exchange
 from commons.experts.map import ExpertMap
 from commons.names import RunId, SiteId
 from commons.records import Record
@@ -40,8 +41,7 @@ class TopUp:
 
 def ordered_gflop(charter: Charter, expert_map: ExpertMap) -> int:
     """The work of one site's whole round, in 10^9 useful operations."""
-    learning = charter.learning
-    return expert_map.training_gflop(learning.inner_steps * learning.batch_size * learning.sequence_length)
+    return Exchange(expert_map, charter.learning, 1).gflop(charter.learning.inner_steps)
 
 
 def bound(charter: Charter, site: CharterSite, gflop: int, last: UsageNote | None) -> Price | Refusal:

@@ -127,7 +127,7 @@ def _combine_and_save(desk: Desk, run: RunId) -> Combined | None:
         charter = desk.consortium.members.charters[opened.charter_version]
         admitted = {site: a.update for site, a in opened.admitted.items()}
         late = late_updates(state, charter)
-        momentum, expert_map = state.momentum, desk.expert_map(opened.charter_version)
+        momentum, exchange = state.momentum, desk.exchange(opened)
     rule = _rule(desk, run, charter)
     if rule is None and charter.privacy.mode == "secagg":
         return None
@@ -149,10 +149,8 @@ def _combine_and_save(desk: Desk, run: RunId) -> Combined | None:
             desk.store,
             base=opened.base,
             momentum=momentum,
-            expert_map=expert_map,
-            outer=charter.learning.outer,
+            exchange=exchange,
             contributions=contributions,
-            down=charter.learning.codecs.down,
             rule=rule,
         )
 

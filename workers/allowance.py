@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from commons.charter import Charter
 from commons.errors import HansaError, Refused
+from commons.exchange import Exchange
 from commons.experts.map import ExpertMap
 from commons.identity import write_file
 from commons.pricing import exact_pico, rates_of, whole_micro
@@ -163,6 +164,6 @@ def cost_micro(charter: Charter, expert_map: ExpertMap, site: str, steps: int, d
     """What `steps` of a round that took `device_ms` cost at this site, by the device's dearest rate."""
     entry, learning = charter.site(site), charter.learning
     assert entry is not None, "an order for this site is under a charter that has it"
-    gflop = expert_map.training_gflop(steps * learning.batch_size * learning.sequence_length)
+    gflop = Exchange(expert_map, learning, 1).gflop(steps)
     rates = rates_of(charter.rate_card, entry.device, None)
     return whole_micro(max(exact_pico(rate, gflop, device_ms) for rate in rates))

@@ -7,15 +7,16 @@ also when the round was cut short: what its file says is what the round gave. Af
 at its own place in batches and learning rate, as if the round had been whole.
 
 Inner optimiser: AdamW (0.9, 0.95), its moments kept across rounds, gradients clipped at norm 1, warm-up and cosine
-over the run's inner steps (DiLoCo, arXiv 2311.08105). Own experts stay as the site left them, unless they leave it
-under noise: then they start from the base every round, as the trunk does, and are at the site what they are for all others.
+over the run's inner steps (DiLoCo, arXiv 2311.08105). What a site trains is the strategy's (`commons.exchange`); the
+rest stays as the base has it, moments of earlier rounds untouched. Own experts stay as the site left them, unless they are
+combined with others' or leave it under noise: then they start from the base every round, as the trunk does.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -27,9 +28,10 @@ from torch import nn
 
 from commons.charter import Model
 from commons.clock import SystemClock
-from commons.experts.map import ExpertMap, Kind
+from commons.exchange import Exchange
+from commons.experts.map import ExpertMap, Kind, Slice
 from commons.learning import Learning
-from commons.names import SiteId
+from commons.names import ExpertId, SiteId
 from workers.data import Corpus, Mixture, Source
 from workers.durable import read_arrays, read_facts, write_durably
 from workers.gauge import Gauge
@@ -44,6 +46,7 @@ from workers.shard import (
     load_state,
     read_state,
     resident_bytes,
+    train_only,
     weights,
 )
 
@@ -63,9 +66,9 @@ class TrainingError(RuntimeError):
 @dataclass(frozen=True)
 class RoundResult:
     trunk_delta: dict[str, Array]
-    """Local minus base for every shared slice (trunk and router)."""
+    """Local minus base for every slice of trunk and router that the site trains."""
     experts: dict[str, Array]
-    """Own experts' weights after the round."""
+    """Weights after the round of the experts that the site trains."""
     steps: int
     tokens: int
     loss: float
@@ -99,11 +102,11 @@ class Trainer:
         torch.set_num_threads(threads)
         self._model, self._map, self._site = model, expert_map, site
         self._learning, self._corpus, self._public, self._home = learning, corpus, public, home
-        self._own = expert_map.experts_of(site)
         self._own_names = [s.name for s in expert_map.owned_by(site)]
         self._shared_names = [s.name for s in expert_map.shared()]
         self._shard: nn.Module | None = None
-        self._guests = False
+        self._built: tuple[tuple[ExpertId, ...], bool] | None = None
+        """Experts that are trained, and whether guests stand beside them."""
 
     def train_round(
         self,
@@ -123,6 +126,9 @@ class Trainer:
         `experts`: own experts begin as the site left them, or as `base` has them, where the site's updates of them are not
         what arrived. Raises TrainingError on a loss that is not finite, CorpusError on text the model cannot read.
         """
+        exchange = Exchange(self._map, learning, round_number)
+        if not exchange.owners_keep:
+            experts = "base"
         assert experts == "kept" or all(n in base for n in self._own_names), "own experts are in the base"
         request = self._request(round_number, base, learning, experts)
         if finished := self._finished(round_number, request):
@@ -131,6 +137,9 @@ class Trainer:
         gauge.begin(_gpu())
         self._learning = learning
         shard = self._shard_at(base)
+        trained = self._trained(exchange)
+        train_only(shard, {part.name for part in trained})
+        trunk = [part.name for part in trained if part.expert is None]
         rows = self._corpus.held_out_rows(length=learning.sequence_length, limit=HELD_OUT_ROWS)
         before = held_out_loss(shard, rows)
         arrays, steps = self._restore(round_number, shard, experts)
@@ -140,20 +149,20 @@ class Trainer:
         done, loss = self._inner_steps(round_number, shard, optimizer, on_step)
         self._check_only_own_moved(shard, base)
         tokens = done * learning.batch_size * learning.sequence_length
-        local = read_state(shard, self._shared_names)
+        local = read_state(shard, trunk)
         result = RoundResult(
-            trunk_delta={n: local[n] - np.asarray(base[n], np.float32) for n in self._shared_names},
-            experts=read_state(shard, self._own_names),
+            trunk_delta={n: local[n] - np.asarray(base[n], np.float32) for n in trunk},
+            experts=read_state(shard, [part.name for part in trained if part.expert is not None]),
             steps=done,
             tokens=tokens,
             loss=loss,
             held_out_loss=before,
             expert_tokens={str(e): n for e, n in expert_tokens(shard, self._map).items()},
-            gflop=self._map.training_gflop(tokens),
+            gflop=exchange.gflop(done),
             peak_model_bytes=resident_bytes(shard) + optimizer.bytes(),
             usage=gauge.end(computed_in(learning, compute_device())),
         )
-        self._commit(round_number, request, result, optimizer)
+        self._commit(round_number, request, result, optimizer, experts)
         return result
 
     def evaluate(self, state: Mapping[str, Array], held_out: Source, *, limit: int = 256) -> float:
@@ -161,12 +170,16 @@ class Trainer:
         rows = held_out.held_out_rows(length=self._learning.sequence_length, limit=limit)
         return held_out_loss(self._shard_at(state), rows)
 
+    def _trained(self, exchange: Exchange) -> Sequence[Slice]:
+        return exchange.trained(self._site)
+
     def _shard_at(self, state: Mapping[str, Array]) -> nn.Module:
-        guests = self._learning.routing == "joint"
-        if self._shard is None or guests != self._guests:
+        own = Exchange(self._map, self._learning, 1).experts_of(self._site)
+        built = own, self._learning.routing == "joint"
+        if self._shard is None or built != self._built:
             kept = state if all(n in state for n in self._own_names) else {**state, **self._latest_experts()}
-            self._guests = guests
-            self._shard = build_shard(self._model, self._map, own=self._own, guests=guests, state=kept)
+            self._built = built
+            self._shard = build_shard(self._model, self._map, own=own, guests=built[1], state=kept)
         else:
             lacking = [n for n in self._shared_names if n not in state]
             lacking += [n for n in self._guest_names() if n not in state]
@@ -224,10 +237,10 @@ class Trainer:
                 raise AssertionError(f"site {self._site} moved {name}, which it does not own")
 
     def _guest_names(self) -> list[str]:
-        if not self._guests:
-            return []
-        own = set(self._own_names)
-        return [s.name for s in self._map.slices if s.kind is Kind.EXPERT and s.name not in own]
+        trained, guests = self._built or ((), False)
+        return [
+            s.name for s in self._map.slices if s.kind is Kind.EXPERT and guests and s.expert not in trained
+        ]
 
     def _request(self, round_number: int, base: Mapping[str, Array], learning: Learning, experts: str) -> str:
         """What the round's bytes depend on."""
@@ -251,14 +264,15 @@ class Trainer:
     def _restore(
         self, round_number: int, shard: nn.Module, experts: str
     ) -> tuple[dict[str, Array], dict[str, int]]:
-        """Own experts into the shard as the last earlier round left them, if they are kept; its moments and step counts."""
+        """Own experts into the shard as the last earlier round left them, if they are kept; that round's moments and step
+        counts."""
         earlier = [n for n in self._rounds_kept() if n < round_number]
         if not earlier:
             return {}, {}
-        arrays = read_arrays(self._file(earlier[-1]))
-        if experts == "kept":
+        arrays, facts = read_arrays(self._file(earlier[-1])), read_facts(self._file(earlier[-1]))
+        if experts == "kept" == facts.get("experts", "kept"):
             load_state(shard, _under("expert/", arrays))
-        steps: dict[str, int] = read_facts(self._file(earlier[-1]))["adam_steps"]
+        steps: dict[str, int] = facts["adam_steps"]
         return arrays, steps
 
     def _commit(
@@ -267,6 +281,7 @@ class Trainer:
         request: str,
         result: RoundResult,
         optimizer: InnerOptimizer,
+        experts: str,
     ) -> None:
         arrays = {f"expert/{n}": a for n, a in result.experts.items()}
         arrays |= {f"delta/{n}": a for n, a in result.trunk_delta.items()}
@@ -276,7 +291,7 @@ class Trainer:
         write_durably(
             self._file(round_number),
             arrays,
-            {"request": request, "adam_steps": optimizer.steps(), "result": facts},
+            {"request": request, "adam_steps": optimizer.steps(), "experts": experts, "result": facts},
         )
         for old in [n for n in self._rounds_kept() if n <= round_number][:-_KEPT]:
             self._file(old).unlink()

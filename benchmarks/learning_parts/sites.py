@@ -18,6 +18,7 @@ from benchmarks.learning_parts.combining import Array, State, exchanged, layer_o
 from benchmarks.learning_parts.plan import Size, Variant
 from benchmarks.learning_parts.texts import Texts
 from commons.codec import decode, encode_with_feedback, encoded_bytes
+from commons.exchange import Exchange
 from commons.experts.map import ExpertMap, Kind, Slice
 from commons.learning import Codec, Learning, Outer
 from commons.names import SiteId
@@ -25,7 +26,6 @@ from workers.data import Corpus, Source
 from workers.durable import read_arrays, read_facts, write_durably
 from workers.experts import Experts
 from workers.inner import InnerOptimizer
-from workers.shard import weights
 from workers.trainer import OnStep, Trainer
 
 EVERYTHING = SiteId("everything")
@@ -221,12 +221,8 @@ class CountingTrainer(Trainer):
     trained: tuple[Kind, ...] = tuple(Kind)
     """Slices of other kinds are frozen."""
 
-    def _shard_at(self, state: Mapping[str, Array]) -> nn.Module:
-        shard = super()._shard_at(state)
-        trained = {s.name for s in self._map.slices if s.kind in self.trained}
-        for name, parameter in weights(shard).items():
-            parameter.requires_grad_(name in trained)
-        return shard
+    def _trained(self, exchange: Exchange) -> list[Slice]:
+        return [s for s in super()._trained(exchange) if s.kind in self.trained]
 
     def routed(self, round_number: int) -> dict[int, list[int]]:
         """Of the last round trained."""

@@ -109,12 +109,18 @@ class ExpertMap:
             active=trunk - look_up + expert * self.experts_per_token,
         )
 
-    def training_gflop(self, tokens: int) -> int:
+    def training_gflop(self, tokens: int, *, frozen_trunk: bool = False) -> int:
         """Useful model FLOPs of training on `tokens`, in whole GFLOP rounded up.
 
-        2 per active parameter and token forward, twice that backward; attention scores are left out.
+        2 per active parameter and token forward, twice that backward: once for the gradient that is passed on, once for the
+        weight's own, which a frozen trunk does without. Guests count as if they were trained; attention scores are left out.
         """
-        return -(-6 * self.parameters().active * tokens // 10**9)
+        counts = self.parameters()
+        each = 6 * counts.active
+        if frozen_trunk:
+            router = _count(s for s in self.slices if s.kind is Kind.ROUTER)
+            each -= 2 * (counts.active - counts.expert * self.experts_per_token - router)
+        return -(-each * tokens // 10**9)
 
 
 def model_problems(charter: Charter) -> Iterator[Problem]:

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from commons.charter import Charter
 from commons.features.feature import Feature, Patch, replaced
-from commons.learning import Codec, InnerOptimizer
+from commons.learning import Codec, InnerOptimizer, Strategy
 from commons.section import Section
 
 
@@ -47,6 +47,12 @@ class Routing(Section):
     routing: Literal["joint", "lean"]
 
 
+class ChosenStrategy(Section):
+    strategy: Strategy
+    routing: Literal["joint", "lean"] = "joint"
+    """Not named: as it is now."""
+
+
 class OuterStep(Section):
     learning_rate: Annotated[float, Field(gt=0, le=2)]
     momentum: Annotated[float, Field(ge=0, lt=1)]
@@ -71,6 +77,10 @@ def _uplink(_: Charter, codecs: UplinkCodec) -> Patch:
 def _inner_step(_: Charter, step: InnerStep) -> Patch:
     rate = {"learning_rate": step.learning_rate} if "learning_rate" in step.model_fields_set else {}
     return _set(inner_optimizer=step.optimizer, **rate)
+
+
+def _strategy(_: Charter, chosen: ChosenStrategy) -> Patch:
+    return _set(**{name: getattr(chosen, name) for name in chosen.model_fields_set})
 
 
 LEARNING = (
@@ -122,6 +132,13 @@ LEARNING = (
         Routing,
         ("/learning/routing",),
         lambda _, p: _set(routing=p.routing),
+    ),
+    Feature(
+        "strategy",
+        "What sites train and exchange: trunk and own experts (expert_diloco), own experts alone (sovereign), all (diloco)",
+        ChosenStrategy,
+        ("/learning/strategy", "/learning/routing"),
+        _strategy,
     ),
     Feature(
         "outer-step",

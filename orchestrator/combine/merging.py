@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from commons.codec import FRAME, add_frame, decode_frame
+from commons.exchange import Exchange
 from commons.experts.map import Slice
+from commons.names import SiteId
 from commons.privacy.terms import Robust
 from orchestrator.combine.contributions import Array, Bench, Contribution
 from orchestrator.combine.distances import Distances
@@ -19,20 +21,56 @@ from orchestrator.combine.walking import blocks, each
 
 
 @dataclass(frozen=True)
+class Alone:
+    """One update's own delta."""
+
+    one: Contribution
+    bench: Bench
+
+    def delta(self, part: Slice, number: int, count: int) -> Array:
+        """As `Mean.delta`."""
+        frame = self.one.frames[part.name][number]
+        return decode_frame(frame.part.plain, self.bench.read(self.one, frame), count, self.bench.mean)
+
+
+@dataclass(frozen=True)
+class RowsByOwner:
+    """Every row of a router as the update of its expert's owner has it; zero where that did not come."""
+
+    exchange: Exchange
+    owners: Mapping[SiteId, Contribution]
+    bench: Bench
+
+    def delta(self, part: Slice, number: int, count: int) -> Array:
+        """As `Mean.delta`."""
+        first, out, expert_map = number * FRAME, self.bench.mean[:count], self.exchange.expert_map
+        width = part.size // part.shape[0]
+        out.fill(0)
+        for site, one in self.owners.items():
+            frame = one.frames[part.name][number]
+            sent = decode_frame(frame.part.plain, self.bench.read(one, frame), count, self.bench.scratch)
+            for expert in expert_map.experts_of(site):
+                at = expert_map.index(expert) * width - first
+                row = slice(max(0, at), max(0, at + width))
+                out[row] = sent[row]
+        return out
+
+
+@dataclass(frozen=True)
 class Mean:
     """Token-weighted. Sums run in order of `ordered`."""
 
     ordered: Sequence[Contribution]
     bench: Bench
 
-    def delta(self, name: str, number: int, count: int) -> Array:
+    def delta(self, part: Slice, number: int, count: int) -> Array:
         """Of frame `number` of a slice; the thread's own memory, until its next call."""
         bench, weights = self.bench, [c.weight for c in self.ordered]
         total, alike = sum(weights), len(set(weights)) == 1
         mean = bench.mean[:count]
         mean.fill(0)
         for one in self.ordered:
-            frame = one.frames[name][number]
+            frame = one.frames[part.name][number]
             share = 1.0 if alike else one.weight / total
             add_frame(frame.part.plain, bench.read(one, frame), count, share, mean, bench.scratch)
         if alike:  # one multiplication in place of one for each
@@ -58,10 +96,10 @@ class Believing:
                 distances.include(found)
         self._counted = shares(self._robust, weights, distances.norms(), distances)
 
-    def delta(self, name: str, number: int, count: int) -> Array:
+    def delta(self, part: Slice, number: int, count: int) -> Array:
         """As `Mean.delta`."""
         out = self._bench.mean[:count]
-        combine_block(self._robust, self._read(name, number, count), self._counted, out)
+        combine_block(self._robust, self._read(part.name, number, count), self._counted, out)
         return out
 
     def _distances(self, part: Slice) -> Distances:
@@ -78,6 +116,9 @@ class Believing:
         return rows
 
 
+Merge = Alone | RowsByOwner | Mean | Believing | Unmasking
+
+
 class _Rows(threading.local):
     def __init__(self, n: int) -> None:
         self.held = np.empty((n, FRAME), np.float32)
@@ -85,16 +126,19 @@ class _Rows(threading.local):
 
 def merging(
     rule: Robust | Opening | None,
+    exchange: Exchange,
     ordered: Sequence[Contribution],
+    owners: Mapping[SiteId, Contribution],
     bench: Bench,
-    parts: Sequence[Slice],
     threads: int,
-) -> Mean | Believing | Unmasking:
-    """How the shared slices `parts`, all of them in order of name, are combined. Raises StoreError when an update cannot be read."""
+) -> Merge:
+    """How what all sites send is combined. `owners`: by site, its newest. Raises StoreError when an update cannot be read."""
+    if exchange.rows_by_owner:
+        return RowsByOwner(exchange, owners, bench)
     if rule is None:
         return Mean(ordered, bench)
     if isinstance(rule, Opening):
-        return Unmasking(rule, ordered, bench, parts)
+        return Unmasking(rule, ordered, bench, exchange.shared)
     made = Believing(rule, ordered, bench)
-    made.measure(parts, threads)
+    made.measure(exchange.shared, threads)
     return made

@@ -51,6 +51,12 @@ def applied(of: Charter, key: str, **params: Any) -> Charter:
             {"learning_rate": 0.7, "momentum": 0.9, "nesterov": True},
             {"/learning/outer/learning_rate", "/learning/outer/momentum", "/learning/outer/nesterov"},
         ),
+        ("strategy", {"strategy": "diloco"}, {"/learning/strategy"}),
+        (
+            "strategy",
+            {"strategy": "sovereign", "routing": "lean"},
+            {"/learning/strategy", "/learning/routing"},
+        ),
         ("public-share", {"share": 0.25}, {"/learning/public_share"}),
         ("late-updates", {"late_rounds": 3}, {"/rounds/late_rounds"}),
         (

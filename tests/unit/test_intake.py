@@ -14,7 +14,8 @@ import pytest
 from commons.charter import Charter
 from commons.codec import encode
 from commons.errors import Code, Refusal
-from commons.experts.map import ExpertMap
+from commons.exchange import Exchange
+from commons.experts.map import ExpertMap, Kind
 from commons.names import Digest, Micro, RoundNumber, RunId, SiteId
 from commons.notes import NoteError, digest
 from commons.updates import UpdateManifest, lay_out
@@ -128,7 +129,7 @@ def test_a_right_update_passes_every_check() -> None:
     claim = read_claim(upload, ALDER, KEY.verifier)
     assert isinstance(claim, Claim) and checked(claim) is None
     assert not any(isinstance(found, Refusal) for found in frames_checked(claim.manifest, payload))
-    assert len(payload) == payload_bytes(MAP, ALDER, OF)
+    assert len(payload) == payload_bytes(MAP.uplink(ALDER), OF)
 
 
 @pytest.mark.parametrize(
@@ -164,7 +165,7 @@ def test_a_claim_that_cannot_be_read_or_believed_is_refused(upload: Upload, key:
         ({"base": "sha256:" + "e" * 64}, Code.STALE_BASE),
         ({"slices": [s.name for s in MAP.shared()]}, Code.EXPERT_MAP_MISMATCH),
         ({"slices": [s.name for s in MAP.uplink(SiteId("birch"))]}, Code.EXPERT_MAP_MISMATCH),
-        ({"slices": [s.name for s in MAP.slices]}, Code.UPDATE_TOO_LARGE),
+        ({"slices": [s.name for s in MAP.slices]}, Code.EXPERT_MAP_MISMATCH),
         ({"codec": "bf16"}, Code.UPDATE_MALFORMED),
         ({"payload_bytes": 7}, Code.UPDATE_MALFORMED),
         ({"usage_update": D}, Code.UPDATE_MALFORMED),
@@ -174,6 +175,38 @@ def test_an_update_that_is_not_what_was_ordered_is_refused(changes: dict[str, An
     refusal = checked(claimed(**changes))
     assert refusal is not None and refusal.code is code
     assert "alder" in refusal.message or code is Code.EPOCH_STALE
+
+
+SOVEREIGN = charter(learning__strategy="sovereign", learning__routing="lean")
+COPIES = charter(learning__strategy="diloco")
+OWN = {s.name for s in MAP.slices if s.expert == "alder-0"}
+ROUTER = {s.name for s in MAP.slices if s.kind is Kind.ROUTER}
+
+
+@pytest.mark.parametrize(
+    ("of", "slices", "foreign"),
+    [
+        (SOVEREIGN, OWN | ROUTER, ""),
+        (SOVEREIGN, OWN | {s.name for s in MAP.shared()}, "lm_head.weight"),
+        (SOVEREIGN, OWN | ROUTER | {"model.norm.weight"}, "model.norm.weight"),
+        (COPIES, {s.name for s in MAP.slices}, ""),
+        (OF, {s.name for s in MAP.slices}, "model.layers.0.mlp.experts.1.down_proj.weight"),
+    ],
+)
+def test_an_update_may_hold_what_the_strategy_lets_its_site_move_and_nothing_more(
+    of: Charter, slices: set[str], foreign: str
+) -> None:
+    work = Exchange(MAP, of.learning, 1).gflop(4)
+    refusal = checked(claimed(slices=sorted(slices), gflop=work), of=of)
+    assert (refusal is None) is (not foreign)
+    if refusal is not None:
+        assert refusal.code is Code.EXPERT_MAP_MISMATCH and f" {foreign}, which" in refusal.message
+
+
+def test_an_update_larger_than_its_slices_is_refused_before_it_is_read() -> None:
+    compressed = charter(learning__codecs={"trunk": "int8", "expert": "int8"})
+    refusal = checked(claimed(codec="fp32"), of=compressed)
+    assert refusal is not None and refusal.code is Code.UPDATE_TOO_LARGE
 
 
 PRICED = charter(
@@ -267,7 +300,7 @@ def test_a_peak_allows_for_work_that_is_rounded_up(gflop: int, device_ms: int, p
     class Large:
         """A map of a model with that much work in a round."""
 
-        def training_gflop(self, tokens: int) -> int:
+        def training_gflop(self, tokens: int, *, frozen_trunk: bool) -> int:
             return gflop
 
     claim = claimed(gflop=gflop, usage_ended_ms=1000 + device_ms, usage_device_ms=device_ms)

@@ -22,7 +22,7 @@ from commons.notes import digest, open_note
 from commons.privacy.terms import DP
 from commons.updates import UpdateManifest
 from commons.work import AssignmentNote, UpdateNote, UsageNote
-from tests.support.consortium import charter, signer
+from tests.support.consortium import charter, exchange, signer
 from workers import outbox as outbox_module
 from workers.meter import Usage
 from workers.noise import Noising
@@ -96,9 +96,8 @@ def packed(
         result,
         base=base,
         residual=residual or Residual(None),
-        expert_map=MAP,
+        exchange=exchange(MAP, codecs=codecs or Codecs()),
         site=SITE,
-        codecs=codecs or Codecs(),
         folder=folder,
         noising=noising,
     )
@@ -339,8 +338,8 @@ def sealed(box: Outbox, what: AssignmentNote) -> Sealed:
     result, base = trained()
     with box.draft(what) as folder:
         manifest = pack(
-            result, base=base, residual=Residual(None), expert_map=MAP, site=SITE, codecs=Codecs(trunk="int8"),
-            folder=folder,
+            result, base=base, residual=Residual(None), site=SITE, folder=folder,
+            exchange=exchange(MAP, codecs=Codecs(trunk="int8")),
         )  # fmt: skip
         update, usage = sign(what, result, manifest, device="cpu", signer=SIGNER)
         return box.seal(what, folder, update=update, usage=usage, manifest=manifest.to_bytes())

@@ -1,0 +1,208 @@
+"""Strategies without training: what each sends, how it is put together, and that whoever leaves leaves nothing behind."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from commons.charter import Charter
+from commons.codec import encode
+from commons.exchange import Exchange, round_gflop
+from commons.experts.map import ExpertMap, Kind, Slice
+from commons.experts.parts import Array, put_together, take_apart
+from commons.learning import Codec, Outer
+from commons.names import ExpertId, SiteId
+from commons.states import StateStore
+from commons.updates import lay_out
+from orchestrator.combine import Contribution, combine
+from tests.support.consortium import SITES, charter, exchange, seed_state
+from tests.support.updates import UpdateInMemory
+
+MAP = ExpertMap.from_charter(charter())
+ALDER = SiteId("alder")
+Deltas = Mapping[str, Array]
+
+
+def sovereign(**changes: object) -> Charter:
+    return charter(learning__strategy="sovereign", learning__routing="lean", **changes)
+
+
+def sends(
+    moves: Exchange, site: str, deltas: Deltas, *, codec: Codec = "fp32", tokens: int = 8
+) -> Contribution:
+    """The site's update: these deltas of what it may send."""
+    parts = ((p.name, codec, p.shape, encode(codec, deltas[p.name])) for p in moves.uplink(SiteId(site)))
+    manifest, payload = lay_out(parts)
+    return Contribution(SiteId(site), tokens, UpdateInMemory(manifest, payload))
+
+
+def draw(seed: str, parts: Sequence[Slice] = MAP.slices) -> dict[str, Array]:
+    random = np.random.default_rng(list(seed.encode()))
+    return {p.name: random.standard_normal(p.shape, np.float32) for p in parts}
+
+
+def test_each_strategy_sends_what_it_lets_a_site_train() -> None:
+    trunk = {s.name for s in MAP.shared() if s.kind is not Kind.ROUTER}
+    router = {s.name for s in MAP.slices if s.kind is Kind.ROUTER}
+    own = {s.name for s in MAP.owned_by(ALDER)}
+    foreign = {s.name for s in MAP.slices} - trunk - router - own
+    wanted = {
+        "expert_diloco": trunk | router | own,
+        "sovereign": router | own,
+        "diloco": trunk | router | own | foreign,
+    }
+    for strategy, names in wanted.items():
+        moves = exchange(MAP, strategy=strategy)
+        assert {s.name for s in moves.uplink(ALDER)} == {s.name for s in moves.trained(ALDER)} == names
+    assert {
+        s.name for s in exchange(MAP, strategy="sovereign", routing="lean").held(ALDER)
+    } == trunk | router | own
+
+
+def test_a_frozen_trunk_costs_no_gradients_of_its_weights() -> None:
+    counts = MAP.parameters()
+    trained = sum(s.size for s in MAP.slices if s.kind is Kind.ROUTER) + counts.expert * MAP.experts_per_token
+    tokens = 10**9
+    assert MAP.training_gflop(tokens) == 6 * counts.active
+    assert MAP.training_gflop(tokens, frozen_trunk=True) == 4 * counts.active + 2 * trained
+    assert round_gflop(sovereign(learning__batch_size=4096)) < round_gflop(charter(learning__batch_size=4096))
+
+
+def test_under_diloco_every_slice_moves_by_the_mean_of_all_sites(tmp_path: Path) -> None:
+    store, base, moves = StateStore(tmp_path), seed_state(charter()), exchange(MAP, strategy="diloco")
+    deltas = {site: draw(site) for site in SITES}
+    done = combine(
+        store, base=store.save(base), momentum=None, exchange=moves,
+        contributions=[sends(moves, site, deltas[site]) for site in SITES],
+    )  # fmt: skip
+    for name, array in store.load(done.state).items():
+        mean = np.mean([deltas[site][name] for site in SITES], axis=0)
+        np.testing.assert_allclose(array, base[name] + mean, rtol=1e-5, atol=1e-6)
+
+
+def test_under_diloco_experts_take_the_outer_step_and_keep_its_momentum(tmp_path: Path) -> None:
+    store, base = StateStore(tmp_path), seed_state(charter())
+    moves = exchange(MAP, strategy="diloco", outer=Outer(momentum=0.5))
+    expert = MAP.owned_by(SiteId("cedar"))[0].name
+    one, delta = sends(moves, "alder", draw("alder")), draw("alder")[expert]
+    first = combine(store, base=store.save(base), momentum=None, exchange=moves, contributions=[one])
+    second = combine(store, base=first.state, momentum=first.momentum, exchange=moves, contributions=[one])
+    np.testing.assert_allclose(store.load(second.state)[expert], base[expert] + 2.5 * delta, rtol=1e-5)
+
+
+def test_under_sovereign_the_trunk_stays_and_a_row_moves_by_its_owner_alone(tmp_path: Path) -> None:
+    store, base = StateStore(tmp_path), seed_state(charter())
+    moves = exchange(MAP, strategy="sovereign", routing="lean", outer=Outer(momentum=0.9))
+    deltas = {site: draw(site) for site in ("alder", "birch")}
+    done = combine(
+        store, base=store.save(base), momentum=None, exchange=moves,
+        contributions=[sends(moves, site, deltas[site]) for site in ("birch", "alder")],
+    )  # fmt: skip
+    for part, array in ((s, store.load(done.state)[s.name]) for s in MAP.slices):
+        was = base[part.name]
+        if part.kind is Kind.ROUTER:
+            for row, site in enumerate(SITES):
+                step = deltas[site][part.name][row] if site in deltas else np.float32(0)
+                assert np.array_equal(array[row], was[row] + step)
+        elif (owner := MAP.owners.get(part.expert or ExpertId(""))) in deltas:
+            assert np.array_equal(array, was + deltas[str(owner)][part.name])
+        else:
+            assert np.array_equal(array, was), "nobody moves it"
+
+
+@pytest.mark.parametrize("strategy", ["sovereign", "diloco"])
+def test_a_round_is_the_same_in_whichever_order_updates_come(tmp_path: Path, strategy: str) -> None:
+    store, moves = StateStore(tmp_path), exchange(MAP, strategy=strategy, outer=Outer(momentum=0.5))
+    base = store.save(seed_state(charter()))
+    ones = [sends(moves, site, draw(site), tokens=n) for site, n in zip(SITES, (3, 5, 7), strict=True)]
+    found = {
+        combine(store, base=base, momentum=None, exchange=moves, contributions=order, threads=threads)
+        for order in itertools.permutations(ones)
+        for threads in (1, 3)
+    }
+    assert len(found) == 1
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    leaves=st.sampled_from(SITES),
+    rounds=st.integers(1, 3),
+    seed=st.integers(0, 99),
+    codec=st.sampled_from(["fp32", "int8"]),
+)
+def test_under_sovereign_who_leaves_leaves_nothing_behind(
+    tmp_path: Path, leaves: str, rounds: int, seed: int, codec: Codec
+) -> None:
+    """The state without a site's slices is, bit for bit, that of a consortium it never was in."""
+    store, of = StateStore(tmp_path, durable=False), sovereign()
+    stays = tuple(site for site in SITES if site != leaves)
+    smaller = ExpertMap.from_owners(of.model, {e: s for e, s in MAP.owners.items() if s != leaves})
+    trunk, parts = take_apart(MAP, seed_state(of))
+    states = {}
+    for expert_map, sites in ((MAP, SITES), (smaller, stays)):
+        state = store.save(put_together(expert_map, trunk, parts))
+        for number in range(1, rounds + 1):
+            moves, ones = Exchange(expert_map, of.learning, number), []
+            for site in sites:
+                mine = {e: p for e, p in parts.items() if MAP.owners[e] == site}
+                deltas = _trained(expert_map, trunk, mine, f"{seed}/{site}/{number}")
+                encoded = (
+                    (
+                        p.name,
+                        codec if p.expert else "fp32",
+                        p.shape,
+                        encode(codec if p.expert else "fp32", deltas[p.name]),
+                    )
+                    for p in moves.uplink(SiteId(site))
+                )
+                manifest, payload = lay_out(encoded)  # type: ignore[arg-type]
+                ones.append(Contribution(SiteId(site), 8, UpdateInMemory(manifest, payload)))
+            state = combine(store, base=state, momentum=None, exchange=moves, contributions=ones).state
+        states[sites] = store.load(state)
+    without = put_together(smaller, *take_apart(MAP, states[SITES]))
+    assert {n: a.tobytes() for n, a in without.items()} == {n: a.tobytes() for n, a in states[stays].items()}
+
+
+def _trained(
+    expert_map: ExpertMap, trunk: Deltas, mine: Mapping[ExpertId, Deltas], seed: str
+) -> dict[str, Array]:
+    """Deltas of one site that trained its own experts and rows: the same whoever else is there."""
+    random = np.random.default_rng(list(seed.encode()))
+    zeros = {name: np.zeros_like(array) for name, array in trunk.items()}
+    moved = {
+        e: {n: random.standard_normal(np.shape(a)).astype(np.float32) for n, a in p.items()}
+        for e, p in mine.items()
+    }
+    some = next(iter(mine.values()))
+    still = {e: {n: np.zeros_like(a) for n, a in some.items()} for e in expert_map.experts}
+    return put_together(expert_map, zeros, still | moved)
+
+
+def test_a_charter_refuses_what_its_strategy_cannot_keep() -> None:
+    secret = {"mode": "secagg", "secagg": {"clip": 0.125}}
+    wrong = {
+        "routing must be 'lean'": {"learning__strategy": "sovereign"},
+        "routing must be 'joint'": {"learning__strategy": "diloco", "learning__routing": "lean"},
+        "several sites": {"privacy": {"mode": "robust"}},
+        "no slice is combined": {"privacy": secret, "rounds__quorum": 3},
+        "it must be 'all'": {"privacy": {"mode": "dp"}},
+        "they take 'fp32' here": {"learning__codecs": {"trunk": "int8"}},
+    }
+    for said, changes in wrong.items():
+        base = (
+            {}
+            if "learning__strategy" in changes
+            else {"learning__strategy": "sovereign", "learning__routing": "lean"}
+        )
+        with pytest.raises(ValueError, match=said):
+            charter(**base, **changes)
+    with pytest.raises(ValueError, match="experts are shared too"):
+        charter(learning__strategy="diloco", privacy={"mode": "dp"})
+    masked = charter(learning__strategy="diloco", privacy=secret, rounds__quorum=3)
+    assert {p.name for p in Exchange(MAP, masked.learning, 1).shared} == {s.name for s in MAP.slices}
