@@ -274,6 +274,8 @@ class Charter(Section):
                 f"witnesses.quorum is {self.witnesses.quorum} but there are {witnesses} sites and outsiders"
             )
         found += self._unpriced_precisions()
+        if self.learning.since is not None and self.version == 1:
+            found.append("learning.since is set but no vote has changed this charter")
         return found + self._unkeepable()
 
     def _unkeepable(self) -> list[str]:

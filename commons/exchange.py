@@ -78,6 +78,8 @@ class Exchange:
 
 
 def round_gflop(charter: Charter) -> int:
-    """The work of one site's whole round, in 10^9 useful operations."""
+    """The work of one site's whole round, a warm phase being over, in 10^9 useful operations."""
     learning = charter.learning
-    return Exchange(ExpertMap.from_charter(charter), learning, learning.rounds).gflop(learning.inner_steps)
+    return Exchange(ExpertMap.from_charter(charter), learning, learning.rounds).gflop(
+        learning.steps_in(learning.rounds)
+    )

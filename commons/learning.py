@@ -61,8 +61,27 @@ class Outer(Section):
 InnerOptimizer = Literal["adamw", "muon"]
 
 
+class Warm(Section):
+    """Short rounds at the beginning of a run, while the sites' models are apart at every step."""
+
+    rounds: Annotated[int, Field(ge=0, le=100_000)] = 0
+    inner_steps: Annotated[int, Field(ge=1, le=100_000)] = 1
+
+
+class Since(Section):
+    """Where a run stood when a vote changed how long its rounds are. Written by the execution, never by hand."""
+
+    run: Annotated[str, Field(min_length=1, max_length=200)]
+    round: Annotated[int, Field(ge=2, le=100_000)]
+    """The first round that is as long as the charter says."""
+    step: Annotated[int, Field(ge=1, lt=2**53)]
+    """The run's inner step that it begins with."""
+
+
 class Learning(Section):
-    LATER: ClassVar[frozenset[str]] = frozenset({"norm_gate", "inner_optimizer", "precision"})
+    LATER: ClassVar[frozenset[str]] = frozenset(
+        {"norm_gate", "inner_optimizer", "precision", "warm", "since", "merge"}
+    )
 
     strategy: Strategy = "expert_diloco"
     """What the sites train and exchange (`commons.exchange`). `expert_diloco`: all the trunk, each its own experts.
@@ -90,6 +109,42 @@ class Learning(Section):
     norm_gate: Annotated[float, Field(ge=2, le=1e12)] = 1000.0
     """An update whose L2 norm is more than this many times the median of its round's is rejected, in every privacy
     mode in which the coordinator sees norms. At 2 or more the median itself always passes."""
+    merge: Literal["mean", "radial"] = "mean"
+    """Of the deltas that all sites send. `radial`: matrices but embeddings take the mean direction and the mean length of the
+    sites' deltas (radial-directional averaging, arXiv 2604.21428), where a mean gets shorter the more they differ."""
+    warm: Warm = Warm()
+    since: Since | None = None
+
+    def steps_in(self, number: int) -> int:
+        """Inner steps of that round, from 1."""
+        return self.warm.inner_steps if number <= self.warm.rounds else self.inner_steps
+
+    def first_step(self, number: int) -> int:
+        """The run's inner step, from 0, that round `number` begins with, whoever took part before. Batches and learning
+        rate are functions of it; of a run the charter has been changed in, ask `in_run`."""
+        first, step = 1, 0
+        if self.since is not None and number >= self.since.round:
+            first, step = self.since.round, self.since.step
+        short = max(0, min(number, self.warm.rounds + 1) - first)
+        return step + short * self.warm.inner_steps + (number - first - short) * self.inner_steps
+
+    @property
+    def total_steps(self) -> int:
+        """Of a whole run."""
+        return self.first_step(self.rounds + 1)
+
+    def in_run(self, run: str) -> Learning:
+        """What holds in that run: where another one stood is nothing to it."""
+        if self.since is None or self.since.run == run:
+            return self
+        return self.model_copy(update={"since": None})
+
+
+_NOT_RADIAL = {
+    "robust": "its rules say themselves what each update counts",
+    "secagg": "nobody sees how long a single update is",
+    "dp": "it would make the mean as long as the noise that it averages out",
+}
 
 
 def conflicts(learning: Learning, privacy: Privacy) -> Iterator[str]:
@@ -122,3 +177,5 @@ def conflicts(learning: Learning, privacy: Privacy) -> Iterator[str]:
                 yield f"{here} but privacy.dp.slices is 'shared': experts are shared too, so it must be 'all'"
         case _:
             pass
+    if learning.merge == "radial" and mode in _NOT_RADIAL:
+        yield f"learning.merge is 'radial' but privacy.mode is {mode!r}: {_NOT_RADIAL[mode]}"

@@ -221,7 +221,7 @@ def charter_text(charter: Charter, digest: Digest) -> list[str]:
     return [
         *lines,
         f"Model: {c.model.family}, {len(c.experts)} experts",
-        f"Run: {learning.rounds} rounds of {learning.inner_steps} steps, {learning.routing} routing{_inner(learning)}",
+        f"Run: {_rounds(learning)}, {learning.strategy}, {learning.routing} routing{_inner(learning)}",
         f"Sent: {_sent(codecs)}",
         f"Price: {rates}",
         f"A round closes with {c.rounds.quorum} updates after {c.rounds.grace_s} s grace",
@@ -229,6 +229,13 @@ def charter_text(charter: Charter, digest: Digest) -> list[str]:
         f"A vote needs {c.voting.quorum_percent} % turnout and more than {c.voting.pass_percent} % for it",
         f"Features voted in: {', '.join(k for k, on in c.features.items() if on) or 'none'}",
     ]
+
+
+def _rounds(learning: Learning) -> str:
+    warm = (
+        f", the first {learning.warm.rounds} of {learning.warm.inner_steps}" if learning.warm.rounds else ""
+    )
+    return f"{learning.rounds} rounds of {learning.inner_steps} steps{warm}"
 
 
 def _inner(learning: Learning) -> str:

@@ -311,8 +311,8 @@ def _check_work(claim: Claim, charter: Charter, exchange: Exchange) -> Refusal |
     usage, site, learning = claim.usage, claim.site, charter.learning
     if (usage.steps, usage.tokens) != (claim.update.steps, claim.update.tokens):
         return Refusal(Code.USAGE_IMPLAUSIBLE, f"update and usage of site {site} state different work")
-    if not 1 <= usage.steps <= learning.inner_steps:
-        message = f"site {site} states {usage.steps} steps where at most {learning.inner_steps}, and some, were ordered"
+    if not 1 <= usage.steps <= (most := learning.steps_in(exchange.number)):
+        message = f"site {site} states {usage.steps} steps where at most {most}, and some, were ordered"
         return Refusal(Code.USAGE_IMPLAUSIBLE, message)
     tokens = usage.steps * learning.batch_size * learning.sequence_length
     gflop = exchange.gflop(usage.steps)

@@ -240,7 +240,7 @@ def carry_out_votes(desk: Desk, run: RunId | None) -> None:
         if run is not None and desk.runs.by_id[run].late:
             return []
         number = desk.runs.by_id[run].closed + 1 if run else 1
-        return consortium.proposals.decide_execute(consortium.charter, number, now_ms)
+        return consortium.proposals.decide_execute(consortium.charter, number, now_ms, run=run or "")
 
     executed = consortium.commit(decide)
     if isinstance(executed, Refusal):

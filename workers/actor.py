@@ -135,10 +135,11 @@ class TrainingActor:
     ) -> Trained | Failed:
         from workers.trainer import TrainingError
 
-        learning, bench = charter.learning, self._bench
+        learning, bench = charter.learning.in_run(run), self._bench
         processor = f"cpu/{bench.partner}/{bench.site}"
         gauge = Gauge(SystemClock(), processor, not_before_ms=not_before_ms)
-        self._progress = Progress(steps=learning.inner_steps)
+        steps = learning.steps_in(number)
+        self._progress = Progress(steps=steps)
         began, total = time.monotonic(), 0.0
         tokens = learning.batch_size * learning.sequence_length
 
@@ -148,7 +149,7 @@ class TrainingActor:
                 raise Abandoned
             total += loss
             speed = step * tokens / max(time.monotonic() - began, 1e-9)
-            self._progress = Progress(step, learning.inner_steps, speed, total / step, gauge.device_ms)
+            self._progress = Progress(step, steps, speed, total / step, gauge.device_ms)
             return self._finished >= call
 
         try:

@@ -64,7 +64,7 @@ class Computing:
         """
         note, charter = order.note, order.charter
         base = self._fetch(order, order.exchange.held(self._name))
-        steps = charter.learning.inner_steps
+        steps = charter.learning.steps_in(note.round)
         log.info("round %d: training %d steps from %s", note.round, steps, note.base[:19])
         self._status.set(state="training", why="", steps=steps)
         self._allowance.begin(order)

@@ -118,7 +118,7 @@ class Trainer:
         gauge: Gauge | None = None,
         experts: Literal["kept", "base"] = "kept",
     ) -> RoundResult:
-        """Train `learning.inner_steps` from `base`, or fewer if `on_step` says so after one of them.
+        """Train the round's inner steps from `base`, or fewer if `on_step` says so after one of them.
 
         `base` holds trunk and router, with joint routing all guests, and in a site's first round its own experts.
         An exception from `on_step` abandons the round; asked again, it starts over and ends at the same bytes.
@@ -198,9 +198,9 @@ class Trainer:
         """Steps done, at least one, and their mean loss."""
         learning, source = self._learning, self._source()
         device = next(shard.parameters()).device
-        done, total = 0, 0.0
-        for i in range(learning.inner_steps):
-            step = (round_number - 1) * learning.inner_steps + i
+        done, total, first = 0, 0.0, learning.first_step(round_number)
+        for i in range(learning.steps_in(round_number)):
+            step = first + i
             rows = source.batch(
                 step, rows=learning.batch_size, length=learning.sequence_length, seed=learning.seed
             )
@@ -318,7 +318,7 @@ def inner_rate(step: int, learning: Learning) -> float:
     """Learning rate at a run's inner step, from 0: linear warm-up, then cosine to `final_rate` at the last."""
     if step < learning.warmup_steps:
         return learning.learning_rate * (step + 1) / learning.warmup_steps
-    last = learning.rounds * learning.inner_steps
+    last = learning.total_steps
     done = min(1.0, (step - learning.warmup_steps) / max(1, last - learning.warmup_steps))
     floor = learning.final_rate
     return learning.learning_rate * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * done)))

@@ -53,6 +53,10 @@ class ChosenStrategy(Section):
     """Not named: as it is now."""
 
 
+class Merge(Section):
+    merge: Literal["mean", "radial"]
+
+
 class OuterStep(Section):
     learning_rate: Annotated[float, Field(gt=0, le=2)]
     momentum: Annotated[float, Field(ge=0, lt=1)]
@@ -139,6 +143,13 @@ LEARNING = (
         ChosenStrategy,
         ("/learning/strategy", "/learning/routing"),
         _strategy,
+    ),
+    Feature(
+        "merge",
+        "Combine what all sites send by its mean, or matrices by mean direction and mean length (radial)",
+        Merge,
+        ("/learning/merge",),
+        lambda _, p: _set(merge=p.merge),
     ),
     Feature(
         "outer-step",

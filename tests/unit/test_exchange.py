@@ -16,6 +16,7 @@ from commons.codec import encode
 from commons.exchange import Exchange, round_gflop
 from commons.experts.map import ExpertMap, Kind, Slice
 from commons.experts.parts import Array, put_together, take_apart
+from commons.features import carry_out
 from commons.learning import Codec, Outer
 from commons.names import ExpertId, SiteId
 from commons.states import StateStore
@@ -129,6 +130,41 @@ def test_a_round_is_the_same_in_whichever_order_updates_come(tmp_path: Path, str
     assert len(found) == 1
 
 
+def test_a_radial_merge_has_the_mean_direction_and_the_mean_length(tmp_path: Path) -> None:
+    store, base = StateStore(tmp_path), seed_state(charter())
+    moves = exchange(MAP, merge="radial", strategy="diloco")
+    tokens, deltas = dict(zip(SITES, (1, 2, 5), strict=True)), {site: draw(site) for site in SITES}
+    deltas["cedar"] = {name: 9 * array for name, array in deltas["cedar"].items()}
+    ones = [sends(moves, site, deltas[site], tokens=tokens[site]) for site in SITES]
+    found = {
+        combine(
+            store, base=store.save(base), momentum=None, exchange=moves, contributions=order, threads=threads
+        )
+        for order in itertools.permutations(ones)
+        for threads in (1, 3)
+    }
+    (done,) = found
+    for part, array in ((s, store.load(done.state)[s.name]) for s in MAP.slices):
+        given, weights = [deltas[site][part.name].astype(np.float64) for site in SITES], [1 / 8, 2 / 8, 5 / 8]
+        wanted = sum(w * d for w, d in zip(weights, given, strict=True))
+        if part.kind in (Kind.TRUNK_MATRIX, Kind.EXPERT) and "embed" not in part.name:
+            lengths = [np.linalg.norm(d) for d in given]
+            way = sum(w * d / n for w, d, n in zip(weights, given, lengths, strict=True))
+            wanted = way / np.linalg.norm(way) * np.dot(weights, lengths)
+        np.testing.assert_allclose(array - base[part.name], wanted, rtol=1e-3, atol=1e-4)
+
+
+def test_a_radial_merge_without_a_direction_is_the_mean(tmp_path: Path) -> None:
+    store, base, moves = StateStore(tmp_path), seed_state(charter()), exchange(MAP, merge="radial")
+    there = draw("alder")
+    for other in ({n: -a for n, a in there.items()}, {n: np.zeros_like(a) for n, a in there.items()}):
+        ones = [sends(moves, "alder", there), sends(moves, "birch", other)]
+        done = combine(store, base=store.save(base), momentum=None, exchange=moves, contributions=ones)
+        new = store.load(done.state)["lm_head.weight"]
+        wanted = base["lm_head.weight"] + (there["lm_head.weight"] + other["lm_head.weight"]) / 2
+        np.testing.assert_allclose(new, wanted, atol=1e-6)
+
+
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     leaves=st.sampled_from(SITES),
@@ -184,6 +220,38 @@ def _trained(
     return put_together(expert_map, zeros, still | moved)
 
 
+@given(
+    warm=st.tuples(st.integers(0, 6), st.integers(1, 4)),
+    votes=st.lists(st.tuples(st.integers(1, 12), st.integers(1, 9)), max_size=4),
+    stale=st.booleans(),
+)
+def test_no_vote_on_the_length_of_rounds_makes_a_run_repeat_or_skip_a_step(
+    warm: tuple[int, int], votes: list[tuple[int, int]], stale: bool
+) -> None:
+    of = charter(learning__rounds=12, learning__warm={"rounds": warm[0], "inner_steps": warm[1]})
+    if stale:  # another run of the same charter stood elsewhere
+        longer = carry_out([of], "inner-steps", {"steps": 7}, run="run-0", round_number=5)
+        assert isinstance(longer, Charter)
+        of = longer
+    step = 0
+    for number in range(1, of.learning.rounds + 1):
+        for at, steps in votes:
+            if at == number and steps != of.learning.inner_steps:
+                changed = carry_out([of], "inner-steps", {"steps": steps}, run="run-1", round_number=number)
+                assert isinstance(changed, Charter), changed
+                of = changed
+        learning = of.learning.in_run("run-1")
+        assert learning.first_step(number) == step
+        assert learning.steps_in(number) == (warm[1] if number <= warm[0] else learning.inner_steps)
+        step += learning.steps_in(number)
+    assert of.learning.in_run("run-1").total_steps == step
+
+
+def test_a_charter_that_says_where_a_run_stood_has_been_voted_on() -> None:
+    with pytest.raises(ValueError, match=r"learning\.since is set"):
+        charter(learning__since={"run": "run-1", "round": 2, "step": 4})
+
+
 def test_a_charter_refuses_what_its_strategy_cannot_keep() -> None:
     secret = {"mode": "secagg", "secagg": {"clip": 0.125}}
     wrong = {
@@ -202,6 +270,9 @@ def test_a_charter_refuses_what_its_strategy_cannot_keep() -> None:
         )
         with pytest.raises(ValueError, match=said):
             charter(**base, **changes)
+    for privacy in ({"mode": "robust"}, secret, {"mode": "dp"}):
+        with pytest.raises(ValueError, match=r"learning\.merge is 'radial' but"):
+            charter(learning__merge="radial", privacy=privacy, rounds__quorum=3)
     with pytest.raises(ValueError, match="experts are shared too"):
         charter(learning__strategy="diloco", privacy={"mode": "dp"})
     masked = charter(learning__strategy="diloco", privacy=secret, rounds__quorum=3)

@@ -57,6 +57,7 @@ def applied(of: Charter, key: str, **params: Any) -> Charter:
             {"strategy": "sovereign", "routing": "lean"},
             {"/learning/strategy", "/learning/routing"},
         ),
+        ("merge", {"merge": "radial"}, {"/learning/merge"}),
         ("public-share", {"share": 0.25}, {"/learning/public_share"}),
         ("late-updates", {"late_rounds": 3}, {"/rounds/late_rounds"}),
         (

@@ -11,10 +11,10 @@ import pytest
 
 from commons.exchange import Exchange
 from commons.experts.map import ExpertMap, Kind
-from commons.learning import Learning
+from commons.learning import Learning, Since, Warm
 from commons.names import ExpertId, SiteId
 from tests.unit.test_trainer import LEARNING, MAP, MODEL, State, ignore, same, start
-from workers.data import Corpus
+from workers.data import Corpus, Rows
 from workers.durable import read_arrays, read_facts
 from workers.trainer import RoundResult, Trainer
 
@@ -135,3 +135,19 @@ def test_own_experts_come_back_from_copies_as_everybody_left_them(trainer_at: Ma
     for name, array in result.experts.items():
         np.testing.assert_allclose(array, base[name], atol=1e-7)
         assert not np.allclose(first[0].experts[name], base[name], atol=1e-4)
+
+
+def test_after_a_vote_on_the_length_of_rounds_no_text_is_read_twice_or_left_out(trainer_at: Make) -> None:
+    class Listening(Corpus):
+        def batch(self, step: int, *, rows: int, length: int, seed: int) -> Rows:
+            read.append(step)
+            return super().batch(step, rows=rows, length=length, seed=seed)
+
+    read: list[int] = []
+    base, trainer = start(), trainer_at("a")
+    trainer._corpus = Listening(**vars(trainer._corpus))  # type: ignore[arg-type]
+    warm = JOINT.model_copy(update={"warm": Warm(rounds=1, inner_steps=1)})
+    voted = warm.model_copy(update={"inner_steps": 2, "since": Since(run="run-1", round=3, step=4)})
+    for number, learning in enumerate((warm, warm, voted, voted), start=1):
+        train(trainer, number, base, learning)
+    assert read == list(range(8))
