@@ -283,7 +283,7 @@ class Charter(Section):
         codecs = dict(self.learning.codecs)
         owned = ("down",) if self.learning.strategy == "diloco" else ("expert", "down")
         return [
-            *strategy_conflicts(self.learning, self.privacy),
+            *strategy_conflicts(self.learning, self.privacy, late_rounds=self.rounds.late_rounds),
             *conflicts(
                 self.privacy,
                 sites=len(self.sites),

@@ -23,10 +23,20 @@ class Exchange:
     number: int
     """Of the round, from 1."""
 
+    @property
+    def happens(self) -> bool:
+        """Whether anything is sent in this round. The branches of `branch_mix` (Branch-Train-MiX, arXiv 2403.07816) grow by
+        themselves until the run's last: then trunk and router are averaged once, and experts stand side by side."""
+        return self.learning.strategy != "branch_mix" or self.number >= self.learning.rounds
+
     def by_all(self, part: Slice) -> bool:
-        """Whether every site trains and sends that slice; else none, or the owner of its expert alone."""
+        """Whether every site sends that slice."""
+        return self.happens and self._trained_by_all(part)
+
+    def _trained_by_all(self, part: Slice) -> bool:
+        """Else by nobody, or by the owner of its expert."""
         match self.learning.strategy:
-            case "expert_diloco":
+            case "expert_diloco" | "branch_mix":
                 return part.kind is not Kind.EXPERT
             case "sovereign":
                 return part.kind is Kind.ROUTER
@@ -40,12 +50,24 @@ class Exchange:
 
     @property
     def owners_keep(self) -> bool:
-        """Whether a site's own experts go on at the site as it left them: they are combined with nobody's."""
-        return self.learning.strategy != "diloco"
+        """Whether a site's own experts are everywhere what the site made of them, so that it goes on from there."""
+        return self.learning.strategy != "diloco" and self.learning.expert_outer == Outer()
 
     def outer(self, part: Slice) -> Outer:
         """The step by which the combined delta of that slice moves it."""
+        if part.expert is not None and not self.by_all(part):
+            return self.learning.expert_outer
         return Outer() if self.rows_by_owner else self.learning.outer
+
+    @property
+    def counts(self) -> bool:
+        """Whether sites say in this round's updates how many tokens they routed to which expert."""
+        return self.happens and self.learning.counts
+
+    def may_route_to(self, site: SiteId) -> tuple[bool, ...]:
+        """By index: which experts the site's tokens may go to."""
+        own, whole = set(self.expert_map.experts_of(site)), self.learning.routing == "joint"
+        return tuple(whole or expert in own for expert in self.expert_map.experts)
 
     @property
     def shared(self) -> tuple[Slice, ...]:
@@ -54,16 +76,20 @@ class Exchange:
 
     def experts_of(self, site: SiteId) -> tuple[ExpertId, ...]:
         """The experts the site trains."""
-        return self.expert_map.experts_of(site) if self.owners_keep else self.expert_map.experts
+        return (
+            self.expert_map.experts
+            if self.learning.strategy == "diloco"
+            else self.expert_map.experts_of(site)
+        )
 
     def trained(self, site: SiteId) -> tuple[Slice, ...]:
         """Everything the site's inner steps may move."""
         own = set(self.expert_map.experts_of(site))
-        return tuple(s for s in self.expert_map.slices if self.by_all(s) or s.expert in own)
+        return tuple(s for s in self.expert_map.slices if self._trained_by_all(s) or s.expert in own)
 
     def uplink(self, site: SiteId) -> tuple[Slice, ...]:
         """Everything the site sends."""
-        return self.trained(site)
+        return self.trained(site) if self.happens else ()
 
     def held(self, site: SiteId) -> tuple[Slice, ...]:
         """What the site trains with: trunk and router, and its own experts or, beside guests and copies, all."""

@@ -14,7 +14,7 @@ from commons.experts.slices import Kind
 from commons.privacy.terms import Privacy
 from commons.section import Section
 
-Strategy = Literal["expert_diloco", "sovereign", "diloco"]
+Strategy = Literal["expert_diloco", "sovereign", "diloco", "branch_mix"]
 Codec = Literal["fp32", "bf16", "int8", "int4", "fp8", "top_k"]
 
 SEQUENCE_MIN = 8
@@ -80,12 +80,23 @@ class Since(Section):
 
 class Learning(Section):
     LATER: ClassVar[frozenset[str]] = frozenset(
-        {"norm_gate", "inner_optimizer", "precision", "warm", "since", "merge"}
+        {
+            "norm_gate",
+            "inner_optimizer",
+            "precision",
+            "warm",
+            "since",
+            "merge",
+            "expert_outer",
+            "expert_weights",
+            "balance_rate",
+        }
     )
 
     strategy: Strategy = "expert_diloco"
     """What the sites train and exchange (`commons.exchange`). `expert_diloco`: all the trunk, each its own experts.
-    `sovereign`: each its own experts alone. `diloco`: all of them everything."""
+    `sovereign`: each its own experts alone. `diloco`: all of them everything. `branch_mix`: as expert_diloco, but nothing is
+    exchanged before the run's last round."""
     routing: Literal["joint", "lean"] = "joint"
     """`joint`: frozen guest experts beside one's own. `lean`: own experts only."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
@@ -112,6 +123,15 @@ class Learning(Section):
     merge: Literal["mean", "radial"] = "mean"
     """Of the deltas that all sites send. `radial`: matrices but embeddings take the mean direction and the mean length of the
     sites' deltas (radial-directional averaging, arXiv 2604.21428), where a mean gets shorter the more they differ."""
+    expert_outer: Outer = Outer()
+    """Outer step on what an owner's update makes of its experts; at rate 1 and without momentum they are as their owner has
+    them."""
+    expert_weights: Literal["alike", "routed"] = "alike"
+    """How sites count where what belongs to one expert (its router rows, under diloco its weights) is combined of several:
+    by all their tokens, or by those they routed to it."""
+    balance_rate: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Every round an expert's selection bias moves by this, up where the consortium's sites routed less than the mean of the
+    layer to it and down where they routed more (arXiv 2408.15664). 0: never."""
     warm: Warm = Warm()
     since: Since | None = None
 
@@ -133,6 +153,11 @@ class Learning(Section):
         """Of a whole run."""
         return self.first_step(self.rounds + 1)
 
+    @property
+    def counts(self) -> bool:
+        """Whether sites say how many tokens they routed to which expert."""
+        return self.expert_weights == "routed" or self.balance_rate > 0
+
     def in_run(self, run: str) -> Learning:
         """What holds in that run: where another one stood is nothing to it."""
         if self.since is None or self.since.run == run:
@@ -140,6 +165,11 @@ class Learning(Section):
         return self.model_copy(update={"since": None})
 
 
+_NOT_COUNTED = {
+    "robust": "how many tokens it routed to an expert is a site's own word, which no rule can check",
+    "secagg": "the counts that sites send would tell of each what its masked update hides",
+    "dp": "the counts that sites send are of the text, without noise",
+}
 _NOT_RADIAL = {
     "robust": "its rules say themselves what each update counts",
     "secagg": "nobody sees how long a single update is",
@@ -147,8 +177,8 @@ _NOT_RADIAL = {
 }
 
 
-def conflicts(learning: Learning, privacy: Privacy) -> Iterator[str]:
-    """Why a charter with this privacy cannot keep its strategy; each in one sentence."""
+def conflicts(learning: Learning, privacy: Privacy, *, late_rounds: int) -> Iterator[str]:
+    """Why a charter with this privacy and such late updates cannot keep its strategy; each in one sentence."""
     here, mode = f"learning.strategy is {learning.strategy!r}", privacy.mode
     shared_alone = mode == "dp" and privacy.dp.slices == "shared"
     match learning.strategy:
@@ -175,7 +205,23 @@ def conflicts(learning: Learning, privacy: Privacy) -> Iterator[str]:
                 )
             if shared_alone:
                 yield f"{here} but privacy.dp.slices is 'shared': experts are shared too, so it must be 'all'"
-        case _:
+        case "branch_mix":
+            if mode in ("secagg", "dp"):
+                yield f"{here} but privacy.mode is {mode!r}, which would be spent on rounds in which nothing is sent"
+            if learning.expert_outer != Outer():
+                yield f"{here} but learning.expert_outer changes what owners send: there is one exchange, and nothing to damp"
+            if late_rounds:
+                yield f"{here} but rounds.late_rounds is {late_rounds}: no round comes after the one that is exchanged in"
+        case "expert_diloco":
             pass
+    if learning.counts and (mode != "none" or learning.strategy == "sovereign"):
+        field = "balance_rate" if learning.balance_rate else "expert_weights"
+        where, why = f"privacy.mode is {mode!r}", _NOT_COUNTED.get(mode)
+        if why is None:
+            where, why = (
+                here.removeprefix("learning."),
+                "a site would leave its mark on the others' biases and rows",
+            )
+        yield f"learning.{field} is {getattr(learning, field)!r} but {where}: {why}"
     if learning.merge == "radial" and mode in _NOT_RADIAL:
         yield f"learning.merge is 'radial' but privacy.mode is {mode!r}: {_NOT_RADIAL[mode]}"

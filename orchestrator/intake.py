@@ -158,8 +158,10 @@ def check_claim(
         return Refusal(
             Code.STALE_BASE, f"site {site} started from {update.base[:80]}, round from {found.base}"
         )
-    # 9  the manifest lists exactly the site's slices, in the codecs in force
+    # 9  the manifest lists exactly the site's slices, in the codecs in force, and routes every token
     if refusal := _check_parts(claim, charter, Exchange(expert_map, charter.learning, found.number)):
+        return refusal
+    if refusal := _check_routed(claim, Exchange(expert_map, charter.learning, found.number)):
         return refusal
     # 10 note, manifest and usage agree on the payload
     if update.payload_bytes != claim.manifest.payload_bytes:
@@ -278,6 +280,26 @@ def _check_parts(claim: Claim, charter: Charter, exchange: Exchange) -> Refusal 
     return None
 
 
+def _check_routed(claim: Claim, exchange: Exchange) -> Refusal | None:
+    """Counts are there where they are wanted, and every layer gives each token its experts."""
+    site, routed, expert_map = claim.site, claim.manifest.routed, exchange.expert_map
+    may = exchange.may_route_to(site)
+    layers = len(expert_map.routed_layers) if exchange.counts else 0
+    if [len(layer) for layer in routed] != [len(may)] * layers:
+        message = f"site {site} counts routed tokens of {len(routed)} layers, wanted are {layers} of {len(may)} experts each"
+        return Refusal(Code.UPDATE_MALFORMED, message)
+    each = claim.update.tokens * min(expert_map.experts_per_token, sum(may))
+    for number, layer in zip(expert_map.routed_layers, routed, strict=False):
+        strange = sum(count for count, allowed in zip(layer, may, strict=True) if not allowed)
+        if sum(layer) != each or strange:
+            message = (
+                f"site {site} counts {sum(layer)} routed tokens in layer {number}, {strange} of them to experts it does not "
+                f"hold; {claim.update.tokens} tokens make {each}"
+            )
+            return Refusal(Code.UPDATE_MALFORMED, message)
+    return None
+
+
 def _usage(data: bytes, verifier: Verifier) -> UsageNote:
     note = open_note(data, [verifier])
     if not note.text.startswith(f"{UsageNote.KIND}\n"):
@@ -311,7 +333,8 @@ def _check_work(claim: Claim, charter: Charter, exchange: Exchange) -> Refusal |
     usage, site, learning = claim.usage, claim.site, charter.learning
     if (usage.steps, usage.tokens) != (claim.update.steps, claim.update.tokens):
         return Refusal(Code.USAGE_IMPLAUSIBLE, f"update and usage of site {site} state different work")
-    if not 1 <= usage.steps <= (most := learning.steps_in(exchange.number)):
+    most = learning.steps_in(exchange.number)
+    if not 1 <= usage.steps <= most:
         message = f"site {site} states {usage.steps} steps where at most {most}, and some, were ordered"
         return Refusal(Code.USAGE_IMPLAUSIBLE, message)
     tokens = usage.steps * learning.batch_size * learning.sequence_length

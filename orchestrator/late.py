@@ -73,8 +73,9 @@ def too_late(
     if own.privacy != taking.privacy:
         message = f"{what} was made under other terms of privacy than those in force; its next order is new"
         return Refusal(Code.ROUND_CLOSED, message)
-    if own.learning.strategy != taking.learning.strategy:
-        message = f"{what} was made under strategy {own.learning.strategy}, in force is {taking.learning.strategy}; its next order is new"
+    mine, theirs = own.learning, taking.learning
+    if (mine.strategy, mine.counts) != (theirs.strategy, theirs.counts):
+        message = f"{what} was made under another strategy or weighting than the one in force; its next order is new"
         return Refusal(Code.ROUND_CLOSED, message)
     if now_ms >= found.lease_until_ms:
         message = f"{what} did not come before its lease was over; its next order is new"

@@ -174,6 +174,7 @@ class TrainingActor:
             held_out_loss=result.held_out_loss,
             gflop=result.gflop,
             usage=result.usage,
+            routed=result.routed,
             model_bytes=result.peak_model_bytes,
         )
 

@@ -144,7 +144,7 @@ class Computing:
         """
         base = Digest(order.note.base)
         self._store.prune([base])
-        if not order.exchange.owners_keep:
+        if not order.exchange.owners_keep or not order.exchange.happens:
             return
         blobs = self._store.manifest(base)
         own = {part.name: part for part in order.expert_map.owned_by(self._name)}

@@ -2,8 +2,8 @@
 
 Works frame by frame from arrays to files: sealing takes no memory beyond one slice. Everything sent is a delta against
 the assignment's base. For slices that all sites send what quantisation dropped is added to the next round's delta (error
-feedback, EF-SGD, arXiv 1901.09847); own experts need none, since their next delta is taken against the base the coordinator
-built from this one. Under noise a delta is clipped and
+feedback, EF-SGD, arXiv 1901.09847); own experts that stay as their owner has them need none, since their next delta is taken
+against the base the coordinator built from this one. Under noise a delta is clipped and
 noised before all that (`workers.noise`).
 """
 
@@ -48,6 +48,8 @@ class Trained:
     held_out_loss: float | None
     gflop: int
     usage: Usage
+    routed: tuple[tuple[int, ...], ...] = ()
+    """Tokens given to each expert, by index, in each layer that has a router."""
     model_bytes: int = 0
     """Weights, gradients and moments held while training."""
 
@@ -86,12 +88,14 @@ def pack(
                 at = parts[-1].offset + parts[-1].bytes if parts else 0
                 delta = _delta(part, trained, base)
                 how = masking if masking and exchange.by_all(part) else codecs.of(part.kind)
-                feedback = _Feedback(residual, left) if exchange.by_all(part) else None
+                apart = exchange.owners_keep and not exchange.by_all(part)
+                feedback = None if apart else _Feedback(residual, left)
                 parts.append(_encode(part, delta, how, at, feedback, payload, noise))
         finally:
             left.close()
         payload.truncate()
-        return UpdateManifest(parts=tuple(parts), payload_bytes=payload.tell())
+        routed = trained.routed if exchange.counts else ()
+        return UpdateManifest(parts=tuple(parts), payload_bytes=payload.tell(), routed=routed)
 
 
 def _delta(part: Slice, trained: Trained, base: Mapping[str, Array]) -> Array:

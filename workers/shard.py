@@ -130,15 +130,14 @@ def resident_bytes(shard: nn.Module) -> int:
     return sum(held.values())
 
 
-def expert_tokens(shard: nn.Module, expert_map: ExpertMap) -> dict[ExpertId, int]:
-    """Rows given to each expert in training since the last call, summed over layers."""
-    totals = dict.fromkeys(expert_map.experts, 0)
+def routed_tokens(shard: nn.Module) -> tuple[tuple[int, ...], ...]:
+    """Rows given to each expert in training since the last call, by index, in each layer that has a router."""
+    found = []
     for module in shard.modules():
         if isinstance(module, Experts):
-            for expert, count in zip(expert_map.experts, module.tokens, strict=True):
-                totals[expert] += count
+            found.append(tuple(module.tokens))
             module.tokens = [0] * module.total
-    return totals
+    return tuple(found)
 
 
 def initial_state(model: Model, expert_map: ExpertMap, *, seed: int) -> dict[str, Array]:

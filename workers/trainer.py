@@ -9,7 +9,8 @@ at its own place in batches and learning rate, as if the round had been whole.
 Inner optimiser: AdamW (0.9, 0.95), its moments kept across rounds, gradients clipped at norm 1, warm-up and cosine
 over the run's inner steps (DiLoCo, arXiv 2311.08105). What a site trains is the strategy's (`commons.exchange`); the
 rest stays as the base has it, moments of earlier rounds untouched. Own experts stay as the site left them, unless they are
-combined with others' or leave it under noise: then they start from the base every round, as the trunk does.
+combined with others' or leave it under noise: then they start from the base every round, as the trunk does. Where nothing
+was exchanged the trunk, too, goes on as the site left it.
 """
 
 from __future__ import annotations
@@ -41,11 +42,11 @@ from workers.objectives import as_tokens, held_out_loss, next_byte_loss
 from workers.shard import (
     build_shard,
     compute_device,
-    expert_tokens,
     fixed_rows,
     load_state,
     read_state,
     resident_bytes,
+    routed_tokens,
     train_only,
     weights,
 )
@@ -75,8 +76,8 @@ class RoundResult:
     """Mean training loss of the round, nats per byte."""
     held_out_loss: float | None
     """Of the base state on the site's held-out text: with all experts (joint), or with its own only (lean)."""
-    expert_tokens: dict[str, int]
-    """Rows routed to each expert in the round, summed over layers."""
+    routed: tuple[tuple[int, ...], ...]
+    """Tokens given to each expert, by index, in each layer that has a router."""
     gflop: int
     """Useful model FLOPs in whole GFLOP, by arithmetic from map and tokens (`ExpertMap.training_gflop`)."""
     peak_model_bytes: int
@@ -142,10 +143,10 @@ class Trainer:
         trunk = [part.name for part in trained if part.expert is None]
         rows = self._corpus.held_out_rows(length=learning.sequence_length, limit=HELD_OUT_ROWS)
         before = held_out_loss(shard, rows)
-        arrays, steps = self._restore(round_number, shard, experts)
+        arrays, steps = self._restore(round_number, shard, experts, {n: base[n] for n in trunk})
         optimizer = InnerOptimizer(shard, self._map, learning)
         optimizer.restore(arrays, steps)
-        expert_tokens(shard, self._map)
+        routed_tokens(shard)
         done, loss = self._inner_steps(round_number, shard, optimizer, on_step)
         self._check_only_own_moved(shard, base)
         tokens = done * learning.batch_size * learning.sequence_length
@@ -157,12 +158,13 @@ class Trainer:
             tokens=tokens,
             loss=loss,
             held_out_loss=before,
-            expert_tokens={str(e): n for e, n in expert_tokens(shard, self._map).items()},
+            routed=routed_tokens(shard),
             gflop=exchange.gflop(done),
             peak_model_bytes=resident_bytes(shard) + optimizer.bytes(),
             usage=gauge.end(computed_in(learning, compute_device())),
         )
-        self._commit(round_number, request, result, optimizer, experts)
+        kept = {"experts": experts, "sent": exchange.happens}
+        self._commit(round_number, {"request": request, **kept}, result, optimizer)
         return result
 
     def evaluate(self, state: Mapping[str, Array], held_out: Source, *, limit: int = 256) -> float:
@@ -262,26 +264,28 @@ class Trainer:
         return _under("expert/", read_arrays(self._file(kept[-1]))) if kept else {}
 
     def _restore(
-        self, round_number: int, shard: nn.Module, experts: str
+        self, round_number: int, shard: nn.Module, experts: str, trunk: Mapping[str, Array]
     ) -> tuple[dict[str, Array], dict[str, int]]:
-        """Own experts into the shard as the last earlier round left them, if they are kept; that round's moments and step
-        counts."""
+        """Into the shard what the last earlier round left at this site: own experts, if they are kept, and what of `trunk`,
+        the base's, it did not send. That round's moments and step counts."""
         earlier = [n for n in self._rounds_kept() if n < round_number]
         if not earlier:
             return {}, {}
         arrays, facts = read_arrays(self._file(earlier[-1])), read_facts(self._file(earlier[-1]))
         if experts == "kept" == facts.get("experts", "kept"):
             load_state(shard, _under("expert/", arrays))
+        if not facts.get("sent", True):
+            deltas = _under("delta/", arrays)
+            load_state(shard, {n: trunk[n] + deltas[n] for n in trunk if n in deltas})
         steps: dict[str, int] = facts["adam_steps"]
         return arrays, steps
 
     def _commit(
         self,
         round_number: int,
-        request: str,
+        kept: Mapping[str, object],
         result: RoundResult,
         optimizer: InnerOptimizer,
-        experts: str,
     ) -> None:
         arrays = {f"expert/{n}": a for n, a in result.experts.items()}
         arrays |= {f"delta/{n}": a for n, a in result.trunk_delta.items()}
@@ -291,7 +295,7 @@ class Trainer:
         write_durably(
             self._file(round_number),
             arrays,
-            {"request": request, "adam_steps": optimizer.steps(), "experts": experts, "result": facts},
+            {**kept, "adam_steps": optimizer.steps(), "result": facts},
         )
         for old in [n for n in self._rounds_kept() if n <= round_number][:-_KEPT]:
             self._file(old).unlink()
@@ -301,10 +305,11 @@ class Trainer:
         if not path.exists():
             return None
         facts = read_facts(path)
-        if facts["request"] != request or "usage" not in facts["result"]:
+        if facts["request"] != request or not {"usage", "routed"} <= facts["result"].keys():
             return None
         arrays, found = read_arrays(path), facts["result"]
         usage = found.pop("usage")
+        found["routed"] = tuple(tuple(layer) for layer in found["routed"])
         usage["device_ids"] = tuple(usage["device_ids"])
         return RoundResult(
             trunk_delta=_under("delta/", arrays),

@@ -12,7 +12,7 @@ from typing import Literal
 
 from commons.charter import Model
 from commons.experts.map import ExpertMap
-from commons.learning import Codec, Outer
+from commons.learning import Codec, Outer, Strategy
 from commons.names import ExpertId, SiteId
 
 Config = dict[str, bool | int | float | str | tuple[int, ...]]
@@ -123,6 +123,15 @@ class Variant:
     """Inner learning rate, as a multiple of the size's. Other than 1 for tuning on central and for asking what makes
     the gap; the comparison of T1 has 1 everywhere."""
     note: str = ""
+
+    @property
+    def strategy(self) -> Strategy:
+        """What its sites train by; when and how what they trained is combined is said here alone."""
+        if self.trains == "experts":
+            return "sovereign"
+        if self.holds == "all":
+            return "diloco"
+        return "branch_mix" if self.trunk_every == self.experts_every == NEVER else "expert_diloco"
 
     def __post_init__(self) -> None:
         assert (self.experts_by == "owner") == (self.holds != "all"), f"{self.name}: who moves an expert?"

@@ -82,6 +82,13 @@ class ExpertMap:
     def experts_of(self, site: SiteId) -> tuple[ExpertId, ...]:
         return tuple(e for e in self.experts if self.owners[e] == site)
 
+    @cached_property
+    def routed_layers(self) -> tuple[int, ...]:
+        """Layers that have a router, in their order."""
+        return tuple(
+            sorted({layer for s in self.slices if s.kind is Kind.ROUTER and (layer := s.layer) is not None})
+        )
+
     def index(self, expert: ExpertId) -> int:
         """The expert's index in the released model."""
         return self.experts.index(expert)
@@ -130,6 +137,10 @@ def model_problems(charter: Charter) -> Iterator[Problem]:
     except SettingError as wrong:
         yield Problem(("model", "config", wrong.key), wrong.what)
         return
+    if charter.learning.balance_rate and not FAMILIES[charter.model.family].mixture.biased:
+        yield Problem(
+            ("learning", "balance_rate"), f"{charter.model.family} has no selection biases to balance with"
+        )
     keys = FAMILIES[charter.model.family].settings(charter.model.config)
     context, length = keys.whole("max_position_embeddings"), charter.learning.sequence_length
     if length > context:

@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from commons.charter import Charter
+from commons.errors import Code, Refusal
+from commons.experts.families import FAMILIES
 from commons.features.feature import Feature, Patch, replaced
 from commons.learning import Codec, InnerOptimizer, Strategy
 from commons.section import Section
@@ -57,6 +59,14 @@ class Merge(Section):
     merge: Literal["mean", "radial"]
 
 
+class Balancing(Section):
+    rate: Annotated[float, Field(ge=0, le=1)]
+
+
+class ExpertWeights(Section):
+    by: Literal["alike", "routed"]
+
+
 class OuterStep(Section):
     learning_rate: Annotated[float, Field(gt=0, le=2)]
     momentum: Annotated[float, Field(ge=0, lt=1)]
@@ -85,6 +95,13 @@ def _inner_step(_: Charter, step: InnerStep) -> Patch:
 
 def _strategy(_: Charter, chosen: ChosenStrategy) -> Patch:
     return _set(**{name: getattr(chosen, name) for name in chosen.model_fields_set})
+
+
+def _balancing(charter: Charter, wanted: Balancing) -> Patch | Refusal:
+    if wanted.rate and not FAMILIES[charter.model.family].mixture.biased:
+        message = f"the routers of {charter.model.family} have no selection biases to balance with"
+        return Refusal(Code.FEATURE_PARAMETERS_INVALID, message)
+    return _set(balance_rate=wanted.rate)
 
 
 LEARNING = (
@@ -139,7 +156,8 @@ LEARNING = (
     ),
     Feature(
         "strategy",
-        "What sites train and exchange: trunk and own experts (expert_diloco), own experts alone (sovereign), all (diloco)",
+        "What sites train and exchange: trunk and own experts (expert_diloco), own experts alone (sovereign), everything (diloco), "
+        "or nothing before the last round (branch_mix)",
         ChosenStrategy,
         ("/learning/strategy", "/learning/routing"),
         _strategy,
@@ -159,6 +177,31 @@ LEARNING = (
         lambda _, p: _set(
             outer__learning_rate=p.learning_rate, outer__momentum=p.momentum, outer__nesterov=p.nesterov
         ),
+    ),
+    Feature(
+        "expert-outer-step",
+        "Outer step on what an owner's update makes of its experts; rate 1 without momentum: as it has them",
+        OuterStep,
+        ("/learning/expert_outer",),
+        lambda _, p: _set(
+            expert_outer__learning_rate=p.learning_rate,
+            expert_outer__momentum=p.momentum,
+            expert_outer__nesterov=p.nesterov,
+        ),
+    ),
+    Feature(
+        "expert-weights",
+        "Count sites alike in what belongs to an expert, or by the tokens they routed to it (routed)",
+        ExpertWeights,
+        ("/learning/expert_weights",),
+        lambda _, p: _set(expert_weights=p.by),
+    ),
+    Feature(
+        "balancing",
+        "Move selection biases by this much a round towards an even load over the consortium; 0: leave them",
+        Balancing,
+        ("/learning/balance_rate",),
+        _balancing,
     ),
     Feature(
         "public-share",

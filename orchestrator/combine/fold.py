@@ -2,7 +2,8 @@
 
 What all sites send (`commons.exchange`: as a rule trunk and router): the mean of the contributors' deltas, weighted by
 tokens, through the outer step; or what the charter's robust rule makes of them (`merging`). An expert's slices that are its
-owner's alone: base plus the owner's delta, or the base as it is when the owner did not contribute. What nobody sends stays.
+owner's alone: base plus the owner's delta, or what the charter's outer step for experts makes of it; the base as it is when
+the owner did not contribute. What nobody sends stays.
 What sites can build from the base they hold is written as a step beside the slice: shared matrices in the charter's
 `down` codec, with what it drops added to the next round's step; experts in the frames their owner sent.
 Memory: a few frames per thread, whatever the number of sites and the size of the model. Sums run in order of site
@@ -11,7 +12,7 @@ name, in fp32, so the result depends neither on who came first nor on the number
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
@@ -25,10 +26,11 @@ from commons.names import Digest, SiteId
 from commons.privacy.terms import Robust
 from commons.states import Blob, BlobReader, BlobWriter, SliceWriter, StateStore, StateWriter, Step
 from orchestrator.combine.contributions import Array, Bench, Contribution
-from orchestrator.combine.merging import Merge, merging
+from orchestrator.combine.merging import Mean, Merge, merging
 from orchestrator.combine.outer import outer_step
 from orchestrator.combine.unmasking import Opening, Unmoved
 from orchestrator.combine.walking import blocks, each, threads_for
+from orchestrator.combine.weights import nudges
 
 Data = bytes | memoryview
 
@@ -71,19 +73,24 @@ def combine(
     owners = {c.site: c for c in ordered}
     merge = None if isinstance(rule, Unmoved) else merging(rule, exchange, ordered, owners, bench, threads)
     with store.writer() as state, store.writer() as after:
-        fold = _Fold(store, store.manifest(base), memory, exchange, state, after, bench)
+        nudged = nudges(exchange, ordered)
+        fold = _Fold(store, store.manifest(base), memory, exchange, nudged, state, after, bench)
 
         def one(part: Slice) -> None:
-            owner = owners.get(expert_map.owners[part.expert]) if part.expert else None
+            owner = owners.get(expert_map.owners[part.expert]) if part.expert and exchange.happens else None
             if exchange.by_all(part) and merge is not None:
                 fold.merged(part, merge)
             elif owner is not None and not exchange.by_all(part):
-                fold.expert(part, owner)
+                if exchange.owners_keep:
+                    fold.expert(part, owner)
+                else:
+                    fold.merged(part, Mean([owner], bench))
             else:
                 fold.stay(part)
 
         each(one, expert_map.slices, threads)
-        kept = after.finish() if learning.outer.momentum or learning.codecs.down != "fp32" else None
+        momentum_kept = learning.outer.momentum or learning.expert_outer.momentum
+        kept = after.finish() if momentum_kept or learning.codecs.down != "fp32" else None
         late = frozenset(c.site for c in ordered if c.late)
         in_time = frozenset(c.site for c in ordered if not c.late)
         return Combined(state.finish(), kept, in_time, late, merge is not None)
@@ -95,6 +102,8 @@ class _Fold:
     blobs: dict[str, Blob]
     memory: dict[str, Blob]
     exchange: Exchange
+    nudges: Mapping[str, Array]
+    """Added to a slice whatever it moves by."""
     state: StateWriter
     after: StateWriter
     bench: Bench
@@ -123,6 +132,8 @@ class _Fold:
                 weights = bench.base[:count]
                 base.read_into(first, weights)
                 weights += move
+                if part.name in self.nudges:
+                    weights += self.nudges[part.name][first : first + count]
                 new.write(weights)
         new.close(_step(blob, codec, frames))
 

@@ -17,7 +17,7 @@ from orchestrator.combine.distances import Distances
 from orchestrator.combine.robust import combine_block, needs_distances, shares
 from orchestrator.combine.unmasking import Opening, Unmasking
 from orchestrator.combine.walking import each
-from orchestrator.combine.weights import Shares, by_owner, radial
+from orchestrator.combine.weights import Shares, by_owner, by_routed, radial
 
 
 @dataclass(frozen=True)
@@ -100,8 +100,11 @@ def merging(
     if exchange.rows_by_owner:
         return Mean(ordered, bench, by_owner(exchange, ordered, owners))
     if rule is None:
-        far = exchange.learning.merge == "radial"
-        return Mean(ordered, bench, radial(exchange, ordered, Rows(ordered, bench), threads) if far else {})
+        learning = exchange.learning
+        shares = by_routed(exchange, ordered) if learning.expert_weights == "routed" else {}
+        if learning.merge == "radial":
+            shares |= radial(exchange, ordered, Rows(ordered, bench), threads, shares)
+        return Mean(ordered, bench, shares)
     if isinstance(rule, Opening):
         return Unmasking(rule, ordered, bench, exchange.shared)
     made = Believing(rule, ordered, bench)

@@ -1,6 +1,6 @@
 """What each update counts in the combined delta of a slice, where they do not all count by their tokens alone.
 
-Two kinds. By row: a row of a router as its expert's owner has it. By slice: radial-directional averaging (RDA, arXiv
+By row: a row of a router as its expert's owner has it, or by the tokens each site routed to that expert. By slice: radial-directional averaging (RDA, arXiv
 2604.21428), which keeps the mean direction of the updates and their mean length. It is a weighted sum too, whose weights
 follow from the inner products of the updates, so that two passes over them do in bounded memory.
 """
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from commons.exchange import Exchange
-from commons.experts.map import Kind, Slice
+from commons.experts.map import ExpertMap, Kind, Slice
 from commons.names import SiteId
 from orchestrator.combine.contributions import Contribution, Rows
 from orchestrator.combine.distances import Distances
@@ -36,17 +36,61 @@ def by_owner(
     return {part.name: rows for part in exchange.shared}
 
 
+def by_routed(exchange: Exchange, ordered: Sequence[Contribution]) -> dict[str, Shares]:
+    """What belongs to an expert by the tokens that each update routed to it; by none where nobody routed any."""
+    expert_map, found = exchange.expert_map, dict[str, Shares]()
+    for part in exchange.shared:
+        gates = part.kind is Kind.ROUTER and len(part.shape) == 2
+        if part.layer not in expert_map.routed_layers or not (gates or part.expert):
+            continue
+        load = loads(expert_map, ordered, part.layer)
+        sums = load.sum(0)
+        shares = np.divide(load, sums, out=np.zeros_like(load), where=sums > 0).astype(np.float32)
+        found[part.name] = shares[:, expert_map.index(part.expert)] if part.expert else shares
+    return found
+
+
+def nudges(exchange: Exchange, ordered: Sequence[Contribution]) -> dict[str, Shares]:
+    """What the consortium's loads add to the selection biases, by slice: [experts] (balancing without an auxiliary loss,
+    arXiv 2408.15664, here from the sum of what all sites routed)."""
+    expert_map, rate = exchange.expert_map, exchange.learning.balance_rate
+    found: dict[str, Shares] = {}
+    for part in exchange.shared if rate else ():
+        if part.kind is Kind.ROUTER and len(part.shape) == 1 and part.layer is not None:
+            load = loads(expert_map, ordered, part.layer).sum(0)
+            found[part.name] = (rate * np.sign(load.mean() - load)).astype(np.float32)
+    return found
+
+
+def loads(expert_map: ExpertMap, ordered: Sequence[Contribution], layer: int) -> NDArray[np.float64]:
+    """[n, experts]: each update's weight, divided as it routed its tokens in that layer."""
+    at = expert_map.routed_layers.index(layer)
+    counts = np.array([one.update.manifest.routed[at] for one in ordered], np.float64)
+    weights = np.array([one.weight for one in ordered], np.float64)
+    divided: NDArray[np.float64] = counts * (weights / counts.sum(1))[:, None]
+    return divided
+
+
 def radial(
-    exchange: Exchange, ordered: Sequence[Contribution], rows: Rows, threads: int
+    exchange: Exchange,
+    ordered: Sequence[Contribution],
+    rows: Rows,
+    threads: int,
+    shares: Mapping[str, Shares],
 ) -> dict[str, Shares]:
-    """Of the matrices that all sites send, but for embeddings. Reads every update once; raises StoreError when one cannot be."""
+    """Of the matrices that all sites send, but for embeddings. `shares`: what updates count where it is not by their tokens.
+
+    Reads every update once; raises StoreError when one cannot be.
+    """
     parts = [part for part in exchange.shared if stretched(part)]
     weights = np.array([one.weight for one in ordered], np.float64)
     weights /= weights.sum()
-    found = each(rows.distances, parts, threads)
+    found = dict(zip((part.name for part in parts), each(rows.distances, parts, threads), strict=True))
     return {
-        part.name: along(distances, weights).astype(np.float32)
-        for part, distances in zip(parts, found, strict=True)
+        name: along(distances, shares[name].astype(np.float64) if name in shares else weights).astype(
+            np.float32
+        )
+        for name, distances in found.items()
     }
 
 

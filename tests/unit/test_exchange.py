@@ -20,7 +20,7 @@ from commons.features import carry_out
 from commons.learning import Codec, Outer
 from commons.names import ExpertId, SiteId
 from commons.states import StateStore
-from commons.updates import lay_out
+from commons.updates import Routed, UpdateManifest, lay_out
 from orchestrator.combine import Contribution, combine
 from tests.support.consortium import SITES, charter, exchange, seed_state
 from tests.support.updates import UpdateInMemory
@@ -35,11 +35,11 @@ def sovereign(**changes: object) -> Charter:
 
 
 def sends(
-    moves: Exchange, site: str, deltas: Deltas, *, codec: Codec = "fp32", tokens: int = 8
+    moves: Exchange, site: str, deltas: Deltas, *, tokens: int = 8, routed: Routed = ()
 ) -> Contribution:
     """The site's update: these deltas of what it may send."""
-    parts = ((p.name, codec, p.shape, encode(codec, deltas[p.name])) for p in moves.uplink(SiteId(site)))
-    manifest, payload = lay_out(parts)
+    parts = ((p.name, "fp32", p.shape, encode("fp32", deltas[p.name])) for p in moves.uplink(SiteId(site)))
+    manifest, payload = lay_out(parts, routed=routed)  # type: ignore[arg-type]
     return Contribution(SiteId(site), tokens, UpdateInMemory(manifest, payload))
 
 
@@ -64,6 +64,78 @@ def test_each_strategy_sends_what_it_lets_a_site_train() -> None:
     assert {
         s.name for s in exchange(MAP, strategy="sovereign", routing="lean").held(ALDER)
     } == trunk | router | own
+
+
+def test_branches_send_nothing_before_the_last_round_and_everything_in_it(tmp_path: Path) -> None:
+    store, base = StateStore(tmp_path), seed_state(charter())
+    state, momentum = store.save(base), None
+    deltas = {site: draw(site) for site in SITES}
+    for number in (1, 2):
+        moves = exchange(MAP, strategy="branch_mix", merge="radial", number=number)
+        done = combine(
+            store, base=state, momentum=momentum, exchange=moves,
+            contributions=[sends(moves, site, deltas[site]) for site in SITES],
+        )  # fmt: skip
+        if number == 1:
+            assert moves.uplink(ALDER) == moves.shared == () and moves.trained(ALDER) == MAP.uplink(ALDER)
+            assert all(np.array_equal(array, base[name]) for name, array in store.load(done.state).items())
+        state, momentum = done.state, done.momentum
+    expert = MAP.owned_by(ALDER)[0].name
+    assert np.array_equal(store.load(state)[expert], base[expert] + deltas["alder"][expert])
+    assert not np.array_equal(store.load(state)["model.norm.weight"], base["model.norm.weight"])
+
+
+def test_owners_experts_take_an_outer_step_of_their_own_and_rest_while_their_owner_is_away(
+    tmp_path: Path,
+) -> None:
+    store, base = StateStore(tmp_path), seed_state(charter())
+    moves = exchange(MAP, expert_outer=Outer(learning_rate=0.5, momentum=0.5))
+    delta, expert = draw("alder"), MAP.owned_by(ALDER)[0].name
+    alder, birch = sends(moves, "alder", delta), sends(moves, "birch", draw("birch"))
+    state, momentum, at = store.save(base), None, []
+    for ones in ([alder, birch], [birch], [alder]):
+        done = combine(store, base=state, momentum=momentum, exchange=moves, contributions=ones)
+        state, momentum = done.state, done.momentum
+        at.append(store.load(state)[expert])
+    np.testing.assert_allclose(at[0], base[expert] + 0.5 * delta[expert], rtol=1e-5)
+    assert np.array_equal(at[1], at[0])
+    np.testing.assert_allclose(at[2], at[0] + 0.5 * 1.5 * delta[expert], rtol=1e-5, atol=1e-6)
+    assert not moves.owners_keep and exchange(MAP).owners_keep
+
+
+def test_what_belongs_to_an_expert_moves_by_those_who_routed_to_it(tmp_path: Path) -> None:
+    store, base = StateStore(tmp_path), seed_state(charter())
+    moves = exchange(MAP, strategy="diloco", expert_weights="routed")
+    deltas = {site: draw(site) for site in ("alder", "birch")}
+    ones = [
+        sends(moves, "alder", deltas["alder"], routed=((12, 4, 0),)),
+        sends(moves, "birch", deltas["birch"], routed=((4, 12, 0),)),
+    ]
+    new = store.load(
+        combine(store, base=store.save(base), momentum=None, exchange=moves, contributions=ones).state
+    )
+    gate = next(s.name for s in MAP.slices if s.kind is Kind.ROUTER and len(s.shape) == 2)
+    for index, (mine, other) in enumerate(((0.75, 0.25), (0.25, 0.75), (0.0, 0.0))):
+        expert = next(s.name for s in MAP.slices if s.expert == MAP.experts[index])
+        for name, row in ((expert, ...), (gate, index)):
+            wanted = mine * deltas["alder"][name][row] + other * deltas["birch"][name][row]
+            np.testing.assert_allclose(new[name][row] - base[name][row], wanted, rtol=1e-4, atol=1e-5)
+    mean = (deltas["alder"]["lm_head.weight"] + deltas["birch"]["lm_head.weight"]) / 2
+    np.testing.assert_allclose(new["lm_head.weight"] - base["lm_head.weight"], mean, rtol=1e-4, atol=1e-5)
+
+
+def test_selection_biases_move_towards_an_even_load_of_all_sites_together(tmp_path: Path) -> None:
+    store, base, moves = StateStore(tmp_path), seed_state(charter()), exchange(MAP, balance_rate=0.5)
+    still = {name: np.zeros_like(array) for name, array in base.items()}
+    ones = [
+        sends(moves, "alder", still, routed=((16, 0, 0),)),  # each is uneven, together two of three are even
+        sends(moves, "birch", still, routed=((0, 8, 8),)),
+    ]
+    done = combine(store, base=store.save(base), momentum=None, exchange=moves, contributions=ones)
+    bias = next(s.name for s in MAP.slices if s.kind is Kind.ROUTER and len(s.shape) == 1)
+    for name, array in store.load(done.state).items():
+        moved = np.array([-0.5, 0.5, 0.5], np.float32) if name == bias else np.float32(0)
+        assert np.array_equal(array, base[name] + moved), name
 
 
 def test_a_frozen_trunk_costs_no_gradients_of_its_weights() -> None:
@@ -117,11 +189,39 @@ def test_under_sovereign_the_trunk_stays_and_a_row_moves_by_its_owner_alone(tmp_
             assert np.array_equal(array, was), "nobody moves it"
 
 
-@pytest.mark.parametrize("strategy", ["sovereign", "diloco"])
+def test_counts_travel_in_the_manifest_and_one_without_them_is_as_it_was() -> None:
+    moves = exchange(MAP)
+    bare, counted = (
+        sends(moves, "alder", seed_state(charter()), routed=routed).update.manifest
+        for routed in ((), ((3, 0, 1), (2, 2, 0)))
+    )
+    assert b"routed" not in bare.to_bytes()
+    for manifest in (bare, counted):
+        assert UpdateManifest.from_bytes(manifest.to_bytes()) == manifest
+    wrong = counted.to_bytes()
+    for old, new in (
+        (b"[3,0,1]", b"[3,-1,1]"),
+        (b"[3,0,1]", b"[]"),
+        (b"],[2", b"][2"),
+        (b"[3,0,1]", b"[3,0.5,1]"),
+    ):
+        assert old in wrong
+        with pytest.raises(ValueError, match="not an update manifest"):
+            UpdateManifest.from_bytes(wrong.replace(old, new))
+
+
+@pytest.mark.parametrize("strategy", ["expert_diloco", "sovereign", "diloco"])
 def test_a_round_is_the_same_in_whichever_order_updates_come(tmp_path: Path, strategy: str) -> None:
-    store, moves = StateStore(tmp_path), exchange(MAP, strategy=strategy, outer=Outer(momentum=0.5))
+    store = StateStore(tmp_path)
+    moves = exchange(
+        MAP, strategy=strategy, outer=Outer(momentum=0.5), expert_outer=Outer(momentum=0.3), merge="radial",
+        expert_weights="routed", balance_rate=0.01,
+    )  # fmt: skip
     base = store.save(seed_state(charter()))
-    ones = [sends(moves, site, draw(site), tokens=n) for site, n in zip(SITES, (3, 5, 7), strict=True)]
+    ones = [
+        sends(moves, site, draw(site), tokens=n, routed=((n, 2 * n, 5),))
+        for site, n in zip(SITES, (3, 5, 7), strict=True)
+    ]
     found = {
         combine(store, base=base, momentum=None, exchange=moves, contributions=order, threads=threads)
         for order in itertools.permutations(ones)
@@ -261,6 +361,10 @@ def test_a_charter_refuses_what_its_strategy_cannot_keep() -> None:
         "no slice is combined": {"privacy": secret, "rounds__quorum": 3},
         "it must be 'all'": {"privacy": {"mode": "dp"}},
         "they take 'fp32' here": {"learning__codecs": {"trunk": "int8"}},
+        "leave its mark": {"learning__balance_rate": 0.1},
+        "no round comes after": {"learning__strategy": "branch_mix", "rounds__late_rounds": 1},
+        "nothing is sent": {"learning__strategy": "branch_mix", "privacy": {"mode": "dp"}},
+        "nothing to damp": {"learning__strategy": "branch_mix", "learning__expert_outer": {"momentum": 0.5}},
     }
     for said, changes in wrong.items():
         base = (
@@ -273,6 +377,8 @@ def test_a_charter_refuses_what_its_strategy_cannot_keep() -> None:
     for privacy in ({"mode": "robust"}, secret, {"mode": "dp"}):
         with pytest.raises(ValueError, match=r"learning\.merge is 'radial' but"):
             charter(learning__merge="radial", privacy=privacy, rounds__quorum=3)
+        with pytest.raises(ValueError, match=r"learning\.expert_weights is 'routed' but"):
+            charter(learning__expert_weights="routed", privacy=privacy, rounds__quorum=3)
     with pytest.raises(ValueError, match="experts are shared too"):
         charter(learning__strategy="diloco", privacy={"mode": "dp"})
     masked = charter(learning__strategy="diloco", privacy=secret, rounds__quorum=3)

@@ -52,7 +52,8 @@ def sent(of: Charter = OF, **changes: Any) -> tuple[Upload, bytes]:
     shapes = {s.name: s.shape for s in MAP.slices}
     codec = changes.get("codec", "fp32")
     manifest, payload = lay_out(
-        (n, codec, shapes[n], encode(codec, np.full(shapes[n], value))) for n in slices
+        ((n, codec, shapes[n], encode(codec, np.full(shapes[n], value))) for n in slices),
+        routed=changes.get("routed", ()),
     )
     text = manifest.to_bytes()
     update: dict[str, Any] = {
@@ -201,6 +202,32 @@ def test_an_update_may_hold_what_the_strategy_lets_its_site_move_and_nothing_mor
     assert (refusal is None) is (not foreign)
     if refusal is not None:
         assert refusal.code is Code.EXPERT_MAP_MISMATCH and f" {foreign}, which" in refusal.message
+
+
+COUNTING = charter(learning__balance_rate=0.01)
+LEAN = charter(learning__balance_rate=0.01, learning__routing="lean")
+
+
+@pytest.mark.parametrize(
+    ("of", "routed", "said"),
+    [
+        (COUNTING, ((TOKENS, TOKENS, 0),), ""),
+        (COUNTING, (), "of 0 layers, wanted are 1 of 3"),
+        (COUNTING, ((TOKENS, TOKENS, 0),) * 2, "of 2 layers"),
+        (COUNTING, ((TOKENS, TOKENS),), "of 3 experts each"),
+        (COUNTING, ((TOKENS, TOKENS + 1, 0),), f"tokens make {2 * TOKENS}"),
+        (LEAN, ((TOKENS, 0, 0),), ""),
+        (LEAN, ((0, TOKENS, 0),), f"{TOKENS} of them to experts it does not hold"),
+        (OF, ((TOKENS, TOKENS, 0),), "wanted are 0"),
+    ],
+)
+def test_counts_of_routed_tokens_add_up_or_are_refused(
+    of: Charter, routed: tuple[tuple[int, ...], ...], said: str
+) -> None:
+    refusal = checked(claimed(routed=routed), of=of)
+    assert (refusal is None) is (not said)
+    if refusal is not None:
+        assert refusal.code is Code.UPDATE_MALFORMED and said in refusal.message
 
 
 def test_an_update_larger_than_its_slices_is_refused_before_it_is_read() -> None:

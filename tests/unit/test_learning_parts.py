@@ -89,7 +89,7 @@ def test_a_plain_exchange_gives_the_coordinators_bytes(tmp_path: Path, outer: Ou
 
 def test_an_expert_moves_by_those_who_routed_to_it_and_stays_when_nobody_did() -> None:
     part = next(s for s in MAP.slices if s.kind is Kind.EXPERT)
-    at, layer = MAP.index(part.expert), combining.layer_of(part.name)  # type: ignore[arg-type]
+    at, layer = MAP.index(part.expert), part.layer  # type: ignore[arg-type]
     one, other = np.ones(part.shape, np.float32), 3 * np.ones(part.shape, np.float32)
 
     def moved(first: int, second: int) -> float:

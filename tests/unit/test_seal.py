@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from commons.codec import decode
 from commons.errors import StoreError
 from commons.experts.map import ExpertMap, Slice
-from commons.learning import Codecs
+from commons.learning import Codecs, Outer
 from commons.names import SiteId
 from commons.notes import digest, open_note
 from commons.privacy.terms import DP
@@ -125,6 +125,22 @@ def test_an_update_holds_the_sites_slices_and_nothing_of_the_guests() -> None:
         wanted = result.experts[part.name] - base[part.name] if part.expert else result.trunk_delta[part.name]
         assert np.array_equal(sent[part.name], wanted)
     assert not update.residual
+
+
+def test_what_a_codec_drops_of_experts_comes_with_the_next_round_where_they_begin_from_the_base() -> None:
+    result, base = trained()
+    codecs, expert = Codecs(trunk="int8", expert="int8"), MAP.owned_by(SITE)[0]
+    whole = replace(result, experts={s.name: base[s.name] + np.float32(0.3) for s in MAP.slices if s.expert})
+    changes: list[tuple[dict[str, Any], bool]] = [
+        ({}, False), ({"strategy": "diloco"}, True), ({"expert_outer": Outer(momentum=0.5)}, True),
+    ]  # fmt: skip
+    for learning, fed in changes:
+        folder = Path(mkdtemp())
+        pack(
+            whole, base=base, residual=Residual(None), site=SITE, folder=folder,
+            exchange=exchange(MAP, codecs=codecs, **learning),
+        )  # fmt: skip
+        assert (Residual(folder).read(expert.name, 0, expert.size) is not None) is fed
 
 
 def test_trunk_and_experts_each_have_their_codec() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from commons.exchange import Exchange
 from commons.experts.map import ExpertMap, Kind
-from commons.learning import Learning, Since, Warm
+from commons.learning import Learning, Outer, Since, Warm
 from commons.names import ExpertId, SiteId
 from tests.unit.test_trainer import LEARNING, MAP, MODEL, State, ignore, same, start
 from workers.data import Corpus, Rows
@@ -135,6 +135,33 @@ def test_own_experts_come_back_from_copies_as_everybody_left_them(trainer_at: Ma
     for name, array in result.experts.items():
         np.testing.assert_allclose(array, base[name], atol=1e-7)
         assert not np.allclose(first[0].experts[name], base[name], atol=1e-4)
+
+
+def test_a_branch_goes_on_from_what_it_has_not_sent_until_the_last_round_sends_it_all(
+    trainer_at: Make,
+) -> None:
+    base = start()
+    branch = JOINT.model_copy(update={"strategy": "branch_mix", "rounds": 3})
+    results = []
+    for number in (1, 2, 3):
+        results.append(train(trainer_at("killed"), number, base, branch))
+        assert same(results[-1], train(trainer_at("killed"), number, base, branch))
+    whole = JOINT.model_copy(update={"rounds": 1, "inner_steps": 9})
+    at_once = train(trainer_at("whole"), 1, base, whole)
+    for name, delta in results[-1].trunk_delta.items():
+        np.testing.assert_allclose(delta, at_once.trunk_delta[name], atol=2e-5)
+    for name, array in results[-1].experts.items():
+        np.testing.assert_allclose(array, at_once.experts[name], atol=2e-5)
+    assert Exchange(MAP, branch, 2).uplink(BERLIN) == () != Exchange(MAP, branch, 3).uplink(BERLIN)
+
+
+def test_experts_that_are_damped_begin_every_round_as_the_base_has_them(trainer_at: Make) -> None:
+    base = start()
+    damped = JOINT.model_copy(update={"expert_outer": Outer(learning_rate=0.5)})
+    train(trainer_at("a"), 1, base, damped)
+    still = damped.model_copy(update={"learning_rate": 1e-12, "weight_decay": 0.0})
+    for name, array in train(trainer_at("a"), 2, base, still).experts.items():
+        np.testing.assert_allclose(array, base[name], atol=1e-7)
 
 
 def test_after_a_vote_on_the_length_of_rounds_no_text_is_read_twice_or_left_out(trainer_at: Make) -> None:
