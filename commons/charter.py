@@ -13,10 +13,11 @@ from pydantic import Field, model_validator
 
 from commons.cosignature import WITNESSES_MAX
 from commons.experts.settings import Value
+from commons.judging import Contribution, Probe, Rollback, unjudgeable
 from commons.learning import Learning
-from commons.learning import conflicts as strategy_conflicts
 from commons.privacy.terms import Privacy, conflicts
 from commons.section import Section
+from commons.strategies import conflicts as learning_conflicts
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,31}$")]
 """Lower-case letters, digits and hyphens; at most 32 characters."""
@@ -195,7 +196,9 @@ _NEVER_LATE = {
 class Charter(Section):
     """The whole document. `version` 1 is signed by every founder; later ones follow from executed proposals."""
 
-    LATER: ClassVar[frozenset[str]] = frozenset({"accounting", "grants", "privacy", "rulings", "witnesses"})
+    LATER: ClassVar[frozenset[str]] = frozenset(
+        {"accounting", "contribution", "grants", "privacy", "probe", "rollback", "rulings", "witnesses"}
+    )
 
     version: Annotated[int, Field(ge=1)]
     consortium: Consortium
@@ -214,6 +217,9 @@ class Charter(Section):
     rulings: Annotated[tuple[Ruling, ...], Field(max_length=1024)] = ()
     witnesses: Witnesses = Witnesses()
     privacy: Privacy = Privacy()
+    probe: Probe = Probe()
+    rollback: Rollback = Rollback()
+    contribution: Contribution = Contribution()
 
     @model_validator(mode="after")
     def _refers_only_to_what_it_names(self) -> Charter:
@@ -257,6 +263,33 @@ class Charter(Section):
             for g in self.grants
             if g.member not in members
         ]
+        found += self._impossible_rounds()
+        witnesses = len(self.sites) + len(self.witnesses.outsiders)
+        if self.witnesses.quorum > witnesses:
+            found.append(
+                f"witnesses.quorum is {self.witnesses.quorum} but there are {witnesses} sites and outsiders"
+            )
+        found += self._unpriced_precisions()
+        if self.learning.since is not None and self.version == 1:
+            found.append("learning.since is set but no vote has changed this charter")
+        found += learning_conflicts(self.learning, self.privacy, late_rounds=self.rounds.late_rounds)
+        terms = (self.probe, self.rollback, self.contribution)
+        found += unjudgeable(*terms, self.learning.sequence_length, mode=self.privacy.mode)
+        return found + self._unkeepable_privacy()
+
+    def _unkeepable_privacy(self) -> list[str]:
+        codecs = dict(self.learning.codecs)
+        owned = ("down",) if self.learning.strategy == "diloco" else ("expert", "down")
+        return conflicts(
+            self.privacy,
+            sites=len(self.sites),
+            quorum=self.rounds.quorum,
+            expert_codec=codecs["expert"],
+            shared_codecs={k: c for k, c in codecs.items() if k not in owned and c is not None},
+        )
+
+    def _impossible_rounds(self) -> list[str]:
+        found = []
         if self.rounds.quorum > len(self.sites):
             found.append(f"rounds.quorum is {self.rounds.quorum} but there are {len(self.sites)} sites")
         if self.rounds.grace == "adaptive" and self.rounds.grace_least_s > self.rounds.grace_s:
@@ -268,30 +301,7 @@ class Charter(Section):
             found.append(
                 f"rounds.late_rounds is {self.rounds.late_rounds} but privacy.mode is {self.privacy.mode!r}: {why}"
             )
-        witnesses = len(self.sites) + len(self.witnesses.outsiders)
-        if self.witnesses.quorum > witnesses:
-            found.append(
-                f"witnesses.quorum is {self.witnesses.quorum} but there are {witnesses} sites and outsiders"
-            )
-        found += self._unpriced_precisions()
-        if self.learning.since is not None and self.version == 1:
-            found.append("learning.since is set but no vote has changed this charter")
-        return found + self._unkeepable()
-
-    def _unkeepable(self) -> list[str]:
-        """What strategy and privacy promise and the rest of the charter does not allow."""
-        codecs = dict(self.learning.codecs)
-        owned = ("down",) if self.learning.strategy == "diloco" else ("expert", "down")
-        return [
-            *strategy_conflicts(self.learning, self.privacy, late_rounds=self.rounds.late_rounds),
-            *conflicts(
-                self.privacy,
-                sites=len(self.sites),
-                quorum=self.rounds.quorum,
-                expert_codec=codecs["expert"],
-                shared_codecs={k: c for k, c in codecs.items() if k not in owned and c is not None},
-            ),
-        ]
+        return found
 
     def _unpriced_precisions(self) -> list[str]:
         """Of bf16, where a site computes in it or in fp32: an update without a price would be rejected."""

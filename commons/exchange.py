@@ -7,8 +7,10 @@ deltas are encoded is `commons.codec`'s, how they are put together `orchestrator
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from commons.charter import Charter
+from commons.experts.fragments import due
 from commons.experts.map import ExpertMap, Kind, Slice
 from commons.learning import Learning, Outer
 from commons.names import ExpertId, SiteId
@@ -23,15 +25,20 @@ class Exchange:
     number: int
     """Of the round, from 1."""
 
-    @property
-    def happens(self) -> bool:
-        """Whether anything is sent in this round. The branches of `branch_mix` (Branch-Train-MiX, arXiv 2403.07816) grow by
-        themselves until the run's last: then trunk and router are averaged once, and experts stand side by side."""
-        return self.learning.strategy != "branch_mix" or self.number >= self.learning.rounds
+    @cached_property
+    def due(self) -> frozenset[str]:
+        """Names of the slices that the round exchanges, as far as anybody trains them.
+
+        The branches of `branch_mix` (Branch-Train-MiX, arXiv 2403.07816) grow by themselves until the run's last round: then
+        trunk and router are averaged once, and experts stand side by side.
+        """
+        if self.learning.strategy == "branch_mix" and self.number < self.learning.rounds:
+            return frozenset()
+        return due(self.expert_map, self.learning, self.number)
 
     def by_all(self, part: Slice) -> bool:
         """Whether every site sends that slice."""
-        return self.happens and self._trained_by_all(part)
+        return part.name in self.due and self._trained_by_all(part)
 
     def _trained_by_all(self, part: Slice) -> bool:
         """Else by nobody, or by the owner of its expert."""
@@ -55,14 +62,15 @@ class Exchange:
 
     def outer(self, part: Slice) -> Outer:
         """The step by which the combined delta of that slice moves it."""
-        if part.expert is not None and not self.by_all(part):
+        if not self._trained_by_all(part) and part.expert is not None:
             return self.learning.expert_outer
-        return Outer() if self.rows_by_owner else self.learning.outer
+        by_owner = self.rows_by_owner and part.kind is Kind.ROUTER
+        return Outer() if by_owner else self.learning.outer
 
     @property
     def counts(self) -> bool:
         """Whether sites say in this round's updates how many tokens they routed to which expert."""
-        return self.happens and self.learning.counts
+        return self.learning.counts and bool(self.due)
 
     def may_route_to(self, site: SiteId) -> tuple[bool, ...]:
         """By index: which experts the site's tokens may go to."""
@@ -89,7 +97,7 @@ class Exchange:
 
     def uplink(self, site: SiteId) -> tuple[Slice, ...]:
         """Everything the site sends."""
-        return self.trained(site) if self.happens else ()
+        return tuple(s for s in self.trained(site) if s.name in self.due)
 
     def held(self, site: SiteId) -> tuple[Slice, ...]:
         """What the site trains with: trunk and router, and its own experts or, beside guests and copies, all."""

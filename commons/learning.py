@@ -5,13 +5,11 @@ Field names are the TOML keys. What a field demands of other parts of the charte
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from commons.experts.slices import Kind
-from commons.privacy.terms import Privacy
 from commons.section import Section
 
 Strategy = Literal["expert_diloco", "sovereign", "diloco", "branch_mix"]
@@ -84,12 +82,14 @@ class Learning(Section):
             "norm_gate",
             "inner_optimizer",
             "precision",
-            "warm",
-            "since",
             "merge",
             "expert_outer",
             "expert_weights",
             "balance_rate",
+            "fragments",
+            "overlap_steps",
+            "warm",
+            "since",
         }
     )
 
@@ -132,6 +132,12 @@ class Learning(Section):
     balance_rate: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Every round an expert's selection bias moves by this, up where the consortium's sites routed less than the mean of the
     layer to it and down where they routed more (arXiv 2408.15664). 0: never."""
+    fragments: Annotated[int, Field(ge=1, le=64)] = 1
+    """The model is dealt into so many parts by layer (`commons.experts.fragments`); a round exchanges one of them, the
+    last round all. What a round does not exchange, each site goes on with as it has it."""
+    overlap_steps: Annotated[int, Field(ge=0, le=100_000)] = 0
+    """The first steps of a round, made from where the site stands, while the round before is sent, combined and
+    fetched; then what was exchanged is taken in by half. 0: every round begins at the combined state."""
     warm: Warm = Warm()
     since: Since | None = None
 
@@ -163,65 +169,3 @@ class Learning(Section):
         if self.since is None or self.since.run == run:
             return self
         return self.model_copy(update={"since": None})
-
-
-_NOT_COUNTED = {
-    "robust": "how many tokens it routed to an expert is a site's own word, which no rule can check",
-    "secagg": "the counts that sites send would tell of each what its masked update hides",
-    "dp": "the counts that sites send are of the text, without noise",
-}
-_NOT_RADIAL = {
-    "robust": "its rules say themselves what each update counts",
-    "secagg": "nobody sees how long a single update is",
-    "dp": "it would make the mean as long as the noise that it averages out",
-}
-
-
-def conflicts(learning: Learning, privacy: Privacy, *, late_rounds: int) -> Iterator[str]:
-    """Why a charter with this privacy and such late updates cannot keep its strategy; each in one sentence."""
-    here, mode = f"learning.strategy is {learning.strategy!r}", privacy.mode
-    shared_alone = mode == "dp" and privacy.dp.slices == "shared"
-    match learning.strategy:
-        case "sovereign":
-            if learning.routing != "lean":
-                yield (
-                    f"{here} but learning.routing is {learning.routing!r}: experts that learned beside the others' could "
-                    "not do without them, so routing must be 'lean'"
-                )
-            if (codec := learning.codecs.of(Kind.ROUTER)) != "fp32":
-                yield (
-                    f"{here} but router rows are sent as {codec!r} (learning.codecs.router), which encodes rows of several "
-                    "owners together: they take 'fp32' here"
-                )
-            if mode in ("robust", "secagg"):
-                yield f"{here} but privacy.mode is {mode!r}: no slice is combined from several sites"
-            if shared_alone:
-                yield f"{here} but privacy.dp.slices is 'shared': experts are all that leaves a site, so it must be 'all'"
-        case "diloco":
-            if learning.routing != "joint":
-                yield (
-                    f"{here} but learning.routing is {learning.routing!r}: every site holds and trains every expert, so "
-                    "routing must be 'joint'"
-                )
-            if shared_alone:
-                yield f"{here} but privacy.dp.slices is 'shared': experts are shared too, so it must be 'all'"
-        case "branch_mix":
-            if mode in ("secagg", "dp"):
-                yield f"{here} but privacy.mode is {mode!r}, which would be spent on rounds in which nothing is sent"
-            if learning.expert_outer != Outer():
-                yield f"{here} but learning.expert_outer changes what owners send: there is one exchange, and nothing to damp"
-            if late_rounds:
-                yield f"{here} but rounds.late_rounds is {late_rounds}: no round comes after the one that is exchanged in"
-        case "expert_diloco":
-            pass
-    if learning.counts and (mode != "none" or learning.strategy == "sovereign"):
-        field = "balance_rate" if learning.balance_rate else "expert_weights"
-        where, why = f"privacy.mode is {mode!r}", _NOT_COUNTED.get(mode)
-        if why is None:
-            where, why = (
-                here.removeprefix("learning."),
-                "a site would leave its mark on the others' biases and rows",
-            )
-        yield f"learning.{field} is {getattr(learning, field)!r} but {where}: {why}"
-    if learning.merge == "radial" and mode in _NOT_RADIAL:
-        yield f"learning.merge is 'radial' but privacy.mode is {mode!r}: {_NOT_RADIAL[mode]}"

@@ -1,4 +1,4 @@
-"""What is said about a site's work, as typed notes: assignment, update, usage, evaluation.
+"""What is said about a site's work, as typed notes: assignment, update, usage, evaluation, measurement.
 
 Owns the fields and their writing; who signed and whether it is true is for the reader to check. Fields stand
 in the note in the order of the dataclass, ``_`` written as ``-``; an absent value is ``-``.
@@ -53,10 +53,10 @@ class AssignmentNote(Words):
     consortium: str
     run: str
     round: int
-    work: Literal["train", "evaluate"]
+    work: Literal["train", "evaluate", "probe"]
     site: str
     base: str
-    """State to start from, or to evaluate."""
+    """State to start from, to evaluate, or to measure on the probe."""
     charter_version: int
     charter: str
     expert_map: str
@@ -166,6 +166,25 @@ class EvaluationNote(Words):
     state: str
     domain: str
     bytes: int
+    loss: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeNote(Words):
+    """Loss of a state on the charter's probe as one site measured it, signed by the site key.
+
+    With lean routing it is that of the trunk and the site's own experts.
+    """
+
+    KIND = "hansa-probe/v1"
+    consortium: str
+    run: str
+    round: int
+    """The open round in which it was asked for."""
+    site: str
+    probe: str
+    """Digest of the text."""
+    state: str
     loss: float
 
 

@@ -17,6 +17,7 @@ from governance.consortium import Consortium
 from orchestrator.late import too_late
 from orchestrator.live import Live
 from orchestrator.masking import Masking
+from orchestrator.probing import Probing
 from orchestrator.progress import RoundState, Runs, RunState
 from orchestrator.spool import Spool
 
@@ -35,6 +36,7 @@ class Desk:
     bell: Bell
     """Rings for every record, and when a site comes, goes or refuses."""
     masking: Masking = field(default_factory=Masking)
+    probing: Probing = field(default_factory=Probing)
     stopping: threading.Event = field(default_factory=threading.Event)
     _maps: dict[int, ExpertMap] = field(default_factory=dict, repr=False)
 

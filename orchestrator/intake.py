@@ -158,7 +158,7 @@ def check_claim(
         return Refusal(
             Code.STALE_BASE, f"site {site} started from {update.base[:80]}, round from {found.base}"
         )
-    # 9  the manifest lists exactly the site's slices, in the codecs in force, and routes every token
+    # 9  the manifest lists exactly what the round takes of the site, in the codecs in force, and routes every token
     if refusal := _check_parts(claim, charter, Exchange(expert_map, charter.learning, found.number)):
         return refusal
     if refusal := _check_routed(claim, Exchange(expert_map, charter.learning, found.number)):
@@ -177,12 +177,13 @@ def check_usage(found: RoundState, claim: Claim, charter: Charter, expert_map: E
     usage, site = claim.usage, claim.site
     entry = charter.site(site)
     assert entry is not None, f"assigned site {site} is in its charter"
-    # 11 the work lies inside the lease, as far as clocks agree
-    earliest, latest = found.opened_ms - CLOCK_SLACK_MS, found.lease_until_ms + CLOCK_SLACK_MS
+    # 11 the work lies inside the lease, as far as clocks agree; its first steps before it, where rounds overlap
+    from_ms = found.before_ms if charter.learning.overlap_steps else found.opened_ms
+    earliest, latest = from_ms - CLOCK_SLACK_MS, found.lease_until_ms + CLOCK_SLACK_MS
     if not earliest <= usage.started_ms <= usage.ended_ms <= latest:
         message = (
             f"usage of site {site} runs from {usage.started_ms} to {usage.ended_ms}, outside its lease "
-            f"({found.opened_ms} to {found.lease_until_ms}); its operator checks the site's clock"
+            f"({from_ms} to {found.lease_until_ms}); its operator checks the site's clock"
         )
         return Refusal(Code.USAGE_OUTSIDE_LEASE, message)
     # 12 it names devices the site may have
@@ -255,8 +256,8 @@ def _check_parts(claim: Claim, charter: Charter, exchange: Exchange) -> Refusal 
     sent, names = [part.name for part in claim.manifest.parts], [s.name for s in wanted]
     if foreign := sorted(set(sent) - set(names)):
         message = (
-            f"site {site} sent {foreign[0]}, which strategy {charter.learning.strategy} does not let it move in round "
-            f"{exchange.number}; its operator pulls the run again"
+            f"site {site} sent {foreign[0]}, which is not its to send in round {exchange.number} under strategy "
+            f"{charter.learning.strategy}; its operator pulls the run again"
         )
         return Refusal(Code.EXPERT_MAP_MISMATCH, message)
     expected = payload_bytes(wanted, charter)

@@ -20,7 +20,8 @@ from commons.names import Digest, SiteId
 from commons.notes import Signer
 from commons.states import StateStore
 from commons.updates import UpdateManifest
-from commons.work import EvaluationNote
+from commons.verdict import LOSS_MAX
+from commons.work import EvaluationNote, ProbeNote
 from workers import seal
 from workers.allowance import Allowance
 from workers.link import Link
@@ -77,6 +78,9 @@ class Computing:
             watch=lambda progress: self._watch(order, progress),
         )
         self._meter.take(note.run, note.round, trained.usage)
+        if charter.learning.overlap_steps and trained.steps == steps and note.round < note.rounds:
+            # Under the charter that is verified; should the next order be under another, it is begun anew.
+            self._trainer.ahead(note.run, note.round + 1, charter, not_before_ms=self._meter.ended_ms)
         short = "" if trained.steps == steps else f"ended after {trained.steps} of {steps} steps"
         why = f"{short}: {self._allowance.exhausted or 'the hold was used up'}" if short else ""
         self._status.set(
@@ -137,6 +141,26 @@ class Computing:
         log.info("held-out loss of the consortium's model: %.4f nats per byte", loss)
         return self._signer.sign(said.text)
 
+    def probe(self, order: Order) -> bytes:
+        """A signed hansa-probe/v1 note of the order's state on the charter's probe. Raises as `train`."""
+        note, charter = order.note, order.charter
+        state = self._fetch(order, order.exchange.held(self._name))
+        self._status.enter("training", "measuring a state on the probe")
+        loss = self._trainer.probe(
+            note.run, charter, state, watch=lambda progress: self._watch(order, progress)
+        )
+        said = ProbeNote(
+            consortium=note.consortium,
+            run=note.run,
+            round=note.round,
+            site=note.site,
+            probe=charter.probe.text,
+            state=note.base,
+            loss=min(loss, LOSS_MAX) if loss >= 0 else LOSS_MAX,
+        )
+        log.info("round %d: probe loss of %s: %.4f nats per byte", note.round, note.base[:19], said.loss)
+        return self._signer.sign(said.text)
+
     def anticipate(self, order: Order, sealed: Sealed) -> None:
         """Drop older states; keep what the coordinator must compute for this site's own experts: base + delta.
 
@@ -144,7 +168,7 @@ class Computing:
         """
         base = Digest(order.note.base)
         self._store.prune([base])
-        if not order.exchange.owners_keep or not order.exchange.happens:
+        if not order.exchange.owners_keep or not order.exchange.due:
             return
         blobs = self._store.manifest(base)
         own = {part.name: part for part in order.expert_map.owned_by(self._name)}
@@ -191,7 +215,7 @@ class Computing:
         )
         if not self._stands(order):
             return Wish.ABANDON
-        if order.note.work == "evaluate" or self._allowance.suffices(progress.step, progress.device_ms):
+        if order.note.work != "train" or self._allowance.suffices(progress.step, progress.device_ms):
             return Wish.GO_ON
         self._status.set(why=self._allowance.exhausted)
         return Wish.FINISH

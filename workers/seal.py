@@ -68,29 +68,33 @@ def pack(
     masking: Masking | None = None,
     noising: Noising | None = None,
 ) -> UpdateManifest:
-    """Encode every slice this site sends into `folder`: the payload, and what the codecs dropped for the next round.
+    """Encode every slice this site sends in this round into `folder`: the payload, and what the codecs dropped for the
+    next round.
 
     `masking`: shared slices are sent masked. `noising`: what it covers is clipped and noised first, and what an earlier round
     left over without noise is forgotten, as it would tell what the noise hides. A payload that is there already is written over. The same arguments give the same bytes. Raises CodecError when a delta is not finite.
     """
     parts: list[Part] = []
-    uplink, codecs = exchange.uplink(site), exchange.learning.codecs
+    sends, codecs = exchange.uplink(site), exchange.learning.codecs
     left = ResidualWriter(folder, noised=noising is not None)
     path = folder / PAYLOAD
     noise = None
     if noising is not None:
-        covered = (part for part in uplink if noising.covers(part))
+        covered = (part for part in sends if noising.covers(part))
         noise = noising.begin((part.name, _delta(part, trained, base)) for part in covered)
         residual = residual if residual.noised else Residual(None)
     with path.open("r+b" if path.exists() else "wb") as payload:
         try:
-            for part in uplink:
+            for part in sends:
                 at = parts[-1].offset + parts[-1].bytes if parts else 0
                 delta = _delta(part, trained, base)
                 how = masking if masking and exchange.by_all(part) else codecs.of(part.kind)
                 apart = exchange.owners_keep and not exchange.by_all(part)
                 feedback = None if apart else _Feedback(residual, left)
                 parts.append(_encode(part, delta, how, at, feedback, payload, noise))
+            names = {part.name for part in sends}
+            for part in (part for part in exchange.expert_map.slices if part.name not in names):
+                left.carry(residual, part)
         finally:
             left.close()
         payload.truncate()

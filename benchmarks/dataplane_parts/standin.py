@@ -98,11 +98,18 @@ class StandIn:
             usage=Usage(began_ms, ended_ms, ended_ms - began_ms, (self._device,), "fp32"),
         )
 
+    def ahead(self, run: str, number: int, charter: Charter, *, not_before_ms: int) -> None:
+        """Its rounds take no time that could be saved."""
+
     def evaluate(
         self, run: str, charter: Charter, state: Mapping[str, Array], *, watch: Watch
     ) -> tuple[float, int]:
         watch(Progress())
         return LOSS, charter.learning.sequence_length
+
+    def probe(self, run: str, charter: Charter, state: Mapping[str, Array], *, watch: Watch) -> float:
+        watch(Progress())
+        return LOSS
 
 
 @contextlib.contextmanager

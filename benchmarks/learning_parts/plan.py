@@ -10,10 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from benchmarks.learning_parts.bad import Bad
 from commons.charter import Model
 from commons.experts.map import ExpertMap
 from commons.learning import Codec, Outer, Strategy
 from commons.names import ExpertId, SiteId
+from commons.privacy.terms import Robust
 
 Config = dict[str, bool | int | float | str | tuple[int, ...]]
 EXPERTS = 8
@@ -89,6 +91,10 @@ class Variant:
     trunk_every: int = 1
     """Rounds from one exchange of trunk and router to the next."""
     experts_every: int = 1
+    fragments: int = 1
+    """Parts of trunk and router that take turns: a round exchanges one of them (the charter's `fragments`)."""
+    overlap: int = 0
+    """Steps of a round made before the last exchange is taken in (the charter's `overlap_steps`)."""
     closing: float = 0.0
     """Share of the rounds, at the end, in which everything is exchanged every round."""
     experts_by: Literal["owner", "alike", "routed"] = "owner"
@@ -122,6 +128,12 @@ class Variant:
     rate: float = 1.0
     """Inner learning rate, as a multiple of the size's. Other than 1 for tuning on central and for asking what makes
     the gap; the comparison of T1 has 1 everywhere."""
+    bad: Bad = ""
+    """What is wrong with the last site; empty: nothing."""
+    rule: Robust | None = None
+    """How shared slices are combined in place of their mean."""
+    judged: Literal["", "watched", "rollback"] = ""
+    """Whether rounds are measured on a probe; `watched`: what each update is worth, and nothing is done about it."""
     note: str = ""
 
     @property
@@ -150,6 +162,26 @@ _ROUTED = replace(_FEDAVG, name="routed", experts_by="routed", router_by="routed
 _RADIAL = replace(_ROUTED, name="routed-radial", radial=1.0)
 _LEAN_ONCE = replace(_LEAN, trunk_every=NEVER, experts_every=NEVER)
 _COPIES = replace(_RADIAL, name="copies", inner_steps=5, radial_end=0.0)
+_RULES = (
+    Robust(rule="norm_clip"),
+    Robust(rule="trimmed_mean"),
+    Robust(rule="median"),
+    Robust(rule="centred_clip"),
+)
+_KINDS: tuple[Bad, ...] = ("", "little", "random", "shuffled", "flipped", "huge")
+_BAD = (
+    *(replace(_LEAN, name=f"bad-{kind}", bad=kind) for kind in (*_KINDS[1:], "absent")),
+    *(
+        replace(_LEAN, name=f"bad-{kind or 'none'}-{rule.rule.replace('_', '-')}", bad=kind, rule=rule)
+        for rule in _RULES
+        for kind in _KINDS
+    ),
+    *(
+        replace(_LEAN, name=f"bad-{kind or 'none'}-{judged}", bad=kind, judged=judged)
+        for judged in ("watched", "rollback")
+        for kind in _KINDS
+    ),
+)
 
 _ALL = (
     _CENTRAL,
@@ -176,6 +208,11 @@ _ALL = (
     replace(_SPES, name="spes-often", nearest_every=1),
     _LEAN,
     replace(_LEAN, name="lean-30", inner_steps=30),
+    replace(_LEAN, name="lean-20", inner_steps=20),
+    replace(_LEAN, name="lean-fragments-2", inner_steps=5, fragments=2, note="as many bytes as lean"),
+    replace(_LEAN, name="lean-fragments-4", inner_steps=5, fragments=4, note="as many bytes as lean-20"),
+    replace(_LEAN, name="lean-overlap", overlap=3),
+    replace(_LEAN, name="lean-fragments-4-overlap", inner_steps=5, fragments=4, overlap=3),
     replace(_LEAN, name="lean-momentum", outer=HALF),
     replace(_LEAN, name="lean-130", inner_steps=130),
     replace(_LEAN, name="lean-130-int4", inner_steps=130, trunk_codec="int4", expert_codec="int4"),
@@ -211,6 +248,7 @@ _ALL = (
     replace(_COPIES, name="copies-int4", trunk_codec="int4", expert_codec="int4"),
     replace(_CENTRAL, name="central-scratch", start="scratch"),
     replace(_FEDAVG, name="fedavg-scratch", start="scratch"),
+    *_BAD,
     replace(_COPIES, name="copies-alike", split="alike"),
     replace(_FEDAVG, name="fedavg-alike", split="alike"),
 )

@@ -117,6 +117,7 @@ def _facts(variant: Variant, size: Size, seed: int, consortium: Consortium, text
         "inner_steps": trained,
         "bytes_up_per_site": consortium.moved.up // len(consortium.texts),
         "bytes_down_per_site": consortium.moved.down // len(consortium.texts),
+        "peak_bytes_up_per_site": consortium.moved.peak_up // len(consortium.texts),
         "bytes_per_step_ddp_bf16": 2 * parameters.total * trained,
     }
     sides = {"validation": texts.train, "test": texts.test}
@@ -128,6 +129,8 @@ def _facts(variant: Variant, size: Size, seed: int, consortium: Consortium, text
             model, expert_map, state, scores.rows_of(texts.train, size.length, LOOK_ROWS)
         )
     facts["norms"] = _norms(consortium)
+    if consortium.judge is not None:
+        facts["judged"] = consortium.judge.log
     return facts
 
 

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.learning_parts.bad import believed, spoilt, times_sent
 from benchmarks.learning_parts.combining import Array, State, exchanged, towards_nearest
+from benchmarks.learning_parts.judged import Judge
 from benchmarks.learning_parts.plan import Size, Variant
 from benchmarks.learning_parts.texts import Texts
 from commons.codec import decode, encode_with_feedback, encoded_bytes
@@ -20,11 +22,12 @@ from commons.exchange import Exchange
 from commons.experts.map import ExpertMap, Kind, Slice
 from commons.learning import Codec, Learning, Outer
 from commons.names import SiteId
-from workers.data import Corpus, Source
+from workers.data import Corpus, Source, spread_rows
 from workers.durable import read_arrays, read_facts, write_durably
 from workers.trainer import Trainer
 
 EVERYTHING = SiteId("everything")
+PROBE_ROWS = 64
 
 
 @dataclass
@@ -33,6 +36,8 @@ class Moved:
 
     up: int = 0
     down: int = 0
+    peak_up: int = 0
+    """Of one exchange, the last of the run aside."""
 
 
 class Consortium:
@@ -43,6 +48,7 @@ class Consortium:
     ) -> None:
         self.variant, self.home = variant, home
         self.texts = _texts(variant, texts)
+        self.bad = list(self.texts)[-1] if variant.bad else ""
         owners = list(self.texts) if variant.data == "apart" else list(texts.train)
         self.map = size.experts(owners)
         self.learning = _learning(variant, size, seed, pooled=len(texts.train))
@@ -55,6 +61,10 @@ class Consortium:
         self.moved, self.tokens = Moved(), 0
         self._routed: dict[str, dict[int, list[int]]] = {}
         public = getattr(texts, variant.public) if variant.public_share else None
+        self.judge: Judge | None = None
+        if variant.judged:
+            probe = texts.kin.train
+            self.judge = Judge(size.model, self.map, spread_rows(probe, length=size.length, limit=PROBE_ROWS))
         self._size, self._public = size, getattr(texts, variant.public)
         self._trainers = {s: self._trainer(size, s, text, public) for s, (_, text) in self.texts.items()}
         self._load()
@@ -62,23 +72,24 @@ class Consortium:
     def step(self) -> float:
         """One round; the mean of the sites' training losses."""
         self.round += 1
-        losses = []
+        losses, moved_before = [], self.moved.up
+        # A trainer that goes on with its own values of what is not exchanged knows its experts best too.
+        streams = self.variant.fragments > 1 or self.variant.overlap > 0
         for site, trainer in self._trainers.items():
             branches = self.learning.strategy == "branch_mix"  # what they did not send yet the trainers keep
             base = self.state if branches else self.local[site]
             result = trainer.train_round(
-                round_number=self.round,
-                base=base,
-                learning=self.learning,
-                on_step=_on,
-                experts="kept" if branches else "base",
-            )
+                round_number=self.round, base=base, learning=self.learning, on_step=_on,
+                experts="kept" if streams or branches else "base",
+            )  # fmt: skip
             moved = {n: base[n] + d for n, d in result.trunk_delta.items()}
             self.local[site] = base | moved | result.experts
             losses.append(result.loss)
             self.tokens += result.tokens
             self._count(site, dict(zip(self.map.routed_layers, result.routed, strict=True)))
         self._exchange()
+        if self.round < self.rounds:
+            self.moved.peak_up = max(self.moved.peak_up, self.moved.up - moved_before)
         self._save()
         return float(np.mean(losses))
 
@@ -110,12 +121,16 @@ class Consortium:
         closing = self.round > self.rounds * (1 - v.closing)
         last = closing or self.round == self.rounds
         experts = [s for s in self.map.slices if s.kind is Kind.EXPERT]
-        moves = Exchange(self.map, self.learning, self.round)
+        self.counted = self._counted(shared)
         if last or self.round % v.trunk_every == 0:
+            moves = Exchange(self.map, self.learning, self.round)
             trunk = [s for s in shared if s.kind is not Kind.ROUTER and moves.by_all(s)]
-            router = [s for s in shared if s.kind is Kind.ROUTER]
-            self._combine(trunk, v.trunk_codec, self._outer(v.outer), by="alike")
-            self._combine(router, "fp32", self._outer(v.outer), by=v.router_by)
+            router = [s for s in shared if s.kind is Kind.ROUTER and moves.by_all(s)]
+            if v.rule:  # it looks at all that an update moves
+                self._combine([*trunk, *router], "fp32", self._outer(v.outer), by="alike")
+            else:
+                self._combine(trunk, v.trunk_codec, self._outer(v.outer), by="alike")
+                self._combine(router, "fp32", self._outer(v.outer), by=v.router_by)
         if last or self.round % v.experts_every == 0:
             self._combine(experts, v.expert_codec, self._outer(v.expert_outer), by=v.experts_by)
             alpha = v.nearest * max(0.0, 1 - 2 * self.round / self.rounds)
@@ -125,9 +140,35 @@ class Consortium:
                 self._spread(near)
             self._routed = {}
 
+    def _counted(self, shared: list[Slice]) -> list[str]:
+        """The sites whose updates of the shared slices count in this round; none: the slices stay."""
+        v = self.variant
+        if v.bad == "absent":
+            return [site for site in self.texts if site != self.bad]
+        if self.judge is None:
+            return list(self.texts)
+        sent = {site: {part.name: self._delta(site, part) for part in shared} for site in self.texts}
+
+        def combine(sites: Sequence[str]) -> State:
+            deltas, memory = [sent[s] for s in sites], dict(self.momentum)
+            given = [believed(v.rule, shared, deltas)] if v.rule else deltas
+            return exchanged(
+                shared, self.state, given, routed=None, expert_map=self.map, momentum=memory, outer=v.outer
+            )
+
+        found = self.judge.counted(
+            self.round, self.local, self.state, combine, leaves_out=v.judged == "rollback"
+        )
+        return list(found or ())
+
     def _combine(self, parts: list[Slice], codec: Codec, outer: Outer, *, by: str) -> None:
-        deltas = [self._sent(site, parts, codec, owner_only=by == "owner") for site in self.texts]
+        counted = self.texts if by == "owner" else self.counted
+        deltas = [self._sent(site, parts, codec, owner_only=by == "owner") for site in counted]
         routed = [self._routed[s] for s in self.texts] if by == "routed" else None
+        if not deltas:
+            return self._spread({part.name: self.state[part.name] for part in parts})
+        if self.variant.rule and by == "alike":
+            deltas = [believed(self.variant.rule, parts, deltas)]
         new = exchanged(
             parts, self.state, deltas, routed=routed, expert_map=self.map, momentum=self.momentum, outer=outer,
             stretch=self._falling(self.variant.radial, self.variant.radial_end),
@@ -145,7 +186,7 @@ class Consortium:
         """What arrives of a site's deltas."""
         sent: State = {}
         for part in self._held(parts, site) if owner_only else parts:
-            delta = self.local[site][part.name] - self.state[part.name]
+            delta = self._delta(site, part)
             self.moved.up += encoded_bytes(codec, part.shape)
             if codec != "fp32":
                 kept = self.residual[site]
@@ -153,6 +194,11 @@ class Consortium:
                 delta = decode(codec, data, part.shape)
             sent[part.name] = delta
         return sent
+
+    def _delta(self, site: str, part: Slice) -> Array:
+        """As its site sends it, before it is encoded."""
+        delta: Array = self.local[site][part.name] - self.state[part.name]
+        return delta * np.float32(times_sent(self.variant.bad)) if site == self.bad else delta
 
     def _held(self, parts: list[Slice], site: str) -> list[Slice]:
         return [p for p in parts if p.expert is None or self.map.owners[p.expert] == site]
@@ -196,6 +242,7 @@ class Consortium:
             "tokens": self.tokens,
             "moved": asdict(self.moved),
             "routed": self._routed,
+            "judged": self.judge.remembered() if self.judge else None,
         }
         write_durably(self._file, arrays, facts)
 
@@ -205,6 +252,8 @@ class Consortium:
         arrays, facts = read_arrays(self._file), read_facts(self._file)
         self.round, self.tokens, self.moved = facts["round"], facts["tokens"], Moved(**facts["moved"])
         self._routed = {s: {int(k): row for k, row in rows.items()} for s, rows in facts["routed"].items()}
+        if self.judge:
+            self.judge.remember(facts["judged"])
         self.state = _under("state/", arrays)
         self.momentum = _under("momentum/", arrays)
         self.local = {s: {**self.state, **_under(f"local/{s}/", arrays)} for s in self.texts}
@@ -221,7 +270,12 @@ class _RouterTrainer(Trainer):
 def _texts(variant: Variant, texts: Texts) -> dict[str, tuple[str, Source]]:
     if variant.data == "pooled":
         return {EVERYTHING: ("all", texts.pooled())}
-    return texts.sites(variant.sites) if variant.split == "domains" else texts.alike(variant.sites)
+    found = texts.sites(variant.sites) if variant.split == "domains" else texts.alike(variant.sites)
+    if variant.bad:
+        last = list(found)[-1]
+        domain, text = found[last]
+        found[last] = domain, spoilt(variant.bad, text)
+    return found
 
 
 def _learning(variant: Variant, size: Size, seed: int, *, pooled: int) -> Learning:
@@ -239,6 +293,8 @@ def _learning(variant: Variant, size: Size, seed: int, *, pooled: int) -> Learni
         warmup_steps=size.warmup,
         final_rate=size.final_rate,
         public_share=variant.public_share,
+        fragments=variant.fragments,
+        overlap_steps=variant.overlap,
     )
 
 

@@ -19,6 +19,7 @@ from commons.charter_file import CHARTER_BYTES_MAX, canonical, diff, digest, doc
 from commons.errors import Code, Refusal
 from commons.features.books import BOOKS
 from commons.features.feature import Feature, Patch
+from commons.features.judging import JUDGING
 from commons.features.learning import LEARNING
 from commons.features.privacy import PRIVACY
 from commons.features.rounds import ROUNDS
@@ -27,7 +28,9 @@ from commons.records import canonical_json
 
 __all__ = ["FEATURES", "Feature", "Patch", "apply", "carry_out", "execution_facts", "parameters", "patch"]
 
-FEATURES: dict[str, Feature] = {feature.key: feature for feature in (*LEARNING, *ROUNDS, *PRIVACY, *BOOKS)}
+FEATURES: dict[str, Feature] = {
+    feature.key: feature for feature in (*LEARNING, *ROUNDS, *PRIVACY, *JUDGING, *BOOKS)
+}
 """The registry. Adding one is a new release of the program, which each site installs by its own will."""
 
 

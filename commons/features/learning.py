@@ -31,6 +31,13 @@ class InnerSteps(Section):
     steps: Annotated[int, Field(ge=1, le=100_000)]
 
 
+class Fragments(Section):
+    """Only what is named changes."""
+
+    fragments: Annotated[int, Field(ge=1, le=64)] = 1
+    overlap_steps: Annotated[int, Field(ge=0, le=100_000)] = 0
+
+
 class LearningRate(Section):
     learning_rate: Annotated[float, Field(gt=0, le=1)]
 
@@ -88,6 +95,12 @@ def _uplink(_: Charter, codecs: UplinkCodec) -> Patch:
     return _set(**{f"codecs__{kind}": getattr(codecs, kind) for kind in named})
 
 
+def _fragments(_: Charter, wish: Fragments) -> Patch:
+    return _set(
+        **{name: getattr(wish, name) for name in Fragments.model_fields if name in wish.model_fields_set}
+    )
+
+
 def _inner_step(_: Charter, step: InnerStep) -> Patch:
     rate = {"learning_rate": step.learning_rate} if "learning_rate" in step.model_fields_set else {}
     return _set(inner_optimizer=step.optimizer, **rate)
@@ -125,6 +138,13 @@ LEARNING = (
         InnerSteps,
         ("/learning/inner_steps",),
         lambda _, p: _set(inner_steps=p.steps),
+    ),
+    Feature(
+        "fragments",
+        "Exchange one of so many parts of the model a round, and go on training while that is under way (overlap_steps)",
+        Fragments,
+        ("/learning/fragments", "/learning/overlap_steps"),
+        _fragments,
     ),
     Feature(
         "learning-rate",

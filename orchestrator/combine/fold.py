@@ -3,7 +3,7 @@
 What all sites send (`commons.exchange`: as a rule trunk and router): the mean of the contributors' deltas, weighted by
 tokens, through the outer step; or what the charter's robust rule makes of them (`merging`). An expert's slices that are its
 owner's alone: base plus the owner's delta, or what the charter's outer step for experts makes of it; the base as it is when
-the owner did not contribute. What nobody sends stays.
+the owner did not contribute. A slice that no update holds stays, and so does what belongs to it.
 What sites can build from the base they hold is written as a step beside the slice: shared matrices in the charter's
 `down` codec, with what it drops added to the next round's step; experts in the frames their owner sent.
 Memory: a few frames per thread, whatever the number of sites and the size of the model. Sums run in order of site
@@ -77,7 +77,11 @@ def combine(
         fold = _Fold(store, store.manifest(base), memory, exchange, nudged, state, after, bench)
 
         def one(part: Slice) -> None:
-            owner = owners.get(expert_map.owners[part.expert]) if part.expert and exchange.happens else None
+            owner = (
+                owners.get(expert_map.owners[part.expert])
+                if part.expert and part.name in exchange.due
+                else None
+            )
             if exchange.by_all(part) and merge is not None:
                 fold.merged(part, merge)
             elif owner is not None and not exchange.by_all(part):
@@ -138,8 +142,13 @@ class _Fold:
         new.close(_step(blob, codec, frames))
 
     def stay(self, part: Slice) -> None:
-        self.state.keep(part.name, replace(self.blobs[part.name], step=None))
-        for kept in (part.name, f"residual/{part.name}"):
+        name, learning = part.name, self.exchange.learning
+        self.state.keep(name, replace(self.blobs[name], step=None))
+        wanted = {
+            name: self.exchange.outer(part).momentum > 0,
+            f"residual/{name}": learning.codecs.down != "fp32",
+        }
+        for kept in (one for one, is_wanted in wanted.items() if is_wanted):
             if kept in self.memory:
                 self.after.keep(kept, self.memory[kept])
 

@@ -61,8 +61,14 @@ class Pretending:
             usage=Usage(now_ms, now_ms, 0, (f"cpu/{self._site}/{self._site}",), "fp32"),
         )
 
+    def ahead(self, run: str, number: int, charter: Charter, *, not_before_ms: int) -> None:
+        raise AssertionError("its charters do not overlap")
+
     def evaluate(self, run: str, charter: Charter, state: Arrays, *, watch: Watch) -> tuple[float, int]:
         return LOSS, charter.learning.sequence_length
+
+    def probe(self, run: str, charter: Charter, state: Arrays, *, watch: Watch) -> float:
+        return LOSS
 
 
 class Site:

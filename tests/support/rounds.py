@@ -13,6 +13,7 @@ import numpy as np
 from commons.charter import Charter
 from commons.codec import encode
 from commons.errors import Refusal
+from commons.experts.fragments import sent
 from commons.experts.map import ExpertMap
 from commons.founding import Delegation
 from commons.learning import Codec
@@ -134,9 +135,8 @@ class Stage:
         order, learning = self.order(site), self.of.learning
         steps = changes.get("steps", learning.inner_steps)
         tokens = steps * learning.batch_size * learning.sequence_length
-        parts = [
-            (s.name, s.shape, np.full(s.shape, value, np.float32)) for s in self.map.uplink(SiteId(site))
-        ]
+        turn = sent(self.map, SiteId(site), learning, order.round)
+        parts = [(s.name, s.shape, np.full(s.shape, value, np.float32)) for s in turn]
         manifest, payload = lay_out(
             (name, codec, shape, encode(codec, array)) for name, shape, array in parts
         )

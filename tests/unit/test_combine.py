@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 from commons.codec import FRAME, decode, encode
+from commons.experts.fragments import deal
 from commons.experts.map import ExpertMap, Kind
 from commons.learning import Codec, Codecs, Outer
 from commons.names import Digest, SiteId
+from commons.privacy.terms import Robust
 from commons.states import StateStore
 from commons.updates import lay_out
 from orchestrator.combine import Combined, Contribution, combine
@@ -24,12 +26,18 @@ MAP = ExpertMap.from_charter(charter())
 
 
 def contribution(
-    site: str, tokens: int, scale: float = 1.0, *, codec: Codec = "fp32"
+    site: str,
+    tokens: int,
+    scale: float = 1.0,
+    *,
+    codec: Codec = "fp32",
+    names: frozenset[str] = frozenset(s.name for s in MAP.slices),
 ) -> tuple[Contribution, dict[str, np.ndarray]]:
     rng = np.random.default_rng(sum(site.encode()))
     deltas = {
         s.name: rng.standard_normal(s.shape, np.float32) * np.float32(scale) for s in MAP.uplink(SiteId(site))
     }
+    deltas = {name: delta for name, delta in deltas.items() if name in names}
     shapes = {s.name: s.shape for s in MAP.slices}
     manifest, payload = lay_out((n, codec, shapes[n], encode(codec, d)) for n, d in deltas.items())
     sent = {n: decode(codec, encode(codec, d), shapes[n]) for n, d in deltas.items()}
@@ -146,6 +154,35 @@ def test_switching_momentum_off_forgets_it(store: StateStore) -> None:
         store, base=base, momentum=None, exchange=exchange(MAP, outer=Outer()), contributions=[one]
     )
     assert isinstance(with_it.momentum, str) and without == plain
+
+
+@pytest.mark.parametrize("rule", [None, Robust(rule="median"), Robust(rule="centred_clip")])
+def test_what_no_update_holds_stays_with_its_momentum_and_its_turn_comes(
+    store: StateStore, rule: Robust | None
+) -> None:
+    base = seed_state(charter())
+    outer, fragments = Outer(learning_rate=0.5, momentum=0.9), deal(MAP, 2)
+    state, momentum = store.save(base), None
+    for number in range(4):
+        names = fragments[number % 2]
+        three = [contribution(s, 1, names=names) for s in ("alder", "birch", "cedar")]
+        before, kept = store.load(state), store.manifest(momentum) if momentum else {}
+        done = combine(
+            store, base=state, momentum=momentum, rule=rule, contributions=[one for one, _ in three],
+            exchange=exchange(MAP, number=2 + number, fragments=2, rounds=99, outer=outer),
+        )  # fmt: skip
+        state, momentum = done.state, done.momentum
+        assert momentum is not None
+        new, now = store.load(state), store.manifest(momentum)
+        assert {n for n in new if not np.array_equal(new[n], before[n])} == names
+        assert all(now.get(n) == kept.get(n) for n in new.keys() - names)
+        assert now.keys() == kept.keys() | {s.name for s in MAP.shared() if s.name in names}
+    if rule is None:
+        for fragment in fragments:
+            name = min(n for n in fragment if n in {s.name for s in MAP.shared()})
+            delta = np.mean([contribution(s, 1)[1][name] for s in ("alder", "birch", "cedar")], axis=0)
+            want = base[name] + 0.5 * delta + 0.5 * 1.9 * delta
+            np.testing.assert_allclose(new[name], want, rtol=1e-5, atol=1e-6)
 
 
 def test_a_lost_base_is_an_error_and_nothing_is_saved(store: StateStore) -> None:

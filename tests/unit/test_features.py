@@ -22,6 +22,9 @@ def applied(of: Charter, key: str, **params: Any) -> Charter:
     return result
 
 
+PROBE = "sha256:" + "ab" * 32
+
+
 @pytest.mark.parametrize(
     ("key", "params", "changed"),
     [
@@ -37,6 +40,7 @@ def applied(of: Charter, key: str, **params: Any) -> Charter:
         ),
         ("downlink-codec", {"down": "int8"}, {"/learning/codecs/down"}),
         ("inner-steps", {"steps": 20}, {"/learning/inner_steps"}),
+        ("fragments", {"fragments": 4}, {"/learning/fragments"}),
         ("learning-rate", {"learning_rate": 0.5}, {"/learning/learning_rate"}),
         ("inner-optimizer", {"optimizer": "muon"}, {"/learning/inner_optimizer"}),
         (
@@ -72,6 +76,7 @@ def applied(of: Charter, key: str, **params: Any) -> Charter:
             {"late_rounds": 3, "late_discount": 0.75},
             {"/rounds/late_rounds", "/rounds/late_discount"},
         ),
+        ("probe", {"text": PROBE, "bytes": 5000}, {"/probe/text", "/probe/bytes"}),
     ],
 )
 def test_each_feature_changes_its_own_values_and_nothing_else(
@@ -183,8 +188,43 @@ def test_late_updates_exclude_privacy_that_needs_all_updates_of_one_round(
     assert f"rounds.late_rounds is 1 but privacy.mode is {why}" in result.message
 
 
+@pytest.mark.parametrize(
+    ("key", "params", "changed"),
+    [
+        ("rollback", {"on": True, "sigmas": 4.0}, {"/rollback/on", "/rollback/sigmas"}),
+        ("contribution", {"every": 5}, {"/contribution/every"}),
+    ],
+)
+def test_what_rests_on_a_probe_is_refused_without_one(
+    key: str, params: dict[str, Any], changed: set[str]
+) -> None:
+    refused = apply(charter(), key, params)
+    assert isinstance(refused, Refusal) and refused.code == Code.CHARTER_INVALID
+    assert "there is no probe to measure on (probe.text)" in refused.message
+    of = charter(probe={"text": PROBE, "bytes": 5000})
+    assert {at for at, _, _ in diff(of, applied(of, key, **params))} == changed | {
+        "/version",
+        f"/features/{key}",
+    }
+
+
+@pytest.mark.parametrize(
+    ("probe", "why"),
+    [
+        ({"text": PROBE}, "probe.text and probe.bytes belong together"),
+        ({"bytes": 5000}, "probe.text and probe.bytes belong together"),
+        ({"text": PROBE, "bytes": 3}, "probe.bytes is 3, one window takes"),
+        ({"text": "sha256:short", "bytes": 5000}, "text"),
+    ],
+)
+def test_a_probe_that_cannot_be_measured_on_is_refused(probe: dict[str, Any], why: str) -> None:
+    refused = apply(charter(), "probe", probe)
+    assert isinstance(refused, Refusal) and why in refused.message
+
+
 def test_every_feature_of_the_registry_is_tried_above() -> None:
     tests = (
+        test_what_rests_on_a_probe_is_refused_without_one,
         test_each_feature_changes_its_own_values_and_nothing_else,
         test_a_vote_on_privacy_changes_its_own_values_and_every_site_must_allow_it,
         test_a_vote_on_the_books_or_on_the_end_of_rounds_changes_its_own_values_and_switches_nothing_on,

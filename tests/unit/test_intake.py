@@ -156,6 +156,27 @@ def test_a_claim_that_cannot_be_read_or_believed_is_refused(upload: Upload, key:
     assert isinstance(claim, Refusal) and claim.code is code
 
 
+PARTS = charter(learning__fragments=3, learning__rounds=9)
+DUE = [s.name for s in Exchange(MAP, PARTS.learning, 1).uplink(ALDER)]
+OTHERS = [s.name for s in Exchange(MAP, PARTS.learning, 2).uplink(ALDER)]
+
+
+@pytest.mark.parametrize(
+    ("slices", "code"),
+    [
+        (DUE, None),
+        (OTHERS, Code.EXPERT_MAP_MISMATCH),
+        (DUE[1:], Code.EXPERT_MAP_MISMATCH),
+        (sorted([*DUE[1:], min(OTHERS, key=len)]), Code.EXPERT_MAP_MISMATCH),
+        (sorted([*DUE, OTHERS[0]]), Code.EXPERT_MAP_MISMATCH),
+        ([s.name for s in MAP.uplink(ALDER)], Code.EXPERT_MAP_MISMATCH),
+    ],
+)
+def test_an_update_holds_the_slices_that_are_due_and_no_other(slices: list[str], code: Code | None) -> None:
+    refusal = checked(claimed(slices=slices), of=PARTS)
+    assert (refusal.code if refusal else None) is code
+
+
 @pytest.mark.parametrize(
     ("changes", "code"),
     [
@@ -304,6 +325,16 @@ def test_work_that_was_not_ordered_is_refused_also_where_update_and_usage_agree(
 ) -> None:
     refusal = checked(claimed(**changes))
     assert refusal is not None and refusal.code is Code.USAGE_IMPLAUSIBLE and says in refusal.message
+
+
+def test_work_may_begin_a_round_early_where_rounds_overlap_and_nowhere_else() -> None:
+    second = round_one(opened_ms=900_000, before_ms=600_000, lease_until_ms=960_000)
+    early = {"usage_started_ms": 600_000 - CLOCK_SLACK_MS, "usage_ended_ms": 950_000}
+    overlapping = charter(learning__routing="lean", learning__overlap_steps=2)
+    assert checked(claimed(**early), second, of=overlapping) is None
+    for of, started_ms in ((OF, early["usage_started_ms"]), (overlapping, early["usage_started_ms"] - 1)):
+        refusal = checked(claimed(**early | {"usage_started_ms": started_ms}), second, of=of)
+        assert refusal is not None and refusal.code is Code.USAGE_OUTSIDE_LEASE
 
 
 def test_a_round_cut_short_is_a_right_update() -> None:

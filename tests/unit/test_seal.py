@@ -90,13 +90,16 @@ def packed(
     residual: Residual | None = None,
     codecs: Codecs | None = None,
     noising: Noising | None = None,
+    number: int = 1,
+    **changes: Any,
 ) -> Packed:
+    """`changes`: of the charter's learning."""
     folder = Path(mkdtemp())
     manifest = pack(
         result,
         base=base,
         residual=residual or Residual(None),
-        exchange=exchange(MAP, codecs=codecs or Codecs()),
+        exchange=exchange(MAP, number=number, codecs=codecs or Codecs(), **changes),
         site=SITE,
         folder=folder,
         noising=noising,
@@ -347,6 +350,23 @@ def test_only_the_last_two_rounds_of_the_run_are_kept(tmp_path: Path) -> None:
     for number in (1, 2, 3):
         keep(box, order(number))
     assert sorted(folder.name for folder in tmp_path.iterdir()) == ["run-1-000002", "run-1-000003"]
+
+
+def test_what_was_dropped_of_a_slice_waits_for_its_turn() -> None:
+    """Whatever codecs drop comes later, not sooner: sums of what was sent and what is left are sums of the deltas."""
+    (one, base), (two, _) = trained(1), trained(2)
+    how: dict[str, Any] = {"codecs": Codecs(trunk="int4"), "fragments": 2, "rounds": 9}
+    turns = [exchange(MAP, number=n, fragments=2, rounds=9).uplink(SITE) for n in (1, 2)]
+    first = packed(one, base, number=1, **how)
+    second = packed(two, base, first.residual, number=2, **how)
+    third = packed(two, base, second.residual, number=3, **how)
+    for update, turn in ((first, turns[0]), (second, turns[1]), (third, turns[0])):
+        assert [p.name for p in update.manifest.parts] == [s.name for s in turn]
+    names = [s.name for s in turns[0] if s.expert is None]
+    for name in names:
+        assert np.array_equal(left_over(second)[name], left_over(first)[name])
+        sums = decoded(first)[name] + decoded(third)[name] + left_over(third)[name]
+        np.testing.assert_allclose(sums, one.trunk_delta[name] + two.trunk_delta[name], rtol=1e-4, atol=1e-5)
 
 
 def sealed(box: Outbox, what: AssignmentNote) -> Sealed:

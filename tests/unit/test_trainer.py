@@ -24,8 +24,9 @@ from workers.durable import read_arrays, read_facts, write_durably
 from workers.gauge import Gauge
 from workers.inner import BETAS, CLIP_NORM
 from workers.objectives import next_byte_loss
+from workers.rounds import RoundResult
 from workers.shard import build_shard, initial_state, read_state
-from workers.trainer import RoundResult, Trainer, TrainingError, inner_rate
+from workers.trainer import Trainer, TrainingError, inner_rate
 
 State = dict[str, NDArray[np.float32]]
 MODEL = Model(
