@@ -154,7 +154,7 @@ def test_a_site_started_again_sends_the_same_bytes_and_they_count_once(
     stage.office.start_run(stage.folder / "seed")
     assert killed.wait(30)
     first.close()
-    stage.sites[0] = Site(first.file, lambda number: None).start()
+    stage.sites[0] = Site(first.file).start()
     stage.office.wait(over, 60)
     assert len(stage.closes()) == 2
     kept = (first.file.home / SPENT).read_text()

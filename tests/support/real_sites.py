@@ -36,7 +36,7 @@ STEP = 0.01
 class Pretending:
     """`workers.training.Training`: every value grows by the same, from where the base has it."""
 
-    def __init__(self, site: str, before: Before) -> None:
+    def __init__(self, site: str, before: Before = lambda number: None) -> None:
         self._site, self._before = SiteId(site), before
         self.rounds: list[int] = []
 
@@ -74,7 +74,7 @@ class Pretending:
 class Site:
     """`workers.site.run_site` in a thread of its own."""
 
-    def __init__(self, file: SiteFile, before: Before) -> None:
+    def __init__(self, file: SiteFile, before: Before = lambda number: None) -> None:
         self.file, self.trainer, self.stop = file, Pretending(file.name, before), threading.Event()
         self._thread = threading.Thread(target=lambda: run_site(file, self.stop, self._begin), daemon=True)
 
