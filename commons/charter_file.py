@@ -262,6 +262,8 @@ _COMMENTS = {
     "learning": "How the model is trained; features voted on change values here.",
     "learning.routing": "joint: frozen guest experts beside one's own; lean: own experts only",
     "learning.inner_steps": "per round, between two exchanges",
+    "learning.strategy": "expert_diloco: the trunk is shared; sovereign, diloco, branch_mix: see training.md",
+    "learning.warm.rounds": "the run's first rounds, of so many inner_steps",
     "learning.final_rate": "cosine floor as a share of learning_rate",
     "learning.public_share": "share of each batch drawn from the public text",
     "learning.inner_optimizer": "adamw; muon: for the matrices of trunk and experts",

@@ -137,7 +137,7 @@ def _combine_and_save(desk: Desk, run: RunId, *, without: Key | None = None) -> 
         charter = desk.consortium.members.charters[opened.charter_version]
         admitted = {s: a.update for s, a in opened.admitted.items() if (s, opened.number) != without}
         late = [one for one in late_updates(state, charter) if (one.site, one.found.number) != without]
-        momentum, expert_map = state.momentum, desk.expert_map(opened.charter_version)
+        momentum, exchange = state.momentum, desk.exchange(opened)
     rule = _rule(desk, run, charter)
     if rule is None and charter.privacy.mode == "secagg":
         return None
@@ -159,10 +159,8 @@ def _combine_and_save(desk: Desk, run: RunId, *, without: Key | None = None) -> 
             desk.store,
             base=opened.base,
             momentum=momentum,
-            expert_map=expert_map,
-            outer=charter.learning.outer,
+            exchange=exchange,
             contributions=contributions,
-            down=charter.learning.codecs.down,
             rule=rule,
         )
 
@@ -257,7 +255,7 @@ def carry_out_votes(desk: Desk, run: RunId | None) -> None:
         if run is not None and desk.runs.by_id[run].late:
             return []
         number = desk.runs.by_id[run].closed + 1 if run else 1
-        return consortium.proposals.decide_execute(consortium.charter, number, now_ms)
+        return consortium.proposals.decide_execute(consortium.charter, number, now_ms, run=run or "")
 
     executed = consortium.commit(decide)
     if isinstance(executed, Refusal):

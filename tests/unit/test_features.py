@@ -55,6 +55,20 @@ PROBE = "sha256:" + "ab" * 32
             {"learning_rate": 0.7, "momentum": 0.9, "nesterov": True},
             {"/learning/outer/learning_rate", "/learning/outer/momentum", "/learning/outer/nesterov"},
         ),
+        ("strategy", {"strategy": "diloco"}, {"/learning/strategy"}),
+        (
+            "strategy",
+            {"strategy": "sovereign", "routing": "lean"},
+            {"/learning/strategy", "/learning/routing"},
+        ),
+        ("merge", {"merge": "radial"}, {"/learning/merge"}),
+        ("balancing", {"rate": 0.001}, {"/learning/balance_rate"}),
+        ("expert-weights", {"by": "routed"}, {"/learning/expert_weights"}),
+        (
+            "expert-outer-step",
+            {"learning_rate": 0.9, "momentum": 0.5, "nesterov": False},
+            {"/learning/expert_outer/learning_rate", "/learning/expert_outer/momentum"},
+        ),
         ("public-share", {"share": 0.25}, {"/learning/public_share"}),
         ("late-updates", {"late_rounds": 3}, {"/rounds/late_rounds"}),
         (
