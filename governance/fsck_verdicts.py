@@ -8,7 +8,7 @@ from typing import Any
 
 from commons.charter import Charter
 from commons.records import Kind, Record
-from commons.verdict import change, culprit, drag, limit
+from commons.verdict import change, change_of_best, culprit, dragging, limit
 from commons.work import ProbeNote
 from governance.fsck_findings import Findings, Rule
 from governance.fsck_late import Round, Run
@@ -18,8 +18,10 @@ from governance.fsck_late import Round, Run
 class _Judged:
     """Of one run."""
 
-    losses: dict[tuple[str, str], dict[str, float]] = field(default_factory=dict)
+    losses: dict[tuple[str, str], dict[str, tuple[float, ...]]] = field(default_factory=dict)
     """(probe, state) -> site -> loss."""
+    dragging: set[str] = field(default_factory=set)
+    """Sites whose update held the others up the last time it was appraised."""
     changes: list[int] = field(default_factory=list)
     harmful: dict[str, int] = field(default_factory=dict)
     """Site -> round of its last update that was left out."""
@@ -68,7 +70,7 @@ class Verdicts:
         losses = self._of(said.run).losses.setdefault((said.probe, said.state), {})
         what = f"is a second measurement of one state by site {said.site}"
         need(said.site not in losses, Rule.VERDICT, index, what)
-        losses.setdefault(said.site, said.loss)
+        losses.setdefault(said.site, said.losses)
 
     def take(self, index: int, kind: Kind, run: Run, facts: Mapping[str, Any]) -> None:
         (self._judge if kind is Kind.VERDICT else self._appraise)(index, run, facts)
@@ -86,7 +88,7 @@ class Verdicts:
         what = f"states a limit of {facts['limit_ppm']} ppm in round {opened.number}, the charter's rule gives {most}"
         need(facts["limit_ppm"] == most, Rule.VERDICT, index, what)
         harm = most is not None and found is not None and found > most
-        named = self._named(judged, charter, facts, found if harm else None)
+        named = self._named(run, judged, charter, facts, found if harm else None)
         judged.named, self._due = named, run.name
         words = (_unharmed(found, charter),) if named is None and not harm else ("harmful",)
         words = ("rolled-back",) if harm and named is None else words
@@ -121,27 +123,34 @@ class Verdicts:
             index,
             f"appraises round {opened.number}, which the charter does not ask for",
         )
-        for name, (left, ppm) in (*facts["updates"].items(), *facts["experts"].items()):
-            found = self._change(judged, opened.charter, facts["state"], left)
-            what = f"states that {name} is worth {ppm} ppm in round {opened.number}, the measurements say {found}"
-            need(ppm == found, Rule.VERDICT, index, what)
-        self._bears(index, run, opened, facts["updates"])
+        for name, (left, *said) in (*facts["updates"].items(), *facts["experts"].items()):
+            found = self._changes(judged, opened.charter, facts["state"], left)
+            what = f"states that {name} is worth {said} ppm in round {opened.number}, the measurements say {found}"
+            need(found is not None and said == [*found], Rule.VERDICT, index, what)
+        self._bears(index, run, opened, judged, facts)
         strangers = [n for n in facts["experts"] if n not in opened.charter.experts]
         strangers += [n for n in facts["updates"] if not self._counts(run, opened, n)]
         what = f"appraises {', '.join(strangers[:3])}, which has no part in round {opened.number}"
         need(not strangers, Rule.VERDICT, index, what)
 
-    def _bears(self, index: int, run: Run, opened: Round, updates: Mapping[str, tuple[str, int]]) -> None:
-        """None of the updates that could be left out drags more than the charter bears."""
-        rules, fixed = opened.charter.rollback, len(opened.admitted) <= opened.quorum
-        worth: dict[tuple[str, int], int] = {}
-        for name, (_, ppm) in updates.items():
+    def _bears(self, index: int, run: Run, opened: Round, judged: _Judged, facts: Mapping[str, Any]) -> None:
+        """Which updates drag, and that none drags for the second time, where the quorum stands without it."""
+        rules, worth, best = (
+            opened.charter.rollback,
+            dict[tuple[str, int], int](),
+            dict[tuple[str, int], int](),
+        )
+        for name, (_, ppm, most) in facts["updates"].items():
             site, _, number = name.rpartition("/")
-            if site in run.late or not fixed:
-                worth[site, int(number)] = ppm
-        named = drag(worth, rules) if rules.on else None
-        what = f"closes round {opened.number} with the update of {named and named[0]}, without which its state is better"
-        self._findings.require(named is None, Rule.VERDICT, index, what)
+            worth[site, int(number)], best[site, int(number)] = ppm, most
+        drags = dragging(worth, best, rules) if rules.on else []
+        said = [f"{site}/{number}" for site, number in drags]
+        what = f"names as dragging in round {opened.number} {facts.get('dragging', [])}, by the measurements {said} do"
+        self._findings.require(facts.get("dragging", []) == said, Rule.VERDICT, index, what)
+        again = [site for site, _ in drags if site in judged.dragging and self._leavable(run, site)]
+        what = f"closes round {opened.number} with the update of {', '.join(again)}, which drags for the second time"
+        self._findings.require(not again, Rule.VERDICT, index, what)
+        judged.dragging = judged.dragging - {site for site, _ in worth} | {site for site, _ in drags}
 
     def _counts(self, run: Run, opened: Round, name: str) -> bool:
         site, _, number = name.rpartition("/")
@@ -168,22 +177,39 @@ class Verdicts:
         need(last["verdict"] != "harmful" and facts["state"] == wanted, Rule.VERDICT, index, what)
 
     def _named(
-        self, judged: _Judged, charter: Charter, facts: Mapping[str, Any], rise: int | None
+        self, run: Run, judged: _Judged, charter: Charter, facts: Mapping[str, Any], rise: int | None
     ) -> tuple[str, int] | None:
         """Who is left out, by the measurements of the states without each. `rise`: where there is harm."""
-        worth, rules = {}, charter.rollback
+        rules, looked = charter.rollback, dict[tuple[str, int], tuple[int, int]]()
         before = facts["state"] if rise is None else facts["base"]
         for key, state in facts.get("without", {}).items():
             site, _, number = key.rpartition("/")
-            if (found := self._change(judged, charter, before, state)) is not None:
-                worth[site, int(number)] = found
+            if (found := self._changes(judged, charter, before, state)) is not None:
+                looked[site, int(number)] = found
+        worth = {key: ppm for key, (ppm, _) in looked.items()}
         if not rules.on:
             return None
-        return drag(worth, rules) if rise is None else culprit(rise, worth)
+        if rise is not None:
+            return culprit(rise, worth)
+        best = {key: most for key, (_, most) in looked.items()}
+        again = [key for key in dragging(worth, best, rules) if key[0] in judged.dragging]
+        again = [key for key in again if self._leavable(run, key[0])]
+        return min(again, key=lambda key: (worth[key], key), default=None)
+
+    def _leavable(self, run: Run, site: str) -> bool:
+        """Whether the round's quorum stands without the site's update."""
+        opened = run.round
+        return site in run.late or (opened is not None and len(opened.admitted) > opened.quorum)
 
     def _change(self, judged: _Judged, charter: Charter, base: str, state: str) -> int | None:
         probe = charter.probe.text
         return change(judged.losses.get((probe, base), {}), judged.losses.get((probe, state), {}))
+
+    def _changes(self, judged: _Judged, charter: Charter, before: str, after: str) -> tuple[int, int] | None:
+        """Over the whole probe, and of the part that rose most."""
+        pair = [judged.losses.get((charter.probe.text, state), {}) for state in (before, after)]
+        whole, best = change(*pair), change_of_best(*pair)
+        return None if whole is None or best is None else (whole, best)
 
     def _of(self, run: str) -> _Judged:
         return self._runs.setdefault(run, _Judged())

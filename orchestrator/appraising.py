@@ -18,7 +18,7 @@ from commons.experts.map import ExpertMap
 from commons.names import Digest, ExpertId, RoundNumber, RunId, SiteId
 from commons.records import Record
 from commons.states import StateStore
-from commons.verdict import change
+from commons.verdict import change, change_of_best, dragging
 from orchestrator.combine.walking import blocks
 from orchestrator.facts import worth_fact
 from orchestrator.progress import RoundState, RunState
@@ -36,19 +36,28 @@ class Appraisal:
     experts: tuple[tuple[ExpertId, Digest], ...]
 
     @property
+    def keys(self) -> tuple[Key, ...]:
+        return tuple(key for key, _ in self.updates)
+
+    @property
     def states(self) -> tuple[Digest, ...]:
         return tuple(state for _, state in (*self.updates, *self.experts))
 
     def fact(self, now_ms: int, run: RunState, found: RoundState, charter: Charter, state: Digest) -> Record:
         """What the measurements of `state` and of these states so far come to."""
-        updates = {f"{site}/{number}": left for (site, number), left in self.updates}
+        named = {f"{site}/{number}": left for (site, number), left in self.updates}
+        updates = _risen(run, charter, state, named.items())
+        worth = {key: updates[n][1] for key, n in zip(self.keys, named, strict=True) if n in updates}
+        best = {key: updates[n][2] for key, n in zip(self.keys, named, strict=True) if n in updates}
+        drags = dragging(worth, best, charter.rollback) if charter.rollback.on else []
         return worth_fact(
             now_ms,
             run=RunId(run.run),
             number=found.number,
             state=state,
-            updates=_risen(run, charter, state, updates.items()),
+            updates=updates,
             experts=_risen(run, charter, state, self.experts),
+            dragging=[f"{site}/{number}" for site, number in drags],
         )
 
 
@@ -81,8 +90,12 @@ def silent(store: StateStore, state: Digest, expert_map: ExpertMap, expert: Expe
 
 def _risen(
     run: RunState, charter: Charter, state: Digest, without: Iterable[tuple[str, Digest]]
-) -> dict[str, tuple[Digest, int]]:
-    probe = charter.probe.text
+) -> dict[str, tuple[Digest, int, int]]:
+    probe, found = charter.probe.text, dict[str, tuple[Digest, int, int]]()
     whole = run.measured.losses(state, probe)
-    found = {name: (left, change(whole, run.measured.losses(left, probe))) for name, left in without}
-    return {name: (left, ppm) for name, (left, ppm) in found.items() if ppm is not None}
+    for name, left in without:
+        losses = run.measured.losses(left, probe)
+        worth, best = change(whole, losses), change_of_best(whole, losses)
+        if worth is not None and best is not None:
+            found[name] = left, worth, best
+    return found

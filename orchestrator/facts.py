@@ -158,13 +158,16 @@ def worth_fact(
     run: RunId,
     number: RoundNumber,
     state: Digest,
-    updates: Mapping[str, tuple[Digest, int]],
-    experts: Mapping[str, tuple[Digest, int]],
+    updates: Mapping[str, tuple[Digest, int, int]],
+    experts: Mapping[str, tuple[Digest, int, int]],
+    dragging: Collection[str] = (),
 ) -> Record:
     """What the probe loss of the round's new `state` rises by, in ppm, without one update (``site/round``) or one expert.
 
-    Beside it the state without, whose measurements stand before this record; what nobody measured is not named.
+    Before it the state without, whose measurements stand before this record; behind it the same of the part of the probe
+    that it helps most. What nobody measured is not named. `dragging`: updates that hold the others up, where the charter asks.
     """
+    more = {"dragging": sorted(dragging)} if dragging else {}
     return fact(
         Kind.WORTH,
         now_ms,
@@ -173,6 +176,7 @@ def worth_fact(
         state=state,
         updates={name: list(found) for name, found in updates.items()},
         experts={name: list(found) for name, found in experts.items()},
+        **more,
     )
 
 

@@ -18,7 +18,7 @@ from commons.experts.map import ExpertMap
 from commons.names import Digest, RunId, SiteId
 from commons.notes import NoteError, Verifier, open_note
 from commons.records import Kind, Record
-from commons.verdict import Word, change, culprit, drag, limit
+from commons.verdict import Word, change, change_of_best, culprit, dragging, limit
 from commons.work import AssignmentNote, ProbeNote
 from orchestrator.appraising import Appraisal, Key, due, silent, updates_of
 from orchestrator.combine import Combined
@@ -109,8 +109,7 @@ def _judge(desk: Desk, run: RunId, charter: Charter, combined: Combined, without
         wanted = (combined.state, *appraisal.states) if appraisal else ()
         if appraisal is None or not _measured(desk, run, charter, combined, wanted):
             return None
-        states = {key: state for key, state in appraisal.updates if key in may}
-        return _leave_out(desk, run, charter, Judged(combined, first, appraisal), states)
+        return _leave_out(desk, run, charter, Judged(combined, first, appraisal), dict(appraisal.updates))
     if first.word != "harmful":
         return Judged(combined, first)
     states = {}
@@ -207,23 +206,31 @@ def _leave_out(
 def accused(
     run: RunState, found: RoundState, charter: Charter, verdict: Verdict, states: Mapping[Key, Digest]
 ) -> tuple[Key, str] | None:
-    """The update to be left out, and what the measurements say against it. `states`: those without each update."""
+    """The update to be left out, and what the measurements say against it. `states`: those without each update that was looked
+    at: where there is no harm, all of the round's."""
     probe, rules = charter.probe.text, charter.rollback
     if not rules.on or verdict.change_ppm is None:
         return None
     harm = verdict.word == "harmful"
     before = run.measured.losses(found.base if harm else verdict.state, probe)
-    looked = {key: change(before, run.measured.losses(state, probe)) for key, state in states.items()}
-    worth = {key: ppm for key, ppm in looked.items() if ppm is not None}
-    named = culprit(verdict.change_ppm, worth) if harm else drag(worth, rules)
+    looked = {key: run.measured.losses(state, probe) for key, state in states.items()}
+    worth = {key: ppm for key, losses in looked.items() if (ppm := change(before, losses)) is not None}
+    best = {key: change_of_best(before, looked[key]) or 0 for key in worth}
+    if harm:
+        named = culprit(verdict.change_ppm, worth)
+    else:
+        may = [key for key in dragging(worth, best, rules) if key[0] in run.dragging]
+        may = [key for key in may if key in leavable(run, found, charter)]
+        named = min(may, key=lambda key: (worth[key], key), default=None)
     if named is None:
         return None
     if harm:
         with_it, left = _percent(verdict.change_ppm), _percent(worth[named])
         return named, f"with its update the loss on the probe changes by {with_it}, without it by {left}"
-    return (
-        named,
-        f"without its update the loss of the new state on the probe changes by {_percent(worth[named])}",
+    better, most = _percent(worth[named]), _percent(best[named])
+    return named, (
+        f"without its update the loss of the new state on the probe changes by {better}, and on the part it helps most by "
+        f"{most}; it was so the last time it was appraised too"
     )
 
 
@@ -321,9 +328,14 @@ def decide_measurement(
             Code.REQUEST_INVALID,
             f"site {site} measured on {note.probe[:80]}, the probe is {charter.probe.text}",
         )
+    if len(note.losses) != charter.probe.parts:
+        message = (
+            f"site {site} states losses of {len(note.losses)} parts, the probe has {charter.probe.parts}"
+        )
+        return Refusal(Code.REQUEST_INVALID, message)
     known = run.measured.note(Digest(note.state), note.probe, site)
     if known is not None:
-        same = known[1].loss == note.loss
+        same = known[1].losses == note.losses
         return (
             known[0] if same else Refusal(Code.REQUEST_INVALID, f"site {site} has stated another loss before")
         )

@@ -220,15 +220,16 @@ class TrainingActor:
             return Failed(str(error))
         return loss, len(corpus.held_out_rows(length=length, limit=EVALUATION_ROWS)) * length
 
-    def probe(self, run: str, charter: Charter, state: Mapping[str, Array]) -> float | Failed:
-        """Loss of `state` on the charter's probe, by the shard that trains."""
+    def probe(self, run: str, charter: Charter, state: Mapping[str, Array]) -> tuple[float, ...] | Failed:
+        """Losses of `state` on the parts of the charter's probe, by the shard that trains."""
         from workers.trainer import TrainingError
 
         self._progress, wanted = Progress(), charter.probe
         try:
             text = Probe.load(self._bench.probe, digest=wanted.text, size=wanted.bytes)
+            trainer, limit = self._trainer_of(run, charter), wanted.rows // wanted.parts
             with self._turn:
-                return self._trainer_of(run, charter).evaluate(state, text, limit=wanted.rows)
+                return tuple(trainer.evaluate(state, part, limit=limit) for part in text.parts(wanted.parts))
         except (TrainingError, CorpusError, KeyError) as error:
             return Failed(str(error))
 
@@ -322,10 +323,12 @@ class RemoteTrainer:
         loss, size = self._run(lambda actor, _: actor.evaluate.remote(run, charter, arrays), watch)
         return float(loss), int(size)
 
-    def probe(self, run: str, charter: Charter, state: Mapping[str, Array], *, watch: Watch) -> float:
+    def probe(
+        self, run: str, charter: Charter, state: Mapping[str, Array], *, watch: Watch
+    ) -> tuple[float, ...]:
         """As `workers.training.Training` says."""
         arrays = ray.put(dict(state))
-        return float(self._run(lambda actor, _: actor.probe.remote(run, charter, arrays), watch))
+        return tuple(map(float, self._run(lambda actor, _: actor.probe.remote(run, charter, arrays), watch)))
 
     def _run(self, call: Callable[[Any, int], Any], watch: Watch) -> Any:
         waits = pauses(first_s=1.0, longest_s=30.0)

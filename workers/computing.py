@@ -146,7 +146,7 @@ class Computing:
         note, charter = order.note, order.charter
         state = self._fetch(order, order.exchange.held(self._name))
         self._status.enter("training", "measuring a state on the probe")
-        loss = self._trainer.probe(
+        losses = self._trainer.probe(
             note.run, charter, state, watch=lambda progress: self._watch(order, progress)
         )
         said = ProbeNote(
@@ -156,7 +156,7 @@ class Computing:
             site=note.site,
             probe=charter.probe.text,
             state=note.base,
-            loss=min(loss, LOSS_MAX) if loss >= 0 else LOSS_MAX,
+            losses=tuple(min(loss, LOSS_MAX) if loss >= 0 else LOSS_MAX for loss in losses),
         )
         log.info("round %d: probe loss of %s: %.4f nats per byte", note.round, note.base[:19], said.loss)
         return self._signer.sign(said.text)

@@ -120,9 +120,11 @@ class StandIn:
         watch(Progress())
         return LOSS, charter.learning.sequence_length
 
-    def probe(self, run: str, charter: Charter, state: Mapping[str, Array], *, watch: Watch) -> float:
+    def probe(
+        self, run: str, charter: Charter, state: Mapping[str, Array], *, watch: Watch
+    ) -> tuple[float, ...]:
         watch(Progress())
-        return LOSS
+        return (LOSS,) * charter.probe.parts
 
 
 @contextlib.contextmanager

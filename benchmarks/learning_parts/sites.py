@@ -27,7 +27,8 @@ from workers.durable import read_arrays, read_facts, write_durably
 from workers.trainer import Trainer
 
 EVERYTHING = SiteId("everything")
-PROBE_ROWS = 64
+PROBE_ROWS = 24
+"""Of each domain."""
 
 
 @dataclass
@@ -63,8 +64,8 @@ class Consortium:
         public = getattr(texts, variant.public) if variant.public_share else None
         self.judge: Judge | None = None
         if variant.judged:
-            probe = texts.kin.train
-            self.judge = Judge(size.model, self.map, spread_rows(probe, length=size.length, limit=PROBE_ROWS))
+            rows = {d: spread_rows(t, length=size.length, limit=PROBE_ROWS) for d, t in texts.probe.items()}
+            self.judge = Judge(size.model, self.map, rows)
         self._size, self._public = size, getattr(texts, variant.public)
         self._trainers = {s: self._trainer(size, s, text, public) for s, (_, text) in self.texts.items()}
         self._load()

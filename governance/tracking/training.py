@@ -267,12 +267,12 @@ class Training:
         """Each update on its partner's run, each expert on its owner's."""
         facts, items = record.facts, list[Item]()
         run, number = facts["run"], facts["round"]
-        for name, (_, ppm) in facts["updates"].items():
+        for name, (_, ppm, _) in facts["updates"].items():
             site, _, of = name.rpartition("/")
             key = "worth/update_percent" if int(of) == number else "worth/late_update_percent"
             items.append(self._log(run, self._site(site), {key: ppm / 10_000}, number, record.at_ms))
         owners = {e: s for s in self._in_force().sites for e in s.experts}
-        for expert, (_, ppm) in facts["experts"].items():
+        for expert, (_, ppm, _) in facts["experts"].items():
             point = Point(f"worth/expert/{expert}_percent", ppm / 10_000, number, record.at_ms)
             items.append(Log(_child_of(run, owners[expert].partner), (point,)))
         return items

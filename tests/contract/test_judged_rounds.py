@@ -42,13 +42,13 @@ class Judging(Pretending):
         times = np.float32(100 if self._site == "cedar" else 1)
         return replace(trained, trunk_delta={n: d * times for n, d in trained.trunk_delta.items()})
 
-    def probe(self, run: str, charter: Charter, state: Arrays, *, watch: Watch) -> float:
+    def probe(self, run: str, charter: Charter, state: Arrays, *, watch: Watch) -> tuple[float, ...]:
         self.measured += 1
         try:
             Probe.load(self._file.probe, digest=charter.probe.text, size=charter.probe.bytes)
         except ValueError as error:
             raise TrainingFailed(str(error)) from error
-        return 2.0 + float(np.mean(state[NORM] - self._seed))
+        return (2.0 + float(np.mean(state[NORM] - self._seed)),)
 
 
 class JudgedStage:

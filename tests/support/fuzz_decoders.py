@@ -35,7 +35,7 @@ _WORDS: tuple[Words, ...] = (
     EvaluationNote(
         consortium="hanse", run="run-1", site="alder", state=DIGEST, domain="alder-text", bytes=9, loss=2.0
     ),
-    ProbeNote(consortium="hanse", run="run-1", round=1, site="alder", probe=DIGEST, state=DIGEST, loss=2.0),
+    ProbeNote(consortium="hanse", run="run-1", round=1, site="alder", probe=DIGEST, state=DIGEST, losses=(2.0, 1.5)),
     AssignmentNote(
         consortium="hanse", run="run-1", round=1, work="train", site="alder", base=DIGEST, charter_version=1,
         charter=DIGEST, expert_map=DIGEST, rounds=3, lease="lease/run-1/1/alder/1", lease_until=9, hold="hold/run-1/1/alder",

@@ -67,8 +67,8 @@ class Pretending:
     def evaluate(self, run: str, charter: Charter, state: Arrays, *, watch: Watch) -> tuple[float, int]:
         return LOSS, charter.learning.sequence_length
 
-    def probe(self, run: str, charter: Charter, state: Arrays, *, watch: Watch) -> float:
-        return LOSS
+    def probe(self, run: str, charter: Charter, state: Arrays, *, watch: Watch) -> tuple[float, ...]:
+        return (LOSS,)
 
 
 class Site:

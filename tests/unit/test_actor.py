@@ -79,7 +79,12 @@ def probing(bench: Bench, tmp_path: Path, text: bytes = PROBE) -> Bench:
 
 
 def judged(**changes: object) -> Charter:
-    named = {"text": f"sha256:{hashlib.sha256(PROBE).hexdigest()}", "bytes": len(PROBE), "rows": 4}
+    named = {
+        "text": f"sha256:{hashlib.sha256(PROBE).hexdigest()}",
+        "bytes": len(PROBE),
+        "rows": 4,
+        "parts": 2,
+    }
     return charter(learning__inner_steps=3, probe=named, **changes)
 
 
@@ -90,11 +95,14 @@ def test_a_state_is_measured_on_the_charters_probe_and_training_goes_on_to_the_s
     actor = TrainingActor(probing(bench, tmp_path))
     for one in (steady, actor):
         trained(one, 1)
-    loss = actor.probe("run-1", of, STATE)
-    assert isinstance(loss, float) and loss == actor.probe("run-1", of, STATE), "measured again, the same"
-    assert 4 < loss < 50, "a model of random weights knows next to nothing of 256 bytes"
+    losses = actor.probe("run-1", of, STATE)
+    assert losses == actor.probe("run-1", of, STATE), "measured again, the same"
+    assert isinstance(losses, tuple) and len(losses) == 2, "one for each part"
+    assert all(4 < loss < 50 for loss in losses), (
+        "a model of random weights knows next to nothing of 256 bytes"
+    )
     moved = {name: array * np.float32(1.5) for name, array in STATE.items()}
-    assert actor.probe("run-1", of, moved) != loss
+    assert actor.probe("run-1", of, moved) != losses
     expected, got = trained(steady, 2, number=2), trained(actor, 2, number=2)
     for name, delta in expected.trunk_delta.items():
         assert np.array_equal(delta, got.trunk_delta[name]), name

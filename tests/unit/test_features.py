@@ -214,6 +214,7 @@ def test_what_rests_on_a_probe_is_refused_without_one(
         ({"text": PROBE}, "probe.text and probe.bytes belong together"),
         ({"bytes": 5000}, "probe.text and probe.bytes belong together"),
         ({"text": PROBE, "bytes": 3}, "probe.bytes is 3, one window takes"),
+        ({"text": PROBE, "bytes": 5000, "rows": 3, "parts": 4}, "each of 4 parts needs one"),
         ({"text": "sha256:short", "bytes": 5000}, "text"),
     ],
 )
