@@ -59,9 +59,14 @@ class Site(Section):
 class Model(Section):
     """The model all partners train: a Hugging Face family and its configuration."""
 
+    LATER: ClassVar[frozenset[str]] = frozenset({"reader"})
+
     family: Literal["glm4_moe", "llama4_text", "deepseek_v3", "qwen3_moe", "mixtral", "olmoe", "flex_olmo"]
     config: dict[str, Value]
     """Keys of the family's Hugging Face config; the number of experts is the number of owned experts."""
+    reader: Annotated[int, Field(ge=0, le=4096)] = 0
+    """Width of each site's reader, by which a site's experts are chosen for a text (`commons.experts.readers`). 0: there
+    are none, and experts are chosen by the learned router."""
 
 
 class Rounds(Section):
@@ -269,7 +274,7 @@ class Charter(Section):
             found.append(
                 f"witnesses.quorum is {self.witnesses.quorum} but there are {witnesses} sites and outsiders"
             )
-        found += self._unpriced_precisions()
+        found += [*self._unpriced_precisions(), *self._idle_readers()]
         if self.learning.since is not None and self.version == 1:
             found.append("learning.since is set but no vote has changed this charter")
         found += learning_conflicts(self.learning, self.privacy, late_rounds=self.rounds.late_rounds)
@@ -313,6 +318,14 @@ class Charter(Section):
             for device in sorted({s.device for s in self.sites})
             for precision in (self.learning.precision, "fp32")
             if not {(device, "any"), (device, precision)} & priced
+        ]
+
+    def _idle_readers(self) -> list[str]:
+        if not self.model.reader or self.learning.routing == "lean":
+            return []
+        why = "readers choose among the experts of lean shards"
+        return [
+            f"model.reader is {self.model.reader} but learning.routing is {self.learning.routing!r}: {why}"
         ]
 
     @property
