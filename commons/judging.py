@@ -11,7 +11,6 @@ from typing import Annotated
 
 from pydantic import Field
 
-from commons.learning import Learning
 from commons.section import Section
 
 PARTS_MAX = 32
@@ -56,10 +55,9 @@ class Contribution(Section):
 
 
 def unjudgeable(
-    probe: Probe, rollback: Rollback, contribution: Contribution, learning: Learning, *, mode: str
+    probe: Probe, rollback: Rollback, contribution: Contribution, sequence_length: int, *, mode: str
 ) -> Iterator[str]:
     """Why no round can be judged on these terms. `mode`: the charter's privacy mode."""
-    sequence_length = learning.sequence_length
     if bool(probe.text) != bool(probe.bytes):
         yield "probe.text and probe.bytes belong together: the digest and the size of one file"
     elif probe.text and probe.bytes // probe.parts <= sequence_length:
@@ -67,11 +65,6 @@ def unjudgeable(
         yield f"probe.bytes is {probe.bytes}, one window takes {window} and {probe.parts} parts are measured"
     if probe.rows < probe.parts:
         yield f"probe.rows is {probe.rows}, each of {probe.parts} parts needs one"
-    if probe.text and learning.overlap_steps:
-        yield (
-            f"learning.overlap_steps is {learning.overlap_steps} but there is a probe: the shard that would measure a round's "
-            "state is at work on the next round"
-        )
     if not probe.text:
         for name, wanted in (("rollback.on", rollback.on), ("contribution.every", contribution.every)):
             if wanted:

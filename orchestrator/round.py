@@ -81,6 +81,8 @@ def _plan_and_hold(desk: Desk, run: RunId, *, first: bool, renew: bool) -> bool:
         _release_unadmitted(desk, run)
     else:
         carry_out_votes(desk, run)
+        if not _await_resumption(desk, run):
+            return False
     if not _gather(desk, run, first=first):
         return False
     desk.consortium.commit(lambda now_ms: decide_expire(desk.consortium.ledger, now_ms))
@@ -137,7 +139,7 @@ def _combine_and_save(desk: Desk, run: RunId, *, without: Key | None = None) -> 
         charter = desk.consortium.members.charters[opened.charter_version]
         admitted = {s: a.update for s, a in opened.admitted.items() if (s, opened.number) != without}
         late = [one for one in late_updates(state, charter) if (one.site, one.found.number) != without]
-        momentum, expert_map = state.momentum, desk.expert_map(opened.charter_version)
+        momentum, exchange = state.momentum, desk.exchange(opened)
     rule = _rule(desk, run, charter)
     if rule is None and charter.privacy.mode == "secagg":
         return None
@@ -159,10 +161,8 @@ def _combine_and_save(desk: Desk, run: RunId, *, without: Key | None = None) -> 
             desk.store,
             base=opened.base,
             momentum=momentum,
-            expert_map=expert_map,
-            outer=charter.learning.outer,
+            exchange=exchange,
             contributions=contributions,
-            down=charter.learning.codecs.down,
             rule=rule,
         )
 
@@ -257,7 +257,7 @@ def carry_out_votes(desk: Desk, run: RunId | None) -> None:
         if run is not None and desk.runs.by_id[run].late:
             return []
         number = desk.runs.by_id[run].closed + 1 if run else 1
-        return consortium.proposals.decide_execute(consortium.charter, number, now_ms)
+        return consortium.proposals.decide_execute(consortium.charter, number, now_ms, run=run or "")
 
     executed = consortium.commit(decide)
     if isinstance(executed, Refusal):
@@ -266,6 +266,22 @@ def carry_out_votes(desk: Desk, run: RunId | None) -> None:
     consortium.commit(lambda now_ms: decide_rulings(consortium.ledger, consortium.charter, now_ms))
     if executed:
         log.info("charter version %d is in force", consortium.charter.version)
+
+
+def _await_resumption(desk: Desk, run: RunId) -> bool:
+    """While rounds are paused votes are carried out, and nothing else; False when the run ended or the coordinator stops."""
+    consortium = desk.consortium
+    while not desk.stopping.is_set():
+        strokes = desk.bell.strokes
+        with consortium.lock:
+            now_ms = consortium.now_ms()
+            until_ms = consortium.pauses.until_ms(consortium.charter, now_ms)
+            finished = desk.runs.by_id[run].finished
+        if finished or until_ms == now_ms:
+            return not finished
+        desk.bell.wait_beyond(strokes, None if until_ms is None else (until_ms - now_ms) / 1000)
+        carry_out_votes(desk, run)
+    return False
 
 
 def _gather(desk: Desk, run: RunId, *, first: bool) -> bool:

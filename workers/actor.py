@@ -146,7 +146,7 @@ class TrainingActor:
             with contextlib.suppress(TrainingError, CorpusError, KeyError, Abandoned):
                 self._trainer_of(run, charter).ahead(
                     round_number=number,
-                    learning=charter.learning,
+                    learning=charter.learning.in_run(run),
                     on_step=on_step,
                     gauge=gauge,
                     experts=_experts(charter),
@@ -163,9 +163,10 @@ class TrainingActor:
     ) -> Trained | Failed:
         from workers.trainer import TrainingError
 
-        learning, begun, self._begun = charter.learning, self._begun, None
+        learning, begun, self._begun = charter.learning.in_run(run), self._begun, None
         gauge = begun[1] if begun and begun[0] == (run, number) else self._gauge(not_before_ms)
-        self._progress = Progress(steps=learning.inner_steps)
+        steps = learning.steps_in(number)
+        self._progress = Progress(steps=steps)
         began, done, total = time.monotonic(), 0, 0.0
         tokens = learning.batch_size * learning.sequence_length
 
@@ -175,7 +176,7 @@ class TrainingActor:
                 raise Abandoned
             done, total = done + 1, total + loss  # without the steps made ahead
             speed = done * tokens / max(time.monotonic() - began, 1e-9)
-            self._progress = Progress(step, learning.inner_steps, speed, total / done, gauge.device_ms)
+            self._progress = Progress(step, steps, speed, total / done, gauge.device_ms)
             return self._finished >= call
 
         try:
@@ -200,6 +201,7 @@ class TrainingActor:
             held_out_loss=result.held_out_loss,
             gflop=result.gflop,
             usage=result.usage,
+            routed=result.routed,
             model_bytes=result.peak_model_bytes,
         )
 

@@ -32,7 +32,9 @@ class InThread:
     """`workers.training.Training` by the actor's own code, without Ray."""
 
     def __init__(self, file: SiteFile) -> None:
-        self._actor = TrainingActor(Bench(file.partner, file.name, file.text, None, file.home / "rounds", 1))
+        self._actor = TrainingActor(
+            Bench(file.partner, file.name, file.text, None, None, file.home / "rounds", 1)
+        )
         self._calls = 0
         self.ahead_of: list[int] = []
 
@@ -55,6 +57,9 @@ class InThread:
         found = self._actor.evaluate(run, charter, state)
         assert not isinstance(found, Failed), found
         return found
+
+    def probe(self, run: str, charter: Charter, state: Arrays, *, watch: Watch) -> tuple[float, ...]:
+        raise AssertionError("its charters have no probe")
 
 
 class Site:

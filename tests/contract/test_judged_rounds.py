@@ -15,9 +15,9 @@ from commons.errors import Code
 from commons.identity import Seat
 from commons.records import Kind, Record
 from governance.fsck import judge
-from tests.contract.test_noised_rounds import Arrays, Pretending, Site
 from tests.contract.test_services import eventually
 from tests.support.consortium import SITES, Office, charter, enrol, found, over, seed_state, signer, started
+from tests.support.real_sites import Arrays, Pretending, Site
 from workers import site_file
 from workers.probe import Probe
 from workers.seal import Trained

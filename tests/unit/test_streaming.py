@@ -140,6 +140,20 @@ def test_steps_made_ahead_are_made_once_and_only_under_the_terms_that_hold(
     assert same(result, round_of(trainer_at("a"), 3, base, voted))
 
 
+def test_what_was_made_ahead_outlives_a_look_at_another_state(trainer_at: Callable[..., Trainer]) -> None:
+    of, base, results, made = learning(overlap_steps=2), start(), list[RoundResult](), list[int]()
+    for home in ("undisturbed", "asked"):
+        trainer = trainer_at(home)
+        after = combined(base, round_of(trainer, 1, base, of))
+        ahead(trainer, 2, of)
+        if home == "asked":
+            trainer.evaluate(base, trainer._corpus)
+        made.clear()
+        results.append(round_of(trainer, 2, after, of, on_step=lambda step, _: made.append(step)))
+        assert made == [3]
+    assert same(*results)
+
+
 def test_a_state_that_was_taken_back_is_taken_whole(trainer_at: Callable[..., Trainer]) -> None:
     of, base = learning(overlap_steps=2, fragments=1), start()
     trainer, other = trainer_at("a"), trainer_at("b")
