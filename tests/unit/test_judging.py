@@ -161,7 +161,7 @@ def test_the_loss_of_a_rounds_state_is_measured_by_its_sites_before_it_closes(st
     assert stage.play(*hand_in(stage), all_measure(stage))
     [verdict], [close] = facts(stage, Kind.VERDICT), facts(stage, Kind.CLOSE)
     assert verdict["verdict"] == "good" and verdict["state"] == close["state"]
-    assert verdict["change_ppm"] == -5000 and verdict["limit_ppm"] == 10_000, "2.00 fell to 1.99"
+    assert verdict["change_ppm"] == -5000 and verdict["limit_ppm"] == 40_000, "2.00 fell to 1.99"
     assert len(stage.records(Kind.PROBE)) == 2 * len(SITES), "the base and the new state"
     [closed] = view(stage).history
     assert closed.probe_loss == pytest.approx(1.99) and closed.verdict == "good"
@@ -486,6 +486,6 @@ def test_the_mirror_has_the_curve_of_states_that_were_taken(stage: Stage) -> Non
     assert curve == [(0, 2.0), (1, 1.99)]
     tags = [log.tags["hansa.verdict.1"] for log in logs if "hansa.verdict.1" in log.tags]
     assert tags == [
-        "harmful: +49.67 % on the probe, harm above +1.00 %",
-        "good: -0.50 % on the probe, harm above +1.00 %",
+        "harmful: +49.67 % on the probe, harm above +4.00 %",
+        "good: -0.50 % on the probe, harm above +4.00 %",
     ]
