@@ -379,5 +379,10 @@ class Charter(Section):
     def site(self, name: str) -> Site | None:
         return next((s for s in self.sites if s.name == name), None)
 
+    def part_of(self, site: str) -> int | None:
+        """Which part of the probe is text of the site's kind."""
+        entry = self.site(site)
+        return None if entry is None else self.probe.part_of(entry.domain)
+
     def member(self, name: str) -> Member | None:
         return next((m for m in self.members if m.name == name), None)

@@ -306,7 +306,7 @@ _COMMENTS = {
     "privacy.dp.slices": "shared: trunk and router leave noised; all: own experts too",
     "probe": "A public text that lies at every site, on which each round's state is measured.",
     "probe.text": "SHA-256 of the file; empty: nothing is measured",
-    "probe.parts": "pieces of equal length, each measured by itself",
+    "probe.domains": "of sites, in order: the file is cut into a piece for each",
     "probe.rows": "windows of sequence_length tokens that are read of it",
     "probe.patience_s": "longest wait for the measurements of one state",
     "rollback": "What becomes of a state that is worse on the probe.",

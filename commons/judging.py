@@ -16,6 +16,9 @@ from commons.section import Section
 PARTS_MAX = 32
 
 
+Domain = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,31}$")]
+
+
 class Probe(Section):
     """`[probe]`. Without a text nothing is measured."""
 
@@ -23,13 +26,21 @@ class Probe(Section):
     """SHA-256 of the file's bytes; empty: there is no probe."""
     bytes: Annotated[int, Field(ge=0, lt=2**40)] = 0
     """Size of the file."""
-    parts: Annotated[int, Field(ge=1, le=PARTS_MAX)] = 1
-    """Pieces of equal length that the file is cut into, each measured by itself: a kind of text in each makes seen whom an
-    update helps."""
+    domains: Annotated[tuple[Domain, ...], Field(strict=False, max_length=PARTS_MAX)] = ()
+    """The file is cut into pieces of equal length, one for each of these domains of sites in this order, each measured by
+    itself: so it is seen whether an update helps its own kind of text. Empty: it is one piece."""
     rows: Annotated[int, Field(ge=1, le=65_536)] = 64
     """Windows of `learning.sequence_length` tokens that are read of it, evenly spread; of each part as many."""
     patience_s: Annotated[int, Field(ge=1, le=86_400)] = 120
     """How long a round waits for the sites' measurements of one state, at most."""
+
+    @property
+    def parts(self) -> int:
+        return max(1, len(self.domains))
+
+    def part_of(self, domain: str) -> int | None:
+        """Which part is text of that domain."""
+        return self.domains.index(domain) if domain in self.domains else None
 
 
 class Rollback(Section):
@@ -63,6 +74,8 @@ def unjudgeable(
     elif probe.text and probe.bytes // probe.parts <= sequence_length:
         window = f"{sequence_length + 1} (learning.sequence_length + 1)"
         yield f"probe.bytes is {probe.bytes}, one window takes {window} and {probe.parts} parts are measured"
+    if len(set(probe.domains)) < len(probe.domains):
+        yield "probe.domains names one twice"
     if probe.rows < probe.parts:
         yield f"probe.rows is {probe.rows}, each of {probe.parts} parts needs one"
     if not probe.text:

@@ -38,11 +38,13 @@ def change(before: Losses, after: Losses) -> int | None:
     return _median([_ppm(sum(before[site]), sum(after[site])) for site in before.keys() & after.keys()])
 
 
-def change_of_best(before: Losses, after: Losses) -> int | None:
-    """The same of the part whose loss rose most, or fell least."""
+def change_of_part(before: Losses, after: Losses, part: int | None) -> int | None:
+    """The same of one part; None: of the part whose loss rose most, or fell least."""
     both = before.keys() & after.keys()
-    parts = min((min(len(before[site]), len(after[site])) for site in both), default=0)
-    each = (_median([_ppm(before[site][n], after[site][n]) for site in both]) for n in range(parts))
+    parts = range(min((min(len(before[site]), len(after[site])) for site in both), default=0))
+    each = [_median([_ppm(before[site][n], after[site][n]) for site in both]) for n in parts]
+    if part is not None:
+        return each[part] if part < len(each) else None
     return max((ppm for ppm in each if ppm is not None), default=None)
 
 
@@ -60,35 +62,36 @@ def limit(changes: Sequence[int], rules: Rollback) -> int:
     return max(floor, middle + round(rules.sigmas * deviation))
 
 
-def culprit(rise: int, without: Mapping[Name, int], best: Mapping[Name, int]) -> Name | None:
+def culprit(rise: int, without: Mapping[Name, int], own: Mapping[Name, int]) -> Name | None:
     """The update that does most of the harm; None where leaving any single one out helps little.
 
-    `without`: by update, the round's change if it is left out. `best`: by update, what the new state's loss rises by without it
-    on the part of the probe that it helps most. One is named only if that takes back a quarter of the rise and it helps no
-    part: what all of them do together, a rate that is too high or a probe that tells little, is nobody's fault, and
-    nobody's whose text is unlike the others'. Of equals the first by name.
+    `without`: by update, the round's change if it is left out. `own`: by update, what the new state's loss rises by without it
+    on the part of the probe that is its site's kind of text, or where there is none on the part it helps most. One is named
+    only if that takes back a quarter of the rise and it helps not even its own: what all of them do together, a rate that
+    is too high or a probe that tells little, is nobody's fault, and nobody's whose text is unlike the others'. Of equals
+    the first by name.
     """
-    idle = helping_nobody(best)
+    idle = helping_nobody(own)
     found = [name for name in without if name in idle and 4 * (rise - without[name]) >= rise]
     return min(found, key=lambda name: (without[name], name), default=None)
 
 
-def helping_nobody(best: Mapping[Name, int]) -> set[Name]:
-    """Updates that help no part of the probe by a quarter of what the median update helps its best."""
-    usual = sorted(best.values())[(len(best) - 1) // 2] if best else 0
-    return {name for name, most in best.items() if most <= max(0, usual // 4)}
+def helping_nobody(own: Mapping[Name, int]) -> set[Name]:
+    """Updates that help their own part of the probe by less than a quarter of what the median update does."""
+    usual = sorted(own.values())[(len(own) - 1) // 2] if own else 0
+    return {name for name, most in own.items() if most <= max(0, usual // 4)}
 
 
-def dragging(worth: Mapping[Name, int], best: Mapping[Name, int], rules: Rollback) -> list[Name]:
+def dragging(worth: Mapping[Name, int], own: Mapping[Name, int], rules: Rollback) -> list[Name]:
     """Updates that hold the others up, though the loss may have fallen, in order of name.
 
-    `worth`: by update, what the loss of the new state rises by without it; `best` as for `culprit`. An update drags when the
-    state is better without it by more than the charter bears **and** it helps no part: what helps one partner's kind of
-    text alone is no drag, however much the others would gain without it.
+    `worth`: by update, what the loss of the new state rises by without it; `own` as for `culprit`. An update drags when the
+    state is better without it by more than the charter bears **and** it helps not even its own kind of text: what helps
+    one partner's alone is no drag, however much the others would gain without it.
     """
     if not rules.drag_percent:
         return []
-    bears, idle = round(rules.drag_percent * 10_000), helping_nobody(best)
+    bears, idle = round(rules.drag_percent * 10_000), helping_nobody(own)
     return sorted(name for name in worth if -worth[name] > bears and name in idle)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from commons.charter import Charter
 from commons.records import Kind, Record
-from commons.verdict import change, change_of_best, culprit, dragging, limit
+from commons.verdict import change, change_of_part, culprit, dragging, limit
 from commons.work import ProbeNote
 from governance.fsck_findings import Findings, Rule
 from governance.fsck_late import Round, Run
@@ -123,8 +123,10 @@ class Verdicts:
             index,
             f"appraises round {opened.number}, which the charter does not ask for",
         )
+        owners = {e: s.name for s in opened.charter.sites for e in s.experts}
         for name, (left, *said) in (*facts["updates"].items(), *facts["experts"].items()):
-            found = self._changes(judged, opened.charter, facts["state"], left)
+            site = owners.get(name, name.rpartition("/")[0])
+            found = self._changes(judged, opened.charter, facts["state"], left, site)
             what = f"states that {name} is worth {said} ppm in round {opened.number}, the measurements say {found}"
             need(found is not None and said == [*found], Rule.VERDICT, index, what)
         self._bears(index, run, opened, judged, facts)
@@ -187,7 +189,7 @@ class Verdicts:
             found = self._change(judged, charter, before, state)
             if found is not None:
                 worth[site, int(number)] = found
-                most = self._changes(judged, charter, facts["state"], state)
+                most = self._changes(judged, charter, facts["state"], state, site)
                 best[site, int(number)] = most[1] if most else 0
         if not rules.on:
             return None
@@ -206,10 +208,12 @@ class Verdicts:
         probe = charter.probe.text
         return change(judged.losses.get((probe, base), {}), judged.losses.get((probe, state), {}))
 
-    def _changes(self, judged: _Judged, charter: Charter, before: str, after: str) -> tuple[int, int] | None:
-        """Over the whole probe, and of the part that rose most."""
+    def _changes(
+        self, judged: _Judged, charter: Charter, before: str, after: str, site: str
+    ) -> tuple[int, int] | None:
+        """Over the whole probe, and of the part that is the site's kind of text."""
         pair = [judged.losses.get((charter.probe.text, state), {}) for state in (before, after)]
-        whole, best = change(*pair), change_of_best(*pair)
+        whole, best = change(*pair), change_of_part(pair[0], pair[1], charter.part_of(site))
         return None if whole is None or best is None else (whole, best)
 
     def _of(self, run: str) -> _Judged:

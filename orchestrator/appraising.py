@@ -18,7 +18,7 @@ from commons.experts.map import ExpertMap
 from commons.names import Digest, ExpertId, RoundNumber, RunId, SiteId
 from commons.records import Record
 from commons.states import StateStore
-from commons.verdict import change, change_of_best, dragging
+from commons.verdict import change, change_of_part, dragging
 from orchestrator.combine.walking import blocks
 from orchestrator.facts import worth_fact
 from orchestrator.progress import RoundState, RunState
@@ -45,18 +45,23 @@ class Appraisal:
 
     def fact(self, now_ms: int, run: RunState, found: RoundState, charter: Charter, state: Digest) -> Record:
         """What the measurements of `state` and of these states so far come to."""
-        named = {f"{site}/{number}": left for (site, number), left in self.updates}
-        updates = _risen(run, charter, state, named.items())
+        named = [f"{site}/{number}" for site, number in self.keys]
+        parts = [charter.part_of(site) for site, _ in self.keys]
+        lefts = [left for _, left in self.updates]
+        updates = _risen(run, charter, state, list(zip(named, parts, lefts, strict=True)))
+        owners = {ExpertId(e): s.name for s in charter.sites for e in s.experts}
         worth = {key: updates[n][1] for key, n in zip(self.keys, named, strict=True) if n in updates}
-        best = {key: updates[n][2] for key, n in zip(self.keys, named, strict=True) if n in updates}
-        drags = dragging(worth, best, charter.rollback) if charter.rollback.on else []
+        own = {key: updates[n][2] for key, n in zip(self.keys, named, strict=True) if n in updates}
+        drags = dragging(worth, own, charter.rollback) if charter.rollback.on else []
         return worth_fact(
             now_ms,
             run=RunId(run.run),
             number=found.number,
             state=state,
             updates=updates,
-            experts=_risen(run, charter, state, self.experts),
+            experts=_risen(
+                run, charter, state, [(e, charter.part_of(owners[e]), left) for e, left in self.experts]
+            ),
             dragging=[f"{site}/{number}" for site, number in drags],
         )
 
@@ -89,13 +94,13 @@ def silent(store: StateStore, state: Digest, expert_map: ExpertMap, expert: Expe
 
 
 def _risen(
-    run: RunState, charter: Charter, state: Digest, without: Iterable[tuple[str, Digest]]
+    run: RunState, charter: Charter, state: Digest, without: Iterable[tuple[str, int | None, Digest]]
 ) -> dict[str, tuple[Digest, int, int]]:
     probe, found = charter.probe.text, dict[str, tuple[Digest, int, int]]()
     whole = run.measured.losses(state, probe)
-    for name, left in without:
+    for name, part, left in without:
         losses = run.measured.losses(left, probe)
-        worth, best = change(whole, losses), change_of_best(whole, losses)
-        if worth is not None and best is not None:
-            found[name] = left, worth, best
+        worth, own = change(whole, losses), change_of_part(whole, losses, part)
+        if worth is not None and own is not None:
+            found[name] = left, worth, own
     return found

@@ -18,7 +18,7 @@ from commons.experts.map import ExpertMap
 from commons.names import Digest, RunId, SiteId
 from commons.notes import NoteError, Verifier, open_note
 from commons.records import Kind, Record
-from commons.verdict import Word, change, change_of_best, culprit, dragging, limit
+from commons.verdict import Word, change, change_of_part, culprit, dragging, limit
 from commons.work import AssignmentNote, ProbeNote
 from orchestrator.appraising import Appraisal, Key, due, silent, updates_of
 from orchestrator.combine import Combined
@@ -219,11 +219,11 @@ def accused(
     before = run.measured.losses(found.base, probe) if harm else whole
     looked = {key: run.measured.losses(state, probe) for key, state in states.items()}
     worth = {key: ppm for key, losses in looked.items() if (ppm := change(before, losses)) is not None}
-    best = {key: change_of_best(whole, looked[key]) or 0 for key in worth}
+    own = {key: change_of_part(whole, looked[key], charter.part_of(key[0])) or 0 for key in worth}
     if harm:
-        named = culprit(verdict.change_ppm, worth, best)
+        named = culprit(verdict.change_ppm, worth, own)
     else:
-        may = [key for key in dragging(worth, best, rules) if key[0] in run.dragging]
+        may = [key for key in dragging(worth, own, rules) if key[0] in run.dragging]
         may = [key for key in may if key in leavable(run, found, charter)]
         named = min(may, key=lambda key: (worth[key], key), default=None)
     if named is None:
@@ -231,9 +231,9 @@ def accused(
     if harm:
         with_it, left = _percent(verdict.change_ppm), _percent(worth[named])
         return named, f"with its update the loss on the probe changes by {with_it}, without it by {left}"
-    better, most = _percent(worth[named]), _percent(best[named])
+    better, most = _percent(worth[named]), _percent(own[named])
     return named, (
-        f"without its update the loss of the new state on the probe changes by {better}, and on the part it helps most by "
+        f"without its update the loss of the new state on the probe changes by {better}, and on its own kind of text by "
         f"{most}; it was so the last time it was appraised too"
     )
 

@@ -20,7 +20,7 @@ from workers.data import Rows
 from workers.objectives import held_out_loss
 from workers.shard import build_shard
 
-RULES = Rollback(on=True, drag_percent=0.5, quarantine_rounds=12)
+RULES = Rollback(on=True, drag_percent=0.3, quarantine_rounds=12)
 EVERY = 2
 """Rounds from one appraisal to the next: a site that comes back from its quarantine is looked at at once."""
 _KEPT = ("losses", "changes", "out_until", "dragged", "log")
@@ -93,7 +93,10 @@ class Judge:
         }
         if 2 * len(sites) <= len(local):
             return None
-        best = {(s, number): max(entry["worth_ppm"][s]) for s in left}
+        own = list(self.rows).index
+        best = {
+            (s, number): entry["worth_ppm"][s][own(s)] for s in left
+        }  # with four sites a domain is a site's
         if rise is not None:
             without = {(s, number): _rise(self.losses, losses) for s, losses in left.items()}
             named = culprit(rise, without, best)

@@ -83,7 +83,7 @@ def judged(**changes: object) -> Charter:
         "text": f"sha256:{hashlib.sha256(PROBE).hexdigest()}",
         "bytes": len(PROBE),
         "rows": 4,
-        "parts": 2,
+        "domains": ("a", "b"),
     }
     return charter(learning__inner_steps=3, probe=named, **changes)
 

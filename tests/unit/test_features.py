@@ -77,6 +77,11 @@ PROBE = "sha256:" + "ab" * 32
             {"/rounds/late_rounds", "/rounds/late_discount"},
         ),
         ("probe", {"text": PROBE, "bytes": 5000}, {"/probe/text", "/probe/bytes"}),
+        (
+            "probe",
+            {"text": PROBE, "bytes": 5000, "domains": ["code", "law"]},
+            {"/probe/text", "/probe/bytes", "/probe/domains/0", "/probe/domains/1"},
+        ),
     ],
 )
 def test_each_feature_changes_its_own_values_and_nothing_else(
@@ -240,7 +245,8 @@ def test_what_rests_on_a_probe_is_refused_without_one(
         ({"text": PROBE}, "probe.text and probe.bytes belong together"),
         ({"bytes": 5000}, "probe.text and probe.bytes belong together"),
         ({"text": PROBE, "bytes": 3}, "probe.bytes is 3, one window takes"),
-        ({"text": PROBE, "bytes": 5000, "rows": 3, "parts": 4}, "each of 4 parts needs one"),
+        ({"text": PROBE, "bytes": 5000, "rows": 1, "domains": ("a", "b")}, "each of 2 parts needs one"),
+        ({"text": PROBE, "bytes": 5000, "domains": ("a", "a")}, "probe.domains names one twice"),
         ({"text": "sha256:short", "bytes": 5000}, "text"),
     ],
 )

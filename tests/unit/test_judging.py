@@ -419,7 +419,7 @@ def test_an_update_that_drags_twice_is_left_out_of_an_appraised_round_though_the
     [out] = [f for f in facts(stage, Kind.REJECTION) if f["code"] == Code.UPDATE_HARMFUL]
     assert (out["round"], out["site"]) == (4, "cedar")
     assert (
-        "on the part it helps most by -0.60 %; it was so the last time it was appraised too" in out["message"]
+        "on its own kind of text by -0.60 %; it was so the last time it was appraised too" in out["message"]
     )
     assert [f["verdict"] for f in facts(stage, Kind.VERDICT)] == ["good", "good", "good", "harmful", "good"]
     worth = facts(stage, Kind.WORTH)[-1]
@@ -431,6 +431,31 @@ def test_an_update_that_drags_twice_is_left_out_of_an_appraised_round_though_the
         for r in stage.records()
     ]
     assert Rule.VERDICT in {finding.rule for finding in audit(lie)}
+
+
+def test_a_site_that_helps_its_own_kind_of_text_is_not_left_out_however_much_the_others_would_gain(
+    stage_of: Callable[..., Stage],
+) -> None:
+    """Cedar's update makes the two other parts worse and its own better."""
+    probe = {"text": TEXT, "bytes": 1000, "patience_s": 10, "domains": tuple(f"{s}-text" for s in SITES)}
+    rollback = {"on": True, "drag_percent": 0.5, "quarantine_rounds": 2}
+    stage = stage_of(probe=probe, rollback=rollback, contribution={"every": 1}, learning__rounds=4)
+
+    def parts(state: str) -> tuple[float, ...]:
+        moved = loss_of(stage, state) - 2.0
+        return 2.0 + moved, 2.0 + moved, 2.0 - moved
+
+    def measure() -> None:
+        for site in SITES:
+            while (order := _asked(stage, site)) is not None:
+                assert isinstance(says(stage, site, order.base, 0.0, losses=parts(order.base)), list)
+
+    for number in (1, 2, 3):
+        assert stage.play(*hand_in(stage, alder=-0.01, birch=-0.01, cedar=0.11), *[measure] * 3), number
+    worth = [f["updates"]["cedar/1"][1:] for f in facts(stage, Kind.WORTH) if "cedar/1" in f["updates"]]
+    assert worth[0][0] < -5000 and worth[0][1] > 5000, "worse for the whole, and better for its own"
+    assert rejected(stage, Code.UPDATE_HARMFUL) == []
+    assert audit(stage.records()) == ()
 
 
 @pytest.mark.parametrize("kind", [Kind.VERDICT, Kind.WORTH, Kind.REJECTION, Kind.CLOSE])

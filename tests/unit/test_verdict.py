@@ -13,7 +13,7 @@ from commons.verdict import (
     LEAST,
     RECENT,
     change,
-    change_of_best,
+    change_of_part,
     culprit,
     dragging,
     helping_nobody,
@@ -46,7 +46,7 @@ def test_the_lower_median_of_those_who_measured_both_states_counts(
     before: dict[str, float], after: dict[str, float], ppm: int | None
 ) -> None:
     assert change(*parted(before, after)) == ppm
-    assert change_of_best(*parted(before, after)) == ppm, "there is one part"
+    assert change_of_part(*parted(before, after), None) == ppm, "there is one part"
 
 
 @untimed
@@ -125,8 +125,9 @@ def test_of_several_parts_the_whole_is_their_sum_and_the_best_the_one_that_rose_
     before = {"a": (2.0, 2.0), "b": (1.0, 3.0), "c": (2.0, 2.0)}
     after = {"a": (1.8, 2.1), "b": (0.9, 3.3), "c": (1.0, 2.2)}
     assert change(before, after) == -25_000
-    assert change_of_best(before, after) == 100_000
-    assert change_of_best({}, after) is None
+    assert change_of_part(before, after, None) == 100_000
+    assert [change_of_part(before, after, n) for n in (0, 1, 2)] == [-100_000, 100_000, None]
+    assert change_of_part({}, after, None) is None
 
 
 @pytest.mark.parametrize(
