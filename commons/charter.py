@@ -13,9 +13,12 @@ from pydantic import Field, model_validator
 
 from commons.cosignature import WITNESSES_MAX
 from commons.experts.settings import Value
+from commons.judging import Contribution, Probe, Rollback, unjudgeable
 from commons.learning import Learning
 from commons.privacy.terms import Privacy, conflicts
 from commons.section import Section
+from commons.strategies import conflicts as learning_conflicts
+from commons.voting import Voting
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,31}$")]
 """Lower-case letters, digits and hyphens; at most 32 characters."""
@@ -30,11 +33,17 @@ class Consortium(Section):
 
 
 class Member(Section):
+    LATER: ClassVar[frozenset[str]] = frozenset({"group", "suspended"})
+
     name: Name
     key: str
     """The partner's Ed25519 verifier key (C2SP vkey); it signs charter, proposals and ballots."""
     budget_micro: Micros
     """Compute budget granted when the charter takes effect."""
+    group: Annotated[str, Field(pattern=r"^([a-z][a-z0-9-]{0,31})?$")] = ""
+    """Members of one owner name the same group, whose ballots weigh a third at most; empty: its own name."""
+    suspended: bool = False
+    """It neither votes nor counts until the members readmit it, and its sites get no orders."""
 
 
 class Site(Section):
@@ -57,14 +66,19 @@ class Site(Section):
 class Model(Section):
     """The model all partners train: a Hugging Face family and its configuration."""
 
+    LATER: ClassVar[frozenset[str]] = frozenset({"reader"})
+
     family: Literal["glm4_moe", "llama4_text", "deepseek_v3", "qwen3_moe", "mixtral", "olmoe", "flex_olmo"]
     config: dict[str, Value]
     """Keys of the family's Hugging Face config; the number of experts is the number of owned experts."""
+    reader: Annotated[int, Field(ge=0, le=4096)] = 0
+    """Width of each site's reader, by which a site's experts are chosen for a text (`commons.experts.readers`). 0: there
+    are none, and experts are chosen by the learned router."""
 
 
 class Rounds(Section):
     LATER: ClassVar[frozenset[str]] = frozenset(
-        {"grace", "grace_percent", "grace_least_s", "late_rounds", "late_discount"}
+        {"grace", "grace_percent", "grace_least_s", "late_rounds", "late_discount", "paused"}
     )
 
     quorum: Annotated[int, Field(ge=1, le=1024)]
@@ -83,6 +97,8 @@ class Rounds(Section):
     """How many rounds later an update still counts that was under way when its own closed. 0: none does."""
     late_discount: Annotated[float, Field(gt=0, le=1)] = 0.5
     """A late update's weight in shared slices is multiplied by this once for each round it is late."""
+    paused: bool = False
+    """No further round opens until the members vote to resume."""
 
 
 Precision = Literal["fp32", "bf16", "fp16", "fp8"]
@@ -171,17 +187,24 @@ class Witnesses(Section):
     outsiders: Annotated[tuple[Outsider, ...], Field(max_length=WITNESSES_MAX)] = ()
 
 
-class Voting(Section):
-    window_s: Annotated[int, Field(ge=1, le=31_536_000)]
-    """Longest time a ballot stays open; it closes earlier once every member has voted."""
-    quorum_percent: Annotated[int, Field(ge=1, le=100)] = 50
-    pass_percent: Annotated[int, Field(ge=50, le=100)] = 50
-    """A proposal passes when more than this share of the votes for or against is for it; at 100, all of them."""
-
-
 class Release(Section):
     licence: Annotated[str, Field(min_length=1, max_length=64)]
     """SPDX identifier of the released model."""
+
+
+Sha256 = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
+
+
+class Released(Section):
+    """A model that the members voted to release. It moves the alias to this manifest."""
+
+    manifest: Sha256
+    alias: Name
+    licence: Annotated[str, Field(min_length=1, max_length=64)]
+    """SPDX identifier."""
+    gates: Sha256
+    """Digest of the gates' configuration and results, so that no threshold is eased after the vote opened."""
+    audience: Annotated[str, Field(min_length=1, max_length=200)] = "public"
 
 
 _NEVER_LATE = {
@@ -194,7 +217,19 @@ _NEVER_LATE = {
 class Charter(Section):
     """The whole document. `version` 1 is signed by every founder; later ones follow from executed proposals."""
 
-    LATER: ClassVar[frozenset[str]] = frozenset({"accounting", "grants", "privacy", "rulings", "witnesses"})
+    LATER: ClassVar[frozenset[str]] = frozenset(
+        {
+            "accounting",
+            "contribution",
+            "grants",
+            "privacy",
+            "probe",
+            "releases",
+            "rollback",
+            "rulings",
+            "witnesses",
+        }
+    )
 
     version: Annotated[int, Field(ge=1)]
     consortium: Consortium
@@ -213,6 +248,11 @@ class Charter(Section):
     rulings: Annotated[tuple[Ruling, ...], Field(max_length=1024)] = ()
     witnesses: Witnesses = Witnesses()
     privacy: Privacy = Privacy()
+    releases: Annotated[tuple[Released, ...], Field(max_length=1024)] = ()
+    """In the order they were voted; the last one of an alias is what it names."""
+    probe: Probe = Probe()
+    rollback: Rollback = Rollback()
+    contribution: Contribution = Contribution()
 
     @model_validator(mode="after")
     def _refers_only_to_what_it_names(self) -> Charter:
@@ -234,6 +274,8 @@ class Charter(Section):
             ("grant", [g.name for g in self.grants]),
             ("ruling on", [r.dispute for r in self.rulings]),
             ("outsider", [o.name for o in self.witnesses.outsiders]),
+            ("release of", [f"{r.manifest} as {r.alias}" for r in self.releases]),
+            *self.voting.named,
         )
         found = [
             f"{what} {name!r} is named twice"
@@ -246,16 +288,38 @@ class Charter(Section):
                     found.append(f"site {site.name!r} names {role} {getattr(site, role)!r}, who is no member")
             if site.device not in devices:
                 found.append(f"site {site.name!r} runs on {site.device!r}, which has no rate")
+        found += self._impossible_rounds()
+        witnesses = len(self.sites) + len(self.witnesses.outsiders)
+        if self.witnesses.quorum > witnesses:
+            found.append(
+                f"witnesses.quorum is {self.witnesses.quorum} but there are {witnesses} sites and outsiders"
+            )
         found += [
-            f"grant {grant.name!r} expires before it begins"
-            for grant in self.grants
-            if 0 < grant.expires_ms <= grant.not_before_ms
+            *self._vain_grants(),
+            *self._voteless(),
+            *self._unpriced_precisions(),
+            *self._idle_readers(),
         ]
-        found += [
-            f"grant {g.name!r} is for {g.member!r}, who is no member"
-            for g in self.grants
-            if g.member not in members
-        ]
+        if self.learning.since is not None and self.version == 1:
+            found.append("learning.since is set but no vote has changed this charter")
+        found += learning_conflicts(self.learning, self.privacy, late_rounds=self.rounds.late_rounds)
+        terms = (self.probe, self.rollback, self.contribution)
+        found += unjudgeable(*terms, self.learning.sequence_length, mode=self.privacy.mode)
+        return found + self._unkeepable_privacy()
+
+    def _unkeepable_privacy(self) -> list[str]:
+        codecs = dict(self.learning.codecs)
+        owned = ("down",) if self.learning.strategy == "diloco" else ("expert", "down")
+        return conflicts(
+            self.privacy,
+            sites=len(self.sites),
+            quorum=self.rounds.quorum,
+            expert_codec=codecs["expert"],
+            shared_codecs={k: c for k, c in codecs.items() if k not in owned and c is not None},
+        )
+
+    def _impossible_rounds(self) -> list[str]:
+        found = []
         if self.rounds.quorum > len(self.sites):
             found.append(f"rounds.quorum is {self.rounds.quorum} but there are {len(self.sites)} sites")
         if self.rounds.grace == "adaptive" and self.rounds.grace_least_s > self.rounds.grace_s:
@@ -267,20 +331,25 @@ class Charter(Section):
             found.append(
                 f"rounds.late_rounds is {self.rounds.late_rounds} but privacy.mode is {self.privacy.mode!r}: {why}"
             )
-        witnesses = len(self.sites) + len(self.witnesses.outsiders)
-        if self.witnesses.quorum > witnesses:
-            found.append(
-                f"witnesses.quorum is {self.witnesses.quorum} but there are {witnesses} sites and outsiders"
-            )
-        found += self._unpriced_precisions()
-        codecs = dict(self.learning.codecs)
-        return found + conflicts(
-            self.privacy,
-            sites=len(self.sites),
-            quorum=self.rounds.quorum,
-            expert_codec=codecs["expert"],
-            shared_codecs={k: c for k, c in codecs.items() if k not in ("expert", "down") and c is not None},
-        )
+        return found
+
+    def _vain_grants(self) -> list[str]:
+        members = [m.name for m in self.members]
+        expired = [g for g in self.grants if 0 < g.expires_ms <= g.not_before_ms]
+        return [f"grant {g.name!r} expires before it begins" for g in expired] + [
+            f"grant {g.name!r} is for {g.member!r}, who is no member"
+            for g in self.grants
+            if g.member not in members
+        ]
+
+    def _voteless(self) -> list[str]:
+        """Officers who are no members, and a charter that nobody could ever change."""
+        members = [m.name for m in self.members]
+        strangers = [name for name in self.voting.officers if name not in members]
+        found = [f"voting.officers names {name!r}, who is no member" for name in strangers]
+        if all(member.suspended for member in self.members):
+            found.append("every member is suspended: nobody could ever vote again")
+        return found
 
     def _unpriced_precisions(self) -> list[str]:
         """Of bf16, where a site computes in it or in fp32: an update without a price would be rejected."""
@@ -292,6 +361,14 @@ class Charter(Section):
             for device in sorted({s.device for s in self.sites})
             for precision in (self.learning.precision, "fp32")
             if not {(device, "any"), (device, precision)} & priced
+        ]
+
+    def _idle_readers(self) -> list[str]:
+        if not self.model.reader or self.learning.routing == "lean":
+            return []
+        why = "readers choose among the experts of lean shards"
+        return [
+            f"model.reader is {self.model.reader} but learning.routing is {self.learning.routing!r}: {why}"
         ]
 
     @property

@@ -62,6 +62,16 @@ class RoundView(View):
     """site -> mean training loss, nats per byte."""
     held_out: dict[str, float] = {}
     """site -> held-out loss of the base state, nats per byte."""
+    probe_loss: float | None = None
+    """Of the new state on the charter's probe, by the median of the sites; None: not measured."""
+    probe_change_ppm: int | None = None
+    """Against the base."""
+    verdict: str = ""
+    """good | measured | rolled-back | unmeasured (`commons.verdict`); empty: the charter names no probe."""
+    worth_ppm: dict[str, int] = {}
+    """``site/round`` of an update -> what the probe loss rises by without it; in rounds that were appraised."""
+    experts_ppm: dict[str, int] = {}
+    """The same of experts."""
     bytes_up: int = 0
     bytes_down: int = 0
     opened_ms: int = 0
@@ -218,6 +228,13 @@ class BallotView(View):
     index: int
 
 
+class MotionView(View):
+    member: str
+    motion: str
+    reason: str
+    at_ms: int
+
+
 class ProposalView(View):
     id: str
     number: int
@@ -226,14 +243,30 @@ class ProposalView(View):
     feature: str
     parameters: dict[str, object]
     state: str
-    """open | passed | defeated | executed | stale"""
+    """One of `commons.course.State`, at the time it was asked for."""
     opened_ms: int
     closes_ms: int
     effective_round: int
+    type: str = "feature.enable"
+    """Which of the charter's rules it is voted by."""
+    eta_ms: int | None = None
+    """When it may be carried out at the earliest; None: it has not succeeded."""
     executed_round: int | None = None
     charter_version: int | None = None
     patch: tuple[dict[str, object], ...] = ()
     electorate: dict[str, int] = {}
+    dormant: tuple[str, ...] = ()
+    officers: tuple[str, ...] = ()
+    quorum_percent: int = 50
+    pass_percent: int = 50
+    share: str = ""
+    members: str = ""
+    objection: str = ""
+    candidates: tuple[str, ...] = ()
+    credits: int = 0
+    tiers: tuple[tuple[str, ...], ...] = ()
+    """Of a roadmap ballot that has ended: the most wanted first."""
+    motions: tuple[MotionView, ...] = ()
     for_weight: int = 0
     against_weight: int = 0
     abstain_weight: int = 0

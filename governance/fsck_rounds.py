@@ -14,11 +14,12 @@ from commons.charter import Charter
 from commons.errors import Code
 from commons.records import Kind, Record
 from commons.signed import text_digest
-from commons.work import EvaluationNote, UpdateNote, UsageNote
+from commons.work import EvaluationNote, ProbeNote, UpdateNote, UsageNote
 from governance.fsck_devices import Devices
 from governance.fsck_epsilon import Epsilon
 from governance.fsck_findings import Findings, Rule
 from governance.fsck_late import LateUpdates, Round, Run
+from governance.fsck_verdicts import Verdicts
 from governance.fsck_votes import Votes
 
 Key = tuple[str, int, str]
@@ -42,7 +43,7 @@ class Work:
 
 
 class Rounds:
-    """Reads RUN, ROUND, UPDATE, USAGE, REJECTION, CLOSE, EVALUATION, FINISH and RELEASE records."""
+    """Reads RUN, ROUND, UPDATE, USAGE, REJECTION, PROBE, VERDICT, WORTH, CLOSE, EVALUATION, FINISH and RELEASE."""
 
     def __init__(self, findings: Findings, votes: Votes, held: Mapping[str, int]) -> None:
         """`held`: hold id -> amount of every hold that is open now, as the money has it."""
@@ -52,12 +53,13 @@ class Rounds:
         self._update: tuple[int, Key, UpdateNote] | None = None
         self._usage: tuple[int, Key] | None = None
         self._devices, self._late = Devices(findings), LateUpdates(findings, votes)
-        self._epsilon = Epsilon(findings)
+        self._epsilon, self._verdicts = Epsilon(findings), Verdicts(findings)
         self.work: dict[Key, Work] = {}
         """What is to be paid and was not yet paid."""
 
     def take(self, index: int, record: Record) -> None:
         self._follows(record.kind)
+        self._verdicts.follows(record)
         match record.kind:
             case Kind.RUN:
                 self._run(index, record.facts)
@@ -69,6 +71,11 @@ class Rounds:
                 self._measure(index, record)
             case Kind.REJECTION:
                 self._reject(index, record.facts)
+            case Kind.PROBE:
+                self._probe(index, record)
+            case Kind.VERDICT | Kind.WORTH:
+                run = self._active(index, record.facts["run"])
+                self._verdicts.take(index, record.kind, run, record.facts)
             case Kind.CLOSE:
                 self._close(index, record.at_ms, record.facts)
             case Kind.EVALUATION:
@@ -151,13 +158,16 @@ class Rounds:
             index,
             f"assigns {', '.join(strangers)}, which the charter does not name",
         )
+        opened_ms = before.opened_ms if before else at_ms
+        overlaps = charter.learning.overlap_steps > 0 and run.opened_ms > 0
         opened = Round(
             number=number,
             attempt=facts["attempt"],
             charter=charter,
             base=facts["base"],
             quorum=facts["quorum"],
-            opened_ms=before.opened_ms if before else at_ms,
+            opened_ms=opened_ms,
+            earliest_ms=before.earliest_ms if before else run.opened_ms if overlaps else at_ms,
             lease_until_ms=facts["lease_until_ms"],
             holds=dict(facts["holds"]),
             attempts=dict.fromkeys(facts["holds"], facts["attempt"]),
@@ -170,7 +180,8 @@ class Rounds:
                 self.work.pop((run.name, number, site), None)
         self._late.open(index, run, opened, facts["holds"])
         self._epsilon.open(index, charter, facts["holds"])
-        run.round = opened
+        self._verdicts.open(index, run, opened, facts["holds"])
+        run.round, run.opened_ms = opened, opened_ms
         self._check_holds(index, run, opened)
 
     def _check_holds(self, index: int, run: Run, opened: Round) -> None:
@@ -261,7 +272,7 @@ class Rounds:
             index,
             f"is {name} under {usage.lease[:60]}, its lease was {lease}",
         )
-        earliest, latest = opened.opened_ms - CLOCK_SLACK_MS, opened.lease_until_ms + CLOCK_SLACK_MS
+        earliest, latest = opened.earliest_ms - CLOCK_SLACK_MS, opened.lease_until_ms + CLOCK_SLACK_MS
         inside = earliest <= usage.started_ms <= usage.ended_ms <= latest
         need(inside, Rule.USAGE, index, f"is {name} for time outside its lease")
         site = opened.charter.site(usage.site)
@@ -289,8 +300,10 @@ class Rounds:
         elif key[2] in opened.holds:
             if facts["update"]:
                 self._epsilon.sent(opened.charter, *key, facts["update"])
-            if facts["code"] == Code.UPDATE_NORM and key[2] in opened.admitted:
-                # It was admitted by itself; that its norm is out of proportion shows beside the others.
+            if facts["code"] == Code.UPDATE_HARMFUL:
+                self._verdicts.reject(index, run, facts)
+            if facts["code"] in (Code.UPDATE_NORM, Code.UPDATE_HARMFUL) and key[2] in opened.admitted:
+                # It was admitted by itself; what is wrong with it shows beside the others.
                 opened.admitted.remove(key[2])
                 if key in self.work:
                     self.work[key] = replace(self.work[key], accepted=False)
@@ -330,9 +343,19 @@ class Rounds:
             f"names others as missing from round {number} than were",
         )
         need(facts["base"] == opened.base, Rule.ROUND, index, f"closes round {number} on another base")
+        self._verdicts.close(index, run, opened, facts)
         run.round, run.closed, run.state = None, number, facts["state"]
         run.licences[facts["state"], number] = opened.charter.release.licence
         self._late.close(index, at_ms, run, opened, facts)
+
+    def _probe(self, index: int, record: Record) -> None:
+        note = notes.parse(record.body)
+        said = ProbeNote.from_note(note)
+        if not self._votes.signed(index, note, self._votes.key(said.site), said.site):
+            return
+        opened = self._round(index, (said.run, said.round, said.site), Rule.VERDICT, "takes a measurement")
+        if opened is not None:
+            self._verdicts.measure(index, opened, said)
 
     def _evaluate(self, index: int, record: Record) -> None:
         note = notes.parse(record.body)

@@ -13,13 +13,16 @@ from commons.errors import Code, Refusal
 from commons.experts.slices import Kind
 from commons.features import FEATURES, Feature, apply, carry_out
 from commons.features.learning import InnerSteps
-from tests.support.chamber import charter, with_sites
+from tests.support.chamber import charter, signer, with_sites
 
 
-def applied(of: Charter, key: str, **params: Any) -> Charter:
+def applied(of: Charter, key: str, /, **params: Any) -> Charter:
     result = apply(of, key, params)
     assert isinstance(result, Charter), result
     return result
+
+
+PROBE = "sha256:" + "ab" * 32
 
 
 @pytest.mark.parametrize(
@@ -37,6 +40,7 @@ def applied(of: Charter, key: str, **params: Any) -> Charter:
         ),
         ("downlink-codec", {"down": "int8"}, {"/learning/codecs/down"}),
         ("inner-steps", {"steps": 20}, {"/learning/inner_steps"}),
+        ("fragments", {"fragments": 4}, {"/learning/fragments"}),
         ("learning-rate", {"learning_rate": 0.5}, {"/learning/learning_rate"}),
         ("inner-optimizer", {"optimizer": "muon"}, {"/learning/inner_optimizer"}),
         (
@@ -51,6 +55,20 @@ def applied(of: Charter, key: str, **params: Any) -> Charter:
             {"learning_rate": 0.7, "momentum": 0.9, "nesterov": True},
             {"/learning/outer/learning_rate", "/learning/outer/momentum", "/learning/outer/nesterov"},
         ),
+        ("strategy", {"strategy": "diloco"}, {"/learning/strategy"}),
+        (
+            "strategy",
+            {"strategy": "sovereign", "routing": "lean"},
+            {"/learning/strategy", "/learning/routing"},
+        ),
+        ("merge", {"merge": "radial"}, {"/learning/merge"}),
+        ("balancing", {"rate": 0.001}, {"/learning/balance_rate"}),
+        ("expert-weights", {"by": "routed"}, {"/learning/expert_weights"}),
+        (
+            "expert-outer-step",
+            {"learning_rate": 0.9, "momentum": 0.5, "nesterov": False},
+            {"/learning/expert_outer/learning_rate", "/learning/expert_outer/momentum"},
+        ),
         ("public-share", {"share": 0.25}, {"/learning/public_share"}),
         ("late-updates", {"late_rounds": 3}, {"/rounds/late_rounds"}),
         (
@@ -58,6 +76,7 @@ def applied(of: Charter, key: str, **params: Any) -> Charter:
             {"late_rounds": 3, "late_discount": 0.75},
             {"/rounds/late_rounds", "/rounds/late_discount"},
         ),
+        ("probe", {"text": PROBE, "bytes": 5000}, {"/probe/text", "/probe/bytes"}),
     ],
 )
 def test_each_feature_changes_its_own_values_and_nothing_else(
@@ -95,6 +114,32 @@ GPU = {"device": "gpu", "precision": "bf16", "micro_per_gflop": 0, "micro_per_pf
         ("ruling", {"dispute": DISPUTE, "upheld_micro": 7}, {"/rulings/0"}),
         ("sponsor", {"site": "turin", "payer": "beta"}, {"/sites/1/payer"}),
         ("witnesses", {"quorum": 2}, {"/witnesses/quorum"}),
+        (
+            "member-admit",
+            {"name": "dora", "key": signer("dora").vkey, "budget_micro": 5, "group": "acme"},
+            {"/members/3"},
+        ),
+        ("member-suspend", {"name": "beta", "reason": "Silent."}, {"/members/1/suspended"}),
+        (
+            "voting-rule",
+            {"type": "member", "members": "2/3", "window_s": 9},
+            {"/voting/rules/0"},
+        ),
+        ("voting-power", {"base": "contribution"}, {"/voting/power/base"}),
+        ("dormancy", {"on": True}, {"/voting/dormancy"}),
+        ("officers", {"names": ("beta",), "pause_s": 60}, {"/voting/officers/0", "/voting/pause_s"}),
+        (
+            "optimistic-bounds",
+            {"bounds": ({"path": "/learning/learning_rate", "least": 0.001, "most": 0.1},)},
+            {"/voting/optimistic/0"},
+        ),
+        ("licence", {"licence": "MIT"}, {"/release/licence"}),
+        (
+            "model-release",
+            {"manifest": DISPUTE, "alias": "stable", "licence": "MIT", "gates": DISPUTE},
+            {"/releases/0"},
+        ),
+        ("pause", {}, {"/rounds/paused"}),
         ("grace", {"grace": "adaptive"}, {"/rounds/grace"}),
         (
             "grace",
@@ -169,14 +214,103 @@ def test_late_updates_exclude_privacy_that_needs_all_updates_of_one_round(
     assert f"rounds.late_rounds is 1 but privacy.mode is {why}" in result.message
 
 
+@pytest.mark.parametrize(
+    ("key", "params", "changed"),
+    [
+        ("rollback", {"on": True, "sigmas": 4.0}, {"/rollback/on", "/rollback/sigmas"}),
+        ("contribution", {"every": 5}, {"/contribution/every"}),
+    ],
+)
+def test_what_rests_on_a_probe_is_refused_without_one(
+    key: str, params: dict[str, Any], changed: set[str]
+) -> None:
+    refused = apply(charter(), key, params)
+    assert isinstance(refused, Refusal) and refused.code == Code.CHARTER_INVALID
+    assert "there is no probe to measure on (probe.text)" in refused.message
+    of = charter(probe={"text": PROBE, "bytes": 5000})
+    assert {at for at, _, _ in diff(of, applied(of, key, **params))} == changed | {
+        "/version",
+        f"/features/{key}",
+    }
+
+
+@pytest.mark.parametrize(
+    ("probe", "why"),
+    [
+        ({"text": PROBE}, "probe.text and probe.bytes belong together"),
+        ({"bytes": 5000}, "probe.text and probe.bytes belong together"),
+        ({"text": PROBE, "bytes": 3}, "probe.bytes is 3, one window takes"),
+        ({"text": PROBE, "bytes": 5000, "rows": 3, "parts": 4}, "each of 4 parts needs one"),
+        ({"text": "sha256:short", "bytes": 5000}, "text"),
+    ],
+)
+def test_a_probe_that_cannot_be_measured_on_is_refused(probe: dict[str, Any], why: str) -> None:
+    refused = apply(charter(), "probe", probe)
+    assert isinstance(refused, Refusal) and why in refused.message
+
+
 def test_every_feature_of_the_registry_is_tried_above() -> None:
     tests = (
+        test_what_rests_on_a_probe_is_refused_without_one,
         test_each_feature_changes_its_own_values_and_nothing_else,
         test_a_vote_on_privacy_changes_its_own_values_and_every_site_must_allow_it,
         test_a_vote_on_the_books_or_on_the_end_of_rounds_changes_its_own_values_and_switches_nothing_on,
     )
     tried = {case[0] for test in tests for mark in test.pytestmark for case in mark.args[1]}  # type: ignore[attr-defined]
-    assert tried == set(FEATURES)
+    undone = {"member-readmit", "member-expel", "resume"}
+    counsel = {key for key, feature in FEATURES.items() if not feature.binding}
+    assert tried | undone | counsel | {"config-patch"} == set(FEATURES)
+
+
+def test_what_was_done_to_a_member_or_to_the_rounds_is_undone_by_another_vote() -> None:
+    suspended = applied(charter(), "member-suspend", name="beta", reason="Silent.")
+    assert applied(suspended, "member-readmit", name="beta").members == charter().members
+    paused = applied(charter(), "pause")
+    assert applied(paused, "resume").rounds == charter().rounds
+    freed = applied(charter(), "sponsor", site="turin", payer="beta")
+    granted = applied(freed, "grant", **SPRING)
+    assert [m.name for m in applied(granted, "member-expel", name="coop", reason="Left.").members] == [
+        "acme",
+        "beta",
+    ]
+    assert applied(granted, "member-expel", name="coop", reason="Left.").grants == ()
+
+
+@pytest.mark.parametrize(
+    ("key", "params", "why"),
+    [
+        ("member-expel", {"name": "coop", "reason": "Left."}, "coop has or pays for turin"),
+        ("member-expel", {"name": "zeta", "reason": "Left."}, "there is no member 'zeta'"),
+        ("member-suspend", {"name": "beta", "reason": ""}, "at least 1 character"),
+        ("member-readmit", {"name": "beta"}, "changes nothing"),
+        ("member-admit", {"name": "beta", "key": signer("dora").vkey, "budget_micro": 0}, "is a member already"),
+        ("member-admit", {"name": "dora", "key": signer("beta").vkey, "budget_micro": 0}, "goes by 'beta'"),
+        ("member-admit", {"name": "dora", "key": "nonsense", "budget_micro": 0}, "not a verifier key"),
+        ("voting-rule", {"type": "member", "share": "3/2", "window_s": 9}, "more than all"),
+        ("voting-rule", {"type": "member", "share": "0/2", "window_s": 9}, "share"),
+        ("voting-rule", {"type": "member", "extend_s": 10, "window_s": 9}, "at most"),
+        ("voting-rule", {"type": "member", "delay_s": 10**9, "window_s": 9}, "delay_s"),
+        ("voting-rule", {"type": "anything", "window_s": 9}, "type"),
+        ("officers", {"names": ("zeta",)}, "who is no member"),
+        ("officers", {"names": ("beta", "beta")}, "named twice"),
+        ("optimistic-bounds", {"bounds": ({"path": "/members/0/name", "least": 0, "most": 1},)}, "path"),
+        ("optimistic-bounds", {"bounds": ({"path": "/learning/seed", "least": 2, "most": 1},)}, "nothing"),
+        ("roadmap", {"candidates": ("a",)}, "at least 2"),
+        ("roadmap", {"candidates": ("a", "a")}, "named twice"),
+    ],
+)  # fmt: skip
+def test_a_vote_on_members_or_rules_that_cannot_be_carried_out_is_refused_before_anybody_votes(
+    key: str, params: dict[str, Any], why: str
+) -> None:
+    refusal = features.check(charter(), key, params)
+    assert isinstance(refusal, Refusal)
+    assert why in refusal.message
+
+
+def test_the_last_member_cannot_be_suspended() -> None:
+    alone = tuple({**m.model_dump(), "suspended": m.name != "acme"} for m in charter().members)
+    refusal = features.check(charter(members=alone), "member-suspend", {"name": "acme", "reason": "All."})
+    assert isinstance(refusal, Refusal) and "every member is suspended" in refusal.message
 
 
 @pytest.mark.parametrize(
@@ -290,9 +424,9 @@ def test_ground_that_moved_and_came_back_has_moved() -> None:
 def test_a_kind_without_a_codec_of_its_own_follows_the_trunk_and_may_do_so_again() -> None:
     one = applied(charter(), "uplink-codec", trunk="int8", expert="bf16")
     codecs = one.learning.codecs
-    assert [codecs.of(kind) for kind in Kind] == ["int8", "int8", "int8", "bf16"]
+    assert [codecs.of(kind) for kind in Kind] == ["int8", "int8", "int8", "bf16", "bf16"]
     two = applied(one, "uplink-codec", trunk="int8", expert="bf16", vector="fp32", router="bf16")
-    assert [two.learning.codecs.of(kind) for kind in Kind] == ["int8", "fp32", "bf16", "bf16"]
+    assert [two.learning.codecs.of(kind) for kind in Kind] == ["int8", "fp32", "bf16", "bf16", "bf16"]
     three = applied(two, "uplink-codec", trunk="int8", expert="bf16", vector=None, router=None)
     assert three.learning.codecs == codecs
     assert b"vector" not in canonical(three), "a charter from before these fields keeps its digest"
