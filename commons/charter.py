@@ -15,9 +15,9 @@ from commons.cosignature import WITNESSES_MAX
 from commons.experts.settings import Value
 from commons.judging import Contribution, Probe, Rollback, unjudgeable
 from commons.learning import Learning
-from commons.learning import conflicts as learning_conflicts
 from commons.privacy.terms import Privacy, conflicts
 from commons.section import Section
+from commons.strategies import conflicts as learning_conflicts
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,31}$")]
 """Lower-case letters, digits and hyphens; at most 32 characters."""
@@ -270,16 +270,22 @@ class Charter(Section):
                 f"witnesses.quorum is {self.witnesses.quorum} but there are {witnesses} sites and outsiders"
             )
         found += self._unpriced_precisions()
-        found += learning_conflicts(self.learning, late_rounds=self.rounds.late_rounds)
+        if self.learning.since is not None and self.version == 1:
+            found.append("learning.since is set but no vote has changed this charter")
+        found += learning_conflicts(self.learning, self.privacy, late_rounds=self.rounds.late_rounds)
         terms = (self.probe, self.rollback, self.contribution)
         found += unjudgeable(*terms, self.learning.sequence_length, mode=self.privacy.mode)
+        return found + self._unkeepable_privacy()
+
+    def _unkeepable_privacy(self) -> list[str]:
         codecs = dict(self.learning.codecs)
-        return found + conflicts(
+        owned = ("down",) if self.learning.strategy == "diloco" else ("expert", "down")
+        return conflicts(
             self.privacy,
             sites=len(self.sites),
             quorum=self.rounds.quorum,
             expert_codec=codecs["expert"],
-            shared_codecs={k: c for k, c in codecs.items() if k not in ("expert", "down") and c is not None},
+            shared_codecs={k: c for k, c in codecs.items() if k not in owned and c is not None},
         )
 
     def _impossible_rounds(self) -> list[str]:

@@ -13,6 +13,8 @@ from pydantic import Field
 
 from commons.section import Section
 
+PARTS_MAX = 32
+
 
 class Probe(Section):
     """`[probe]`. Without a text nothing is measured."""
@@ -21,8 +23,11 @@ class Probe(Section):
     """SHA-256 of the file's bytes; empty: there is no probe."""
     bytes: Annotated[int, Field(ge=0, lt=2**40)] = 0
     """Size of the file."""
+    parts: Annotated[int, Field(ge=1, le=PARTS_MAX)] = 1
+    """Pieces of equal length that the file is cut into, each measured by itself: a kind of text in each makes seen whom an
+    update helps."""
     rows: Annotated[int, Field(ge=1, le=65_536)] = 64
-    """Windows of `learning.sequence_length` tokens that are read of it, evenly spread."""
+    """Windows of `learning.sequence_length` tokens that are read of it, evenly spread; of each part as many."""
     patience_s: Annotated[int, Field(ge=1, le=86_400)] = 120
     """How long a round waits for the sites' measurements of one state, at most."""
 
@@ -31,10 +36,13 @@ class Rollback(Section):
     """`[rollback]`: a state that is much worse on the probe than the one before it is not taken."""
 
     on: bool = False
-    rise_percent: Annotated[float, Field(ge=0, le=1000)] = 1.0
+    rise_percent: Annotated[float, Field(ge=0, le=1000)] = 3.0
     """A rise of the probe loss up to this is never harm."""
     sigmas: Annotated[float, Field(ge=0, le=100)] = 3.0
     """Nor is one within so many deviations of the changes that recent rounds made."""
+    drag_percent: Annotated[float, Field(ge=0, le=1000)] = 0.0
+    """In rounds that are appraised, an update is left out like a harmful one if the new state is better by more than this
+    without it and it helps no part of the probe. 0: none is."""
     quarantine_rounds: Annotated[int, Field(ge=0, le=1000)] = 3
     """For how many rounds a site stays out whose update was found to do the harm."""
 
@@ -52,8 +60,11 @@ def unjudgeable(
     """Why no round can be judged on these terms. `mode`: the charter's privacy mode."""
     if bool(probe.text) != bool(probe.bytes):
         yield "probe.text and probe.bytes belong together: the digest and the size of one file"
-    elif probe.text and probe.bytes <= sequence_length:
-        yield f"probe.bytes is {probe.bytes}, one window takes {sequence_length + 1} (learning.sequence_length + 1)"
+    elif probe.text and probe.bytes // probe.parts <= sequence_length:
+        window = f"{sequence_length + 1} (learning.sequence_length + 1)"
+        yield f"probe.bytes is {probe.bytes}, one window takes {window} and {probe.parts} parts are measured"
+    if probe.rows < probe.parts:
+        yield f"probe.rows is {probe.rows}, each of {probe.parts} parts needs one"
     if not probe.text:
         for name, wanted in (("rollback.on", rollback.on), ("contribution.every", contribution.every)):
             if wanted:

@@ -43,6 +43,7 @@ class Kind(Word):
     REJECTION = "rejection"  # fact: an update rejected, or a site left out
     PROBE = "probe"  # note by a site: loss of a state on the charter's probe
     VERDICT = "verdict"  # fact: what the measurements say of a round's new state
+    WORTH = "worth"  # fact: what the probe loss rises by without single updates and experts
     CLOSE = "close"  # fact: a round combined and saved
     EVALUATION = "evaluation"  # note by a site: held-out loss of a state
     FINISH = "finish"  # fact: a run ended

@@ -12,8 +12,8 @@ from typing import Literal, TypeVar
 
 from commons.judging import Rollback
 
-Losses = Mapping[str, float]
-"""Site -> loss of one state on the probe, nats per byte."""
+Losses = Mapping[str, Sequence[float]]
+"""Site -> losses of one state, one for each part of the probe, nats per byte."""
 Word = Literal["measured", "good", "harmful", "rolled-back", "unmeasured"]
 """`measured`: the charter asks for no more. `harmful`: an update is left out and the round combined without it.
 `rolled-back`: the round ends with the state it began from."""
@@ -31,9 +31,17 @@ _MILLION = 1_000_000
 
 
 def change(before: Losses, after: Losses) -> int | None:
-    """What the loss rose by (fell: below 0), in ppm of what it was, by the lower median of the sites that measured both."""
-    both = sorted(_ppm(before[site], after[site]) for site in before.keys() & after.keys())
-    return both[(len(both) - 1) // 2] if both else None
+    """What the loss over all parts rose by (fell: below 0), in ppm of what it was, by the lower median of the sites that
+    measured both."""
+    return _median([_ppm(sum(before[site]), sum(after[site])) for site in before.keys() & after.keys()])
+
+
+def change_of_best(before: Losses, after: Losses) -> int | None:
+    """The same of the part whose loss rose most, or fell least."""
+    both = before.keys() & after.keys()
+    parts = min((min(len(before[site]), len(after[site])) for site in both), default=0)
+    each = (_median([_ppm(before[site][n], after[site][n]) for site in both]) for n in range(parts))
+    return max((ppm for ppm in each if ppm is not None), default=None)
 
 
 def limit(changes: Sequence[int], rules: Rollback) -> int:
@@ -61,6 +69,26 @@ def culprit(rise: int, without: Mapping[Name, int]) -> Name | None:
         return None
     least = min(without, key=lambda name: (without[name], name))
     return least if 4 * (rise - without[least]) >= rise else None
+
+
+def dragging(worth: Mapping[Name, int], best: Mapping[Name, int], rules: Rollback) -> list[Name]:
+    """Updates that hold the others up, though the loss may have fallen, in order of name.
+
+    `worth`: by update, what the loss of the new state rises by without it. `best`: by update, the same on the part of the probe
+    that it helps most. An update drags when the state is better without it by more than the charter bears **and** it
+    helps no part by a quarter of what the median update helps its own: what helps one partner's kind of text alone is no
+    drag, however much the others would gain without it.
+    """
+    if not best or not rules.drag_percent:
+        return []
+    usual = sorted(best.values())[(len(best) - 1) // 2]
+    bears = round(rules.drag_percent * 10_000)
+    return sorted(name for name in worth if -worth[name] > bears and best[name] <= max(0, usual // 4))
+
+
+def _median(values: list[int]) -> int | None:
+    """The lower one."""
+    return sorted(values)[(len(values) - 1) // 2] if values else None
 
 
 def _ppm(before: float, after: float) -> int:

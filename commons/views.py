@@ -68,6 +68,10 @@ class RoundView(View):
     """Against the base."""
     verdict: str = ""
     """good | measured | rolled-back | unmeasured (`commons.verdict`); empty: the charter names no probe."""
+    worth_ppm: dict[str, int] = {}
+    """``site/round`` of an update -> what the probe loss rises by without it; in rounds that were appraised."""
+    experts_ppm: dict[str, int] = {}
+    """The same of experts."""
     bytes_up: int = 0
     bytes_down: int = 0
     opened_ms: int = 0

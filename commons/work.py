@@ -13,6 +13,7 @@ from typing import ClassVar, Literal
 
 from typing_extensions import Self
 
+from commons.judging import PARTS_MAX
 from commons.names import Digest
 from commons.notes import Note, NoteError, compose, digest, read
 
@@ -185,7 +186,13 @@ class ProbeNote(Words):
     probe: str
     """Digest of the text."""
     state: str
-    loss: float
+    losses: tuple[float, ...]
+    """One for each part of the probe."""
+
+    @property
+    def loss(self) -> float:
+        """Over all parts, which have as many rows each."""
+        return sum(self.losses) / len(self.losses)
 
 
 def _written(value: object) -> str:
@@ -196,6 +203,8 @@ def _written(value: object) -> str:
             if not math.isfinite(value) or value < 0:
                 raise NoteError(f"a loss of {value} cannot be stated")
             return f"{value:.9f}"
+        case tuple():
+            return ",".join(_written(one) for one in value)
         case _:
             return str(value)
 
@@ -213,6 +222,8 @@ def _value(name: str, kind: str, text: str) -> object:
         if not (value := float(text)) < _LOSS_BELOW:
             raise NoteError(f"field {name!r} is out of all bounds: {text[:40]!r}")
         return value
+    if kind.startswith("tuple"):
+        return tuple(_value(name, "float", one) for one in text.split(",", PARTS_MAX))
     if kind.startswith("Literal") and repr(text) not in kind:
         raise NoteError(f"field {name!r} cannot be {text[:40]!r}")
     return text

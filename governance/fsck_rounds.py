@@ -43,7 +43,7 @@ class Work:
 
 
 class Rounds:
-    """Reads RUN, ROUND, UPDATE, USAGE, REJECTION, PROBE, VERDICT, CLOSE, EVALUATION, FINISH and RELEASE records."""
+    """Reads RUN, ROUND, UPDATE, USAGE, REJECTION, PROBE, VERDICT, WORTH, CLOSE, EVALUATION, FINISH and RELEASE."""
 
     def __init__(self, findings: Findings, votes: Votes, held: Mapping[str, int]) -> None:
         """`held`: hold id -> amount of every hold that is open now, as the money has it."""
@@ -73,9 +73,9 @@ class Rounds:
                 self._reject(index, record.facts)
             case Kind.PROBE:
                 self._probe(index, record)
-            case Kind.VERDICT:
-                facts = record.facts
-                self._verdicts.judge(index, self._active(index, facts["run"]), facts)
+            case Kind.VERDICT | Kind.WORTH:
+                run = self._active(index, record.facts["run"])
+                self._verdicts.take(index, record.kind, run, record.facts)
             case Kind.CLOSE:
                 self._close(index, record.at_ms, record.facts)
             case Kind.EVALUATION:

@@ -8,7 +8,7 @@ from typing import Any
 
 from commons.charter import Charter
 from commons.records import Kind, Record
-from commons.verdict import change, culprit, limit
+from commons.verdict import change, change_of_best, culprit, dragging, limit
 from commons.work import ProbeNote
 from governance.fsck_findings import Findings, Rule
 from governance.fsck_late import Round, Run
@@ -18,8 +18,10 @@ from governance.fsck_late import Round, Run
 class _Judged:
     """Of one run."""
 
-    losses: dict[tuple[str, str], dict[str, float]] = field(default_factory=dict)
+    losses: dict[tuple[str, str], dict[str, tuple[float, ...]]] = field(default_factory=dict)
     """(probe, state) -> site -> loss."""
+    dragging: set[str] = field(default_factory=set)
+    """Sites whose update held the others up the last time it was appraised."""
     changes: list[int] = field(default_factory=list)
     harmful: dict[str, int] = field(default_factory=dict)
     """Site -> round of its last update that was left out."""
@@ -68,9 +70,12 @@ class Verdicts:
         losses = self._of(said.run).losses.setdefault((said.probe, said.state), {})
         what = f"is a second measurement of one state by site {said.site}"
         need(said.site not in losses, Rule.VERDICT, index, what)
-        losses.setdefault(said.site, said.loss)
+        losses.setdefault(said.site, said.losses)
 
-    def judge(self, index: int, run: Run, facts: Mapping[str, Any]) -> None:
+    def take(self, index: int, kind: Kind, run: Run, facts: Mapping[str, Any]) -> None:
+        (self._judge if kind is Kind.VERDICT else self._appraise)(index, run, facts)
+
+    def _judge(self, index: int, run: Run, facts: Mapping[str, Any]) -> None:
         need, opened, judged = self._findings.require, run.round, self._of(run.name)
         if opened is None or (opened.number, opened.base) != (facts["round"], facts["base"]):
             self._findings.add(Rule.VERDICT, index, f"judges round {facts['round']}, which is not open")
@@ -83,11 +88,12 @@ class Verdicts:
         what = f"states a limit of {facts['limit_ppm']} ppm in round {opened.number}, the charter's rule gives {most}"
         need(facts["limit_ppm"] == most, Rule.VERDICT, index, what)
         harm = most is not None and found is not None and found > most
-        words = ("harmful", "rolled-back") if harm else (_unharmed(found, charter),)
+        named = self._named(run, judged, charter, facts, found if harm else None)
+        judged.named, self._due = named, run.name
+        words = (_unharmed(found, charter),) if named is None and not harm else ("harmful",)
+        words = ("rolled-back",) if harm and named is None else words
         what = f"calls round {opened.number} {facts['verdict']!r}, it is {' or '.join(words)}"
         need(facts["verdict"] in words, Rule.VERDICT, index, what)
-        if harm and found is not None:
-            self._name(index, run, judged, charter, facts, found)
         judged.last = dict(facts)
         if facts["verdict"] in ("good", "measured") and change_ppm is not None:
             judged.changes.append(change_ppm)
@@ -99,6 +105,59 @@ class Verdicts:
         what = f"leaves out the update of site {site} for harm that the verdict before it does not lay on it"
         self._findings.require(named == (site, number), Rule.VERDICT, index, what)
         judged.harmful[site] = max(number, judged.harmful.get(site, number))
+
+    def _appraise(self, index: int, run: Run, facts: Mapping[str, Any]) -> None:
+        """What updates and experts are worth follows from the measurements, of the state that was judged."""
+        opened, judged = run.round, self._of(run.name)
+        need, last = self._findings.require, judged.last
+        if opened is None or opened.number != facts["round"]:
+            self._findings.add(Rule.VERDICT, index, f"appraises round {facts['round']}, which is not open")
+            return
+        right = last is not None and last["state"] == facts["state"]
+        what = f"appraises another state of round {opened.number} than was judged"
+        need(right, Rule.VERDICT, index, what)
+        due = opened.charter.contribution.every and opened.number % opened.charter.contribution.every == 0
+        need(
+            bool(due),
+            Rule.VERDICT,
+            index,
+            f"appraises round {opened.number}, which the charter does not ask for",
+        )
+        for name, (left, *said) in (*facts["updates"].items(), *facts["experts"].items()):
+            found = self._changes(judged, opened.charter, facts["state"], left)
+            what = f"states that {name} is worth {said} ppm in round {opened.number}, the measurements say {found}"
+            need(found is not None and said == [*found], Rule.VERDICT, index, what)
+        self._bears(index, run, opened, judged, facts)
+        strangers = [n for n in facts["experts"] if n not in opened.charter.experts]
+        strangers += [n for n in facts["updates"] if not self._counts(run, opened, n)]
+        what = f"appraises {', '.join(strangers[:3])}, which has no part in round {opened.number}"
+        need(not strangers, Rule.VERDICT, index, what)
+
+    def _bears(self, index: int, run: Run, opened: Round, judged: _Judged, facts: Mapping[str, Any]) -> None:
+        """Which updates drag, and that none drags for the second time, where the quorum stands without it."""
+        rules, worth, best = (
+            opened.charter.rollback,
+            dict[tuple[str, int], int](),
+            dict[tuple[str, int], int](),
+        )
+        for name, (_, ppm, most) in facts["updates"].items():
+            site, _, number = name.rpartition("/")
+            worth[site, int(number)], best[site, int(number)] = ppm, most
+        drags = dragging(worth, best, rules) if rules.on else []
+        said = [f"{site}/{number}" for site, number in drags]
+        what = f"names as dragging in round {opened.number} {facts.get('dragging', [])}, by the measurements {said} do"
+        self._findings.require(facts.get("dragging", []) == said, Rule.VERDICT, index, what)
+        again = [site for site, _ in drags if site in judged.dragging and self._leavable(run, site)]
+        what = f"closes round {opened.number} with the update of {', '.join(again)}, which drags for the second time"
+        self._findings.require(not again, Rule.VERDICT, index, what)
+        judged.dragging = judged.dragging - {site for site, _ in worth} | {site for site, _ in drags}
+
+    def _counts(self, run: Run, opened: Round, name: str) -> bool:
+        site, _, number = name.rpartition("/")
+        late = run.late.get(site)
+        return (site in opened.admitted and number == str(opened.number)) or (
+            late is not None and number == str(late.number)
+        )
 
     def close(self, index: int, run: Run, opened: Round, facts: Mapping[str, Any]) -> None:
         """The round's state is the one that was judged, or the one it began from."""
@@ -117,24 +176,40 @@ class Verdicts:
         )
         need(last["verdict"] != "harmful" and facts["state"] == wanted, Rule.VERDICT, index, what)
 
-    def _name(
-        self, index: int, run: Run, judged: _Judged, charter: Charter, facts: Mapping[str, Any], rise: int
-    ) -> None:
-        """Who is left out follows from the measurements of the states without each; nobody where none helps."""
-        worth = {}
+    def _named(
+        self, run: Run, judged: _Judged, charter: Charter, facts: Mapping[str, Any], rise: int | None
+    ) -> tuple[str, int] | None:
+        """Who is left out, by the measurements of the states without each. `rise`: where there is harm."""
+        rules, looked = charter.rollback, dict[tuple[str, int], tuple[int, int]]()
+        before = facts["state"] if rise is None else facts["base"]
         for key, state in facts.get("without", {}).items():
             site, _, number = key.rpartition("/")
-            if (found := self._change(judged, charter, facts["base"], state)) is not None:
-                worth[site, int(number)] = found
-        judged.named = culprit(rise, worth)
-        self._due = run.name
-        said = facts["verdict"] == "harmful"
-        what = f"calls round {facts['round']} {facts['verdict']!r}, leaving out {judged.named or 'nobody'} would take the harm away"
-        self._findings.require(said == (judged.named is not None), Rule.VERDICT, index, what)
+            if (found := self._changes(judged, charter, before, state)) is not None:
+                looked[site, int(number)] = found
+        worth = {key: ppm for key, (ppm, _) in looked.items()}
+        if not rules.on:
+            return None
+        if rise is not None:
+            return culprit(rise, worth)
+        best = {key: most for key, (_, most) in looked.items()}
+        again = [key for key in dragging(worth, best, rules) if key[0] in judged.dragging]
+        again = [key for key in again if self._leavable(run, key[0])]
+        return min(again, key=lambda key: (worth[key], key), default=None)
+
+    def _leavable(self, run: Run, site: str) -> bool:
+        """Whether the round's quorum stands without the site's update."""
+        opened = run.round
+        return site in run.late or (opened is not None and len(opened.admitted) > opened.quorum)
 
     def _change(self, judged: _Judged, charter: Charter, base: str, state: str) -> int | None:
         probe = charter.probe.text
         return change(judged.losses.get((probe, base), {}), judged.losses.get((probe, state), {}))
+
+    def _changes(self, judged: _Judged, charter: Charter, before: str, after: str) -> tuple[int, int] | None:
+        """Over the whole probe, and of the part that rose most."""
+        pair = [judged.losses.get((charter.probe.text, state), {}) for state in (before, after)]
+        whole, best = change(*pair), change_of_best(*pair)
+        return None if whole is None or best is None else (whole, best)
 
     def _of(self, run: str) -> _Judged:
         return self._runs.setdefault(run, _Judged())

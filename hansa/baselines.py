@@ -23,7 +23,7 @@ from safetensors.numpy import load_file, save_file
 from commons.charter import Model
 from commons.experts.map import ExpertMap
 from commons.experts.stored import stacked, unstacked
-from commons.learning import Learning
+from commons.learning import Learning, Warm
 from commons.names import SiteId
 from commons.section import Section
 from workers.data import Corpus, Mixture, Source
@@ -34,6 +34,8 @@ from workers.trainer import Trainer
 Array = NDArray[np.float32]
 OnStep = Callable[[int, float], None]
 _EVERYTHING = SiteId("everything")
+_WHOLE = {"strategy": "expert_diloco", "routing": "joint", "warm": Warm(), "since": None}
+"""One site that owns all experts, in one round."""
 
 
 class SeedPhase(Section):
@@ -119,8 +121,7 @@ def held_out_losses(
 
 
 def _in_one_round(learning: Learning) -> Learning:
-    steps = learning.rounds * learning.inner_steps
-    return learning.model_copy(update={"rounds": 1, "inner_steps": steps, "routing": "joint"})
+    return learning.model_copy(update={"rounds": 1, "inner_steps": learning.total_steps})
 
 
 def _train(
@@ -134,6 +135,7 @@ def _train(
     on_step: OnStep,
 ) -> dict[str, Array]:
     owners = dict.fromkeys(expert_map.experts, _EVERYTHING)
+    learning = learning.model_copy(update=_WHOLE)
     trainer = Trainer(
         model=model,
         expert_map=ExpertMap.from_owners(model, owners),

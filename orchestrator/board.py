@@ -70,6 +70,8 @@ def round_view(run: RunState, found: RoundState, charter: Charter) -> RoundView:
         probe_loss=found.probe_loss,
         probe_change_ppm=found.change_ppm,
         verdict=found.verdict,
+        worth_ppm=found.worth_ppm,
+        experts_ppm=found.experts_ppm,
         bytes_up=sum(update.payload_bytes for update in (*updates.values(), *late.values())),
         bytes_down=found.bytes_down,
         opened_ms=found.opened_ms,

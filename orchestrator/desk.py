@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from commons.charter import Charter
 from commons.errors import Refusal
+from commons.exchange import Exchange
 from commons.experts.map import ExpertMap
 from commons.names import RunId, SiteId
 from commons.notes import Signer
@@ -44,6 +45,12 @@ class Desk:
         if version not in self._maps:
             self._maps[version] = ExpertMap.from_charter(self.consortium.members.charters[version])
         return self._maps[version]
+
+    def exchange(self, found: RoundState) -> Exchange:
+        """What that round moves. Call it while holding the lock."""
+        version = found.charter_version
+        learning = self.consortium.members.charters[version].learning
+        return Exchange(self.expert_map(version), learning, found.number)
 
     def charter_of_next(self, run: RunState) -> Charter:
         """Of the round that is open, or opens next as things are. Call it while holding the lock."""

@@ -1,4 +1,5 @@
-"""The records that a run's course is written in: RUN, ROUND, REJECTION, VERDICT, CLOSE and FINISH, field by field.
+"""The records that a run's course is written in: RUN, ROUND, REJECTION, VERDICT, WORTH, CLOSE and
+FINISH, field by field.
 
 `orchestrator.progress` folds them.
 """
@@ -147,6 +148,34 @@ def verdict_fact(
         verdict=word,
         change_ppm=change_ppm,
         limit_ppm=limit_ppm,
+        **more,
+    )
+
+
+def worth_fact(
+    now_ms: int,
+    *,
+    run: RunId,
+    number: RoundNumber,
+    state: Digest,
+    updates: Mapping[str, tuple[Digest, int, int]],
+    experts: Mapping[str, tuple[Digest, int, int]],
+    dragging: Collection[str] = (),
+) -> Record:
+    """What the probe loss of the round's new `state` rises by, in ppm, without one update (``site/round``) or one expert.
+
+    Before it the state without, whose measurements stand before this record; behind it the same of the part of the probe
+    that it helps most. What nobody measured is not named. `dragging`: updates that hold the others up, where the charter asks.
+    """
+    more = {"dragging": sorted(dragging)} if dragging else {}
+    return fact(
+        Kind.WORTH,
+        now_ms,
+        run=run,
+        round=number,
+        state=state,
+        updates={name: list(found) for name, found in updates.items()},
+        experts={name: list(found) for name, found in experts.items()},
         **more,
     )
 

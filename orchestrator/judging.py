@@ -9,16 +9,18 @@ Under secure aggregation nobody can be left out of a sum, so the whole round is.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from commons.charter import Charter
 from commons.errors import Code, Refusal
-from commons.names import Digest, RoundNumber, RunId, SiteId
+from commons.experts.map import ExpertMap
+from commons.names import Digest, RunId, SiteId
 from commons.notes import NoteError, Verifier, open_note
 from commons.records import Kind, Record
-from commons.verdict import Word, change, culprit, limit
+from commons.verdict import Word, change, change_of_best, culprit, dragging, limit
 from commons.work import AssignmentNote, ProbeNote
+from orchestrator.appraising import Appraisal, Key, due, silent, updates_of
 from orchestrator.combine import Combined
 from orchestrator.desk import Desk
 from orchestrator.facts import rejection_fact, verdict_fact
@@ -26,8 +28,6 @@ from orchestrator.plan import probing
 from orchestrator.progress import RoundState, RunState
 
 log = logging.getLogger("hansa.coordinator")
-Key = tuple[SiteId, RoundNumber]
-"""Of an update: its site, and the round it is of."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,15 @@ class Judged:
     combined: Combined
     verdict: Verdict | None = None
     """None under a charter without a probe."""
+    appraisal: Appraisal | None = None
+    """In rounds in which the charter asks for one."""
+
+    def records(self, now_ms: int, run: RunState, found: RoundState, charter: Charter) -> list[Record]:
+        """What is written down right before the round's CLOSE."""
+        said = [self.verdict.fact(now_ms, RunId(run.run), found)] if self.verdict else []
+        if self.appraisal:
+            said.append(self.appraisal.fact(now_ms, run, found, charter, self.combined.state))
+        return said
 
 
 Without = Callable[[Key], Combined | None]
@@ -93,9 +102,17 @@ def _judge(desk: Desk, run: RunId, charter: Charter, combined: Combined, without
             return None
         first = weighed(found[0], found[1], charter, combined.state)
         may = leavable(found[0], found[1], charter)
+        appraised = updates_of(found[0], found[1]) if due(charter, found[1].number) else []
+        expert_map = desk.expert_map(found[1].charter_version)
+    if first.word in ("good", "measured") and due(charter, found[1].number):
+        appraisal = _appraisal(desk, charter, combined, appraised, expert_map, without)
+        wanted = (combined.state, *appraisal.states) if appraisal else ()
+        if appraisal is None or not _measured(desk, run, charter, combined, wanted):
+            return None
+        return _leave_out(desk, run, charter, Judged(combined, first, appraisal), dict(appraisal.updates))
     if first.word != "harmful":
         return Judged(combined, first)
-    states: dict[Key, Digest] = {}
+    states = {}
     for key in may:
         left = without(key)
         if left is None:
@@ -103,7 +120,25 @@ def _judge(desk: Desk, run: RunId, charter: Charter, combined: Combined, without
         states[key] = left.state
     if states and not _measured(desk, run, charter, combined, (combined.state, *states.values())):
         return None
-    return _leave_out(desk, run, charter, combined, states)
+    return _leave_out(desk, run, charter, Judged(combined, first), states)
+
+
+def _appraisal(
+    desk: Desk,
+    charter: Charter,
+    combined: Combined,
+    updates: list[Key],
+    expert_map: ExpertMap,
+    without: Without,
+) -> Appraisal | None:
+    """The states without each; None when the round is gone meanwhile."""
+    left = [(key, without(key)) for key in updates]
+    found = [(key, one.state) for key, one in left if one is not None]
+    if len(found) < len(updates):
+        return None
+    experts = expert_map.experts if charter.learning.routing == "joint" else ()
+    quiet = [(e, silent(desk.store, combined.state, expert_map, e)) for e in experts]
+    return Appraisal(tuple(found), tuple(quiet))
 
 
 def weighed(run: RunState, found: RoundState, charter: Charter, state: Digest) -> Verdict:
@@ -141,10 +176,11 @@ def stands(desk: Desk, run: RunId, judged: Judged) -> bool:
 
 
 def _leave_out(
-    desk: Desk, run: RunId, charter: Charter, combined: Combined, states: dict[Key, Digest]
+    desk: Desk, run: RunId, charter: Charter, judged: Judged, states: dict[Key, Digest]
 ) -> Judged | None:
-    """Reject the update that does the harm; where none is found the round ends with the state it began from."""
-    rolled: list[Judged] = []
+    """Reject the update that does the harm. Where there is harm and none is found, the round ends with the state it began
+    from; where there is none, as `judged`."""
+    combined, closing = judged.combined, list[Judged]()
 
     def decide(now_ms: int) -> list[Record]:
         found = desk.open_round(run)
@@ -152,41 +188,70 @@ def _leave_out(
             return []
         state, opened = found
         verdict = weighed(state, opened, charter, combined.state)
-        rise = verdict.change_ppm
-        if verdict.word != "harmful" or rise is None:
-            return []
-        verdict = replace(verdict, without=tuple(states.items()))
-        looked = {key: weighed(state, opened, charter, left).change_ppm for key, left in states.items()}
-        worth = {key: ppm for key, ppm in looked.items() if ppm is not None}
-        one = culprit(rise, worth)
-        if one is None:
-            back = replace(
-                combined, state=opened.base, momentum=state.momentum, sites=combined.sites, moved=False
-            )
-            rolled.append(Judged(back, replace(verdict, word="rolled-back")))
-            return []
-        site, number = one
-        admitted = state.history[number - 1].update(site)
-        assert admitted is not None, "only admitted updates are looked at"
-        message = (
-            f"with its update the loss on the probe changes by {_percent(rise)} in round "
-            f"{opened.number}, without it by {_percent(worth[one])}: it is left out, and the site of the "
-            f"{charter.rollback.quarantine_rounds} rounds that follow; its operator looks at its text and training"
-        )
-        rejected = rejection_fact(
-            now_ms,
-            run=run,
-            number=number,
-            site=site,
-            code=Code.UPDATE_HARMFUL,
-            message=message,
-            update=admitted.update.digest,
-        )
-        log.warning("run %s round %d: site %s: %s", run, opened.number, site, message)
-        return [verdict.fact(now_ms, run, opened), rejected]
+        named = accused(state, opened, charter, verdict, states)
+        told = replace(verdict, word="harmful", without=tuple(states.items()))
+        if named is not None:
+            return [told.fact(now_ms, run, opened), _rejection(now_ms, charter, state, opened, *named)]
+        if verdict.word == "harmful":
+            back = replace(combined, state=opened.base, momentum=state.momentum, moved=False)
+            closing.append(Judged(back, replace(told, word="rolled-back")))
+        else:
+            closing.append(replace(judged, verdict=verdict))
+        return []
 
     desk.consortium.commit(decide)
-    return rolled[0] if rolled else None
+    return closing[0] if closing else None
+
+
+def accused(
+    run: RunState, found: RoundState, charter: Charter, verdict: Verdict, states: Mapping[Key, Digest]
+) -> tuple[Key, str] | None:
+    """The update to be left out, and what the measurements say against it. `states`: those without each update that was looked
+    at: where there is no harm, all of the round's."""
+    probe, rules = charter.probe.text, charter.rollback
+    if not rules.on or verdict.change_ppm is None:
+        return None
+    harm = verdict.word == "harmful"
+    before = run.measured.losses(found.base if harm else verdict.state, probe)
+    looked = {key: run.measured.losses(state, probe) for key, state in states.items()}
+    worth = {key: ppm for key, losses in looked.items() if (ppm := change(before, losses)) is not None}
+    best = {key: change_of_best(before, looked[key]) or 0 for key in worth}
+    if harm:
+        named = culprit(verdict.change_ppm, worth)
+    else:
+        may = [key for key in dragging(worth, best, rules) if key[0] in run.dragging]
+        may = [key for key in may if key in leavable(run, found, charter)]
+        named = min(may, key=lambda key: (worth[key], key), default=None)
+    if named is None:
+        return None
+    if harm:
+        with_it, left = _percent(verdict.change_ppm), _percent(worth[named])
+        return named, f"with its update the loss on the probe changes by {with_it}, without it by {left}"
+    better, most = _percent(worth[named]), _percent(best[named])
+    return named, (
+        f"without its update the loss of the new state on the probe changes by {better}, and on the part it helps most by "
+        f"{most}; it was so the last time it was appraised too"
+    )
+
+
+def _rejection(now_ms: int, charter: Charter, run: RunState, found: RoundState, key: Key, why: str) -> Record:
+    site, number = key
+    admitted = run.history[number - 1].update(site)
+    assert admitted is not None, "only admitted updates are looked at"
+    message = (
+        f"{why}: it is left out of round {found.number}, and the site of the {charter.rollback.quarantine_rounds} that "
+        "follow; its operator looks at its text and training"
+    )
+    log.warning("run %s round %d: site %s: %s", run.run, found.number, site, message)
+    return rejection_fact(
+        now_ms,
+        run=run.run,
+        number=number,
+        site=site,
+        code=Code.UPDATE_HARMFUL,
+        message=message,
+        update=admitted.update.digest,
+    )
 
 
 def _measured(
@@ -263,9 +328,14 @@ def decide_measurement(
             Code.REQUEST_INVALID,
             f"site {site} measured on {note.probe[:80]}, the probe is {charter.probe.text}",
         )
+    if len(note.losses) != charter.probe.parts:
+        message = (
+            f"site {site} states losses of {len(note.losses)} parts, the probe has {charter.probe.parts}"
+        )
+        return Refusal(Code.REQUEST_INVALID, message)
     known = run.measured.note(Digest(note.state), note.probe, site)
     if known is not None:
-        same = known[1].loss == note.loss
+        same = known[1].losses == note.losses
         return (
             known[0] if same else Refusal(Code.REQUEST_INVALID, f"site {site} has stated another loss before")
         )

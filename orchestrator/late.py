@@ -73,6 +73,10 @@ def too_late(
     if own.privacy != taking.privacy:
         message = f"{what} was made under other terms of privacy than those in force; its next order is new"
         return Refusal(Code.ROUND_CLOSED, message)
+    mine, theirs = own.learning, taking.learning
+    if (mine.strategy, mine.counts) != (theirs.strategy, theirs.counts):
+        message = f"{what} was made under another strategy or weighting than the one in force; its next order is new"
+        return Refusal(Code.ROUND_CLOSED, message)
     if now_ms >= found.lease_until_ms:
         message = f"{what} did not come before its lease was over; its next order is new"
         return Refusal(Code.LEASE_EXPIRED, message)

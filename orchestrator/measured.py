@@ -24,10 +24,10 @@ class Measured:
         found = self._notes.get(state, {}).get(site)
         return found if found and found[1].probe == probe else None
 
-    def losses(self, state: Digest, probe: str) -> dict[str, float]:
-        """Site -> loss of that state on that probe."""
+    def losses(self, state: Digest, probe: str) -> dict[str, tuple[float, ...]]:
+        """Site -> losses of that state on the parts of that probe."""
         found = self._notes.get(state, {})
-        return {str(site): note.loss for site, (_, note) in sorted(found.items()) if note.probe == probe}
+        return {str(site): note.losses for site, (_, note) in sorted(found.items()) if note.probe == probe}
 
     def typical(self, state: Digest) -> float | None:
         """The lower median of what sites measured; None where nobody did."""

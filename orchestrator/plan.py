@@ -81,7 +81,7 @@ def plan_round(
     number = before.number if before else RoundNumber(run.closed + 1)
     attempt = before.attempt + 1 if before else 1
     settled = before.admitted if before else {}
-    gflop = ordered_gflop(charter, expert_map)
+    gflop = ordered_gflop(charter, expert_map, number)
     lease_until_ms = now_ms + charter.rounds.lease_s * 1000
     rate_card = rate_card_digest(charter.rate_card)
     requests: list[HoldRequest] = []

@@ -1,6 +1,6 @@
 """Where every run stands: the view that folds the journal's run records.
 
-Reads the facts RUN, ROUND, REJECTION, VERDICT, CLOSE and FINISH (`orchestrator.facts` writes them) and the sites' notes. Pure:
+Reads the facts RUN, ROUND, REJECTION, VERDICT, WORTH, CLOSE and FINISH (`orchestrator.facts` writes them) and the sites' notes. Pure:
 no clock, no disk. Rebuilt from the journal, it is the same.
 """
 
@@ -81,6 +81,10 @@ class RoundState:
     change_ppm: int | None = None
     probe_loss: float | None = None
     """Of its state, by the median of the sites."""
+    worth_ppm: dict[str, int] = field(default_factory=dict)
+    """``site/round`` of an update -> what the probe loss rises by without it, in rounds that were appraised."""
+    experts_ppm: dict[str, int] = field(default_factory=dict)
+    """The same of experts."""
 
     @property
     def waiting(self) -> list[SiteId]:
@@ -122,6 +126,8 @@ class RunState:
     """Of the final state: journal index and note."""
     measured: Measured = field(default_factory=Measured)
     """Of states on the probe."""
+    dragging: frozenset[SiteId] = frozenset()
+    """Sites whose update held the others up the last time it was appraised."""
     harmful: dict[SiteId, RoundNumber] = field(default_factory=dict)
     """Sites whose update was left out for the harm it did -> the last such round."""
     finished: str | None = None
@@ -200,6 +206,8 @@ class Runs:
                 self.by_id[RunId(said.run)].measured.take(index, said)
             case Kind.VERDICT:
                 self._judge(record.facts)
+            case Kind.WORTH:
+                self._appraise(record.facts)
             case Kind.CLOSE:
                 self._close(record.at_ms, record.facts)
             case Kind.EVALUATION:
@@ -310,6 +318,16 @@ class Runs:
         found.verdict, found.change_ppm = facts["verdict"], facts["change_ppm"]
         found.probe_loss = run.measured.typical(Digest(facts["state"]))
         run.measured.judged(facts["verdict"], facts["change_ppm"])
+
+    def _appraise(self, facts: Mapping[str, Any]) -> None:
+        run, found = self.by_id[RunId(facts["run"])], self._round(facts["run"], facts["round"])
+        found.worth_ppm = {name: ppm for name, (_, ppm, _) in facts["updates"].items()}
+        found.experts_ppm = {name: ppm for name, (_, ppm, _) in facts["experts"].items()}
+        looked, dragging = (
+            {SiteId(name.rpartition("/")[0]) for name in names}
+            for names in (facts["updates"], facts.get("dragging", ()))
+        )
+        run.dragging = run.dragging - looked | dragging
 
     def _close(self, at_ms: int, facts: Mapping[str, Any]) -> None:
         run = self.by_id[RunId(facts["run"])]

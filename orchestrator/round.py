@@ -17,11 +17,12 @@ from commons.privacy.terms import Robust
 from commons.records import Record
 from governance.ledger import decide_expire, decide_failed, decide_grants, decide_hold, decide_rulings
 from orchestrator import checkpoints
+from orchestrator.appraising import Key
 from orchestrator.charges import end_hold, end_holds
 from orchestrator.combine import Combined, Contribution, Opening, Unmoved, combine
 from orchestrator.desk import Desk
 from orchestrator.facts import close_fact, finish_fact
-from orchestrator.judging import Judged, Key, judge, stands
+from orchestrator.judging import Judged, judge, stands
 from orchestrator.late import late_updates, staying
 from orchestrator.plan import (
     Verdict,
@@ -136,7 +137,7 @@ def _combine_and_save(desk: Desk, run: RunId, *, without: Key | None = None) -> 
         charter = desk.consortium.members.charters[opened.charter_version]
         admitted = {s: a.update for s, a in opened.admitted.items() if (s, opened.number) != without}
         late = [one for one in late_updates(state, charter) if (one.site, one.found.number) != without]
-        momentum, expert_map = state.momentum, desk.expert_map(opened.charter_version)
+        momentum, exchange = state.momentum, desk.exchange(opened)
     rule = _rule(desk, run, charter)
     if rule is None and charter.privacy.mode == "secagg":
         return None
@@ -158,10 +159,8 @@ def _combine_and_save(desk: Desk, run: RunId, *, without: Key | None = None) -> 
             desk.store,
             base=opened.base,
             momentum=momentum,
-            expert_map=expert_map,
-            outer=charter.learning.outer,
+            exchange=exchange,
             contributions=contributions,
-            down=charter.learning.codecs.down,
             rule=rule,
         )
 
@@ -221,7 +220,7 @@ def _settle(desk: Desk, run: RunId, judged: Judged) -> bool:
         stay |= {(number, site) for site, number in state.carried.items() if site not in vain}
         charters = consortium.members.charters
         ended = end_holds(consortium.ledger, charters, state, now_ms, stay=stay)
-        said = [judged.verdict.fact(now_ms, run, opened)] if judged.verdict else []
+        said = judged.records(now_ms, state, opened, charter)
         return [*said, closed, *letting_go(state, vain, now_ms), *ended]
 
     return bool(desk.consortium.commit(decide))
@@ -256,7 +255,7 @@ def carry_out_votes(desk: Desk, run: RunId | None) -> None:
         if run is not None and desk.runs.by_id[run].late:
             return []
         number = desk.runs.by_id[run].closed + 1 if run else 1
-        return consortium.proposals.decide_execute(consortium.charter, number, now_ms)
+        return consortium.proposals.decide_execute(consortium.charter, number, now_ms, run=run or "")
 
     executed = consortium.commit(decide)
     if isinstance(executed, Refusal):

@@ -146,7 +146,7 @@ class TrainingActor:
             with contextlib.suppress(TrainingError, CorpusError, KeyError, Abandoned):
                 self._trainer_of(run, charter).ahead(
                     round_number=number,
-                    learning=charter.learning,
+                    learning=charter.learning.in_run(run),
                     on_step=on_step,
                     gauge=gauge,
                     experts=_experts(charter),
@@ -163,9 +163,10 @@ class TrainingActor:
     ) -> Trained | Failed:
         from workers.trainer import TrainingError
 
-        learning, begun, self._begun = charter.learning, self._begun, None
+        learning, begun, self._begun = charter.learning.in_run(run), self._begun, None
         gauge = begun[1] if begun and begun[0] == (run, number) else self._gauge(not_before_ms)
-        self._progress = Progress(steps=learning.inner_steps)
+        steps = learning.steps_in(number)
+        self._progress = Progress(steps=steps)
         began, done, total = time.monotonic(), 0, 0.0
         tokens = learning.batch_size * learning.sequence_length
 
@@ -175,7 +176,7 @@ class TrainingActor:
                 raise Abandoned
             done, total = done + 1, total + loss  # without the steps made ahead
             speed = done * tokens / max(time.monotonic() - began, 1e-9)
-            self._progress = Progress(step, learning.inner_steps, speed, total / done, gauge.device_ms)
+            self._progress = Progress(step, steps, speed, total / done, gauge.device_ms)
             return self._finished >= call
 
         try:
@@ -200,6 +201,7 @@ class TrainingActor:
             held_out_loss=result.held_out_loss,
             gflop=result.gflop,
             usage=result.usage,
+            routed=result.routed,
             model_bytes=result.peak_model_bytes,
         )
 
@@ -218,15 +220,16 @@ class TrainingActor:
             return Failed(str(error))
         return loss, len(corpus.held_out_rows(length=length, limit=EVALUATION_ROWS)) * length
 
-    def probe(self, run: str, charter: Charter, state: Mapping[str, Array]) -> float | Failed:
-        """Loss of `state` on the charter's probe, by the shard that trains."""
+    def probe(self, run: str, charter: Charter, state: Mapping[str, Array]) -> tuple[float, ...] | Failed:
+        """Losses of `state` on the parts of the charter's probe, by the shard that trains."""
         from workers.trainer import TrainingError
 
         self._progress, wanted = Progress(), charter.probe
         try:
             text = Probe.load(self._bench.probe, digest=wanted.text, size=wanted.bytes)
+            trainer, limit = self._trainer_of(run, charter), wanted.rows // wanted.parts
             with self._turn:
-                return self._trainer_of(run, charter).evaluate(state, text, limit=wanted.rows)
+                return tuple(trainer.evaluate(state, part, limit=limit) for part in text.parts(wanted.parts))
         except (TrainingError, CorpusError, KeyError) as error:
             return Failed(str(error))
 
@@ -320,10 +323,12 @@ class RemoteTrainer:
         loss, size = self._run(lambda actor, _: actor.evaluate.remote(run, charter, arrays), watch)
         return float(loss), int(size)
 
-    def probe(self, run: str, charter: Charter, state: Mapping[str, Array], *, watch: Watch) -> float:
+    def probe(
+        self, run: str, charter: Charter, state: Mapping[str, Array], *, watch: Watch
+    ) -> tuple[float, ...]:
         """As `workers.training.Training` says."""
         arrays = ray.put(dict(state))
-        return float(self._run(lambda actor, _: actor.probe.remote(run, charter, arrays), watch))
+        return tuple(map(float, self._run(lambda actor, _: actor.probe.remote(run, charter, arrays), watch)))
 
     def _run(self, call: Callable[[Any, int], Any], watch: Watch) -> Any:
         waits = pauses(first_s=1.0, longest_s=30.0)

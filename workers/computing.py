@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Sequence
 
 import numpy as np
 
 from commons.charter import Charter
 from commons.codec import FRAME, decode_frame, frame_bytes
 from commons.errors import HansaError
+from commons.experts.map import Slice
 from commons.names import Digest, SiteId
 from commons.notes import Signer
 from commons.states import StateStore
@@ -62,8 +64,8 @@ class Computing:
         Raises Abandoned when the coordinator no longer wants it, HansaError with the reason it cannot be.
         """
         note, charter = order.note, order.charter
-        base = self._fetch(order, whole=charter.learning.routing == "joint")
-        steps = charter.learning.inner_steps
+        base = self._fetch(order, order.exchange.held(self._name))
+        steps = charter.learning.steps_in(note.round)
         log.info("round %d: training %d steps from %s", note.round, steps, note.base[:19])
         self._status.set(state="training", why="", steps=steps)
         self._allowance.begin(order)
@@ -101,10 +103,8 @@ class Computing:
                 trained,
                 base=base,
                 residual=self._outbox.residual(note),
-                expert_map=order.expert_map,
+                exchange=order.exchange,
                 site=self._name,
-                learning=charter.learning,
-                number=note.round,
                 folder=folder,
                 masking=masking,
                 noising=noising,
@@ -121,7 +121,7 @@ class Computing:
     def evaluate(self, order: Order) -> bytes:
         """A signed hansa-evaluation/v1 note of the order's state on this site's held-out text. Raises as `train`."""
         note = order.note
-        state = self._fetch(order, whole=True)
+        state = self._fetch(order, order.expert_map.slices)
         log.info("evaluating %s on the held-out text", note.base[:19])
         self._status.enter("training", "evaluating")
         loss, size = self._trainer.evaluate(
@@ -144,9 +144,9 @@ class Computing:
     def probe(self, order: Order) -> bytes:
         """A signed hansa-probe/v1 note of the order's state on the charter's probe. Raises as `train`."""
         note, charter = order.note, order.charter
-        state = self._fetch(order, whole=charter.learning.routing == "joint")
+        state = self._fetch(order, order.exchange.held(self._name))
         self._status.enter("training", "measuring a state on the probe")
-        loss = self._trainer.probe(
+        losses = self._trainer.probe(
             note.run, charter, state, watch=lambda progress: self._watch(order, progress)
         )
         said = ProbeNote(
@@ -156,18 +156,19 @@ class Computing:
             site=note.site,
             probe=charter.probe.text,
             state=note.base,
-            loss=min(loss, LOSS_MAX) if loss >= 0 else LOSS_MAX,
+            losses=tuple(min(loss, LOSS_MAX) if loss >= 0 else LOSS_MAX for loss in losses),
         )
         log.info("round %d: probe loss of %s: %.4f nats per byte", note.round, note.base[:19], said.loss)
         return self._signer.sign(said.text)
 
     def anticipate(self, order: Order, sealed: Sealed) -> None:
-        """Drop older states; keep what the coordinator must compute for this site's own experts: base + delta.
+        """Keep what the coordinator must compute for this site's own experts: base + delta.
 
         States are addressed by content, so a coordinator that computes otherwise costs a download, no more.
         """
         base = Digest(order.note.base)
-        self._store.prune([base])
+        if not order.exchange.owners_keep or not order.exchange.due:
+            return
         blobs = self._store.manifest(base)
         own = {part.name: part for part in order.expert_map.owned_by(self._name)}
         weights, delta = np.empty(FRAME, np.float32), np.empty(FRAME, np.float32)
@@ -189,11 +190,12 @@ class Computing:
                 new.close()
             ahead.publish()
 
-    def _fetch(self, order: Order, *, whole: bool) -> dict[str, seal.Array]:
-        """The order's base: every slice, or those this site trains."""
+    def _fetch(self, order: Order, parts: Sequence[Slice]) -> dict[str, seal.Array]:
+        """These slices of the order's base. Older states make room for it."""
         self._status.enter("fetching")
         base = Digest(order.note.base)
-        parts = order.expert_map.slices if whole else order.expert_map.uplink(self._name)
+        self._link.fetch(base, [])
+        self._store.prune([base])
         self._link.fetch(base, [part.name for part in parts])
         manifest = self._store.manifest(base)
         for part in parts:

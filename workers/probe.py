@@ -37,6 +37,11 @@ class Probe:
             )
         return cls(np.frombuffer(found, np.uint8))
 
+    def parts(self, count: int) -> list[Probe]:
+        """Pieces of equal length; what is left over of the last is not measured."""
+        length = len(self.bytes) // count
+        return [Probe(self.bytes[n * length : (n + 1) * length]) for n in range(count)]
+
     def held_out_rows(self, *, length: int, limit: int) -> Rows:
         """At most `limit` windows of length + 1 bytes, evenly spread over the text."""
         return spread_rows(self.bytes, length=length, limit=limit)

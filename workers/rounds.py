@@ -25,17 +25,17 @@ _KEPT = 2
 @dataclass(frozen=True)
 class RoundResult:
     trunk_delta: dict[str, Array]
-    """Local minus base for every shared slice (trunk and router) that the round exchanges."""
+    """Local minus base for every slice of trunk and router that the site trains and the round exchanges."""
     experts: dict[str, Array]
-    """Own experts' weights after the round."""
+    """Weights after the round of the experts that the site trains."""
     steps: int
     tokens: int
     loss: float
     """Mean training loss of the round, nats per byte."""
     held_out_loss: float | None
     """Of the base state on the site's held-out text: with all experts (joint), or with its own only (lean)."""
-    expert_tokens: dict[str, int]
-    """Rows routed to each expert in the round, summed over layers."""
+    routed: tuple[tuple[int, ...], ...]
+    """Tokens given to each expert, by index, in each layer that has a router."""
     gflop: int
     """Useful model FLOPs in whole GFLOP, by arithmetic from map and tokens (`ExpertMap.training_gflop`)."""
     peak_model_bytes: int
@@ -61,11 +61,12 @@ class FinishedRounds:
         if not path.exists():
             return None
         facts = read_facts(path)
-        if facts["request"] != request or "usage" not in facts["result"]:
+        if facts["request"] != request or not {"usage", "routed"} <= facts["result"].keys():
             return None
         found = facts["result"]
         usage = found.pop("usage")
         usage["device_ids"] = tuple(usage["device_ids"])
+        found["routed"] = tuple(tuple(layer) for layer in found["routed"])
         return RoundResult(
             trunk_delta=read_arrays(path, "delta/"),
             experts=read_arrays(path, "expert/"),
@@ -74,15 +75,26 @@ class FinishedRounds:
         )
 
     def keep(
-        self, number: int, request: str, result: RoundResult, moments: Moments, standing: Standing | None
+        self,
+        number: int,
+        request: str,
+        began: str,
+        result: RoundResult,
+        moments: Moments,
+        standing: Standing | None,
     ) -> None:
-        """Durable on return; older rounds than the one before go."""
+        """Durable on return; older rounds than the one before go. `began`: where own experts did, `kept` or `base`."""
         arrays = {f"expert/{n}": a for n, a in result.experts.items()}
         arrays |= {f"delta/{n}": a for n, a in result.trunk_delta.items()}
         arrays |= moments.arrays
         facts = {k: v for k, v in vars(result).items() if k not in ("trunk_delta", "experts", "usage")}
         facts["usage"] = asdict(result.usage)
-        whole: dict[str, Any] = {"request": request, "adam_steps": moments.steps, "result": facts}
+        whole: dict[str, Any] = {
+            "request": request,
+            "adam_steps": moments.steps,
+            "experts": began,
+            "result": facts,
+        }
         if standing is not None:
             arrays |= {f"local/{n}": a for n, a in standing.local.items()}
             whole["standing"] = standing.facts()
@@ -96,9 +108,11 @@ class FinishedRounds:
         return Moments(read_arrays(path), read_facts(path)["adam_steps"]) if path else Moments({}, {})
 
     def experts(self, before: int | None = None) -> dict[str, Array]:
-        """Own experts as the last round left them, or the last earlier than `before`; none at first."""
+        """Own experts as the last round left them, or the last earlier than `before`; none at first, nor where that round's
+        were not the site's own to keep."""
         path = self._last(before)
-        return read_arrays(path, "expert/") if path else {}
+        kept = path is not None and read_facts(path).get("experts", "kept") == "kept"
+        return read_arrays(path, "expert/") if path and kept else {}
 
     def standing(self, before: int) -> Standing | None:
         """Where the last round earlier than `before` left the site; None where all it trained was exchanged."""

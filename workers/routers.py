@@ -44,7 +44,7 @@ class Router(nn.Module):
     def forward(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """hidden [.., H] -> logits [T, E], gates [T, k], chosen experts [T, k]."""
         with torch.autocast(hidden.device.type, enabled=False):
-            logits = F.linear(hidden.flatten(0, -2).float(), self.weight)
+            logits = self._logits(hidden.flatten(0, -2).float())
         scores = self._scores(logits)
         with torch.no_grad():
             if self.e_score_correction_bias is None:
@@ -56,6 +56,14 @@ class Router(nn.Module):
         if self.routing.normalised:
             gates = gates / (gates.sum(-1, keepdim=True) + 1e-20)
         return logits, gates * self.routing.scale, chosen
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        """Of absent experts 0, where no gate depends on theirs: how many there are then has no part in a single bit."""
+        if not self.fixed_rows or self.routing.scores != "sigmoid":
+            return F.linear(hidden, self.weight)
+        present = self.absent.new_tensor(self.present, dtype=torch.long)
+        some = F.linear(hidden, self.weight.index_select(0, present))
+        return some.new_zeros(len(hidden), len(self.weight)).index_copy(1, present, some)
 
     def _scores(self, logits: Tensor) -> Tensor:
         if self.routing.scores == "sigmoid":

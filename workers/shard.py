@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -85,9 +85,14 @@ def _place(layer: nn.Module, model: Model, present: Sequence[int], owned: set[in
 
 
 def weights(shard: nn.Module) -> dict[str, nn.Parameter]:
-    """What the shard trains, by canonical name: the trunk, the router, its own experts."""
-    named = _canonical(shard)
-    return {named(name): parameter for name, parameter in shard.named_parameters()}
+    """What the shard trains, by canonical name: trunk, router and its own experts, or what `train_only` left of them."""
+    return {name: parameter for name, parameter in _parameters(shard).items() if parameter.requires_grad}
+
+
+def train_only(shard: nn.Module, names: Collection[str]) -> None:
+    """Of trunk, router and own experts those with these names are trained; the others take no gradient and cost none."""
+    for name, parameter in _parameters(shard).items():
+        parameter.requires_grad_(name in names)
 
 
 def fixed_rows(shard: nn.Module) -> dict[str, tuple[int, ...]]:
@@ -125,15 +130,14 @@ def resident_bytes(shard: nn.Module) -> int:
     return sum(held.values())
 
 
-def expert_tokens(shard: nn.Module, expert_map: ExpertMap) -> dict[ExpertId, int]:
-    """Rows given to each expert in training since the last call, summed over layers."""
-    totals = dict.fromkeys(expert_map.experts, 0)
+def routed_tokens(shard: nn.Module) -> tuple[tuple[int, ...], ...]:
+    """Rows given to each expert in training since the last call, by index, in each layer that has a router."""
+    found = []
     for module in shard.modules():
         if isinstance(module, Experts):
-            for expert, count in zip(expert_map.experts, module.tokens, strict=True):
-                totals[expert] += count
+            found.append(tuple(module.tokens))
             module.tokens = [0] * module.total
-    return totals
+    return tuple(found)
 
 
 def initial_state(model: Model, expert_map: ExpertMap, *, seed: int) -> dict[str, Array]:
@@ -158,10 +162,15 @@ def initial_state(model: Model, expert_map: ExpertMap, *, seed: int) -> dict[str
     return state
 
 
+def _parameters(shard: nn.Module) -> dict[str, nn.Parameter]:
+    named = _canonical(shard)
+    return {named(name): parameter for name, parameter in shard.named_parameters()}
+
+
 def _tensors(shard: nn.Module) -> dict[str, Tensor]:
     """Canonical name -> tensor; without what a release does not hold (rotary tables, the routers' masks)."""
     named, unreleased = _canonical(shard), (".absent", "inv_freq")
-    held: dict[str, Tensor] = dict(weights(shard))
+    held: dict[str, Tensor] = dict(_parameters(shard))
     return held | {
         named(name): tensor for name, tensor in shard.named_buffers() if not name.endswith(unreleased)
     }

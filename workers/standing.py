@@ -41,9 +41,9 @@ class Standing:
         learning: Learning,
     ) -> Standing | None:
         """`local`: every slice that is exchanged in some round, `due`: those of this one. None where nothing goes on."""
-        if learning.fragments == 1 and not learning.overlap_steps:
-            return None
         kept = {name: a for name, a in local.items() if learning.overlap_steps or name not in due}
+        if not kept:
+            return None
         exchanged = frozenset(name for name in local if name in due)
         return cls(number, kept, exchanged, {name: _digest(base[name]) for name in local})
 
@@ -61,7 +61,7 @@ class Standing:
 
     def is_in(self, base: Mapping[str, Array]) -> bool:
         """Whether the round's exchange is in `base`. It is not when it failed or was taken back: then all is taken from there."""
-        return any(self._moved(name, base) for name in self.exchanged)
+        return not self.exchanged or any(self._moved(name, base) for name in self.exchanged)
 
     def goes_on(self, base: Mapping[str, Array]) -> dict[str, Array]:
         """The values with which the site goes on from `base` in place of the base's."""

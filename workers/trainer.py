@@ -11,15 +11,16 @@ are made from where the site stands, before the base is taken in; `ahead` may ma
 whether it did changes nothing but the time.
 
 Inner optimiser: AdamW (0.9, 0.95), its moments kept across rounds, gradients clipped at norm 1, warm-up and cosine
-over the run's inner steps (DiLoCo, arXiv 2311.08105). Own experts stay as the site left them, unless they leave it
-under noise: then they start from the base every round, as the trunk does, and are at the site what they are for all others.
+over the run's inner steps (DiLoCo, arXiv 2311.08105). What a site trains is the strategy's (`commons.exchange`); the rest
+stays as the base has it, moments of earlier rounds untouched. Own experts stay as the site left them, unless they are
+combined with others', damped, or leave it under noise: then they start from the base every round, as the trunk does.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -31,10 +32,10 @@ from torch import nn
 
 from commons.charter import Model
 from commons.clock import SystemClock
-from commons.experts.fragments import due
-from commons.experts.map import ExpertMap, Kind
+from commons.exchange import Exchange
+from commons.experts.map import ExpertMap, Kind, Slice
 from commons.learning import Learning
-from commons.names import SiteId
+from commons.names import ExpertId, SiteId
 from workers.data import Corpus, HeldOut, Mixture, Source
 from workers.gauge import Gauge
 from workers.inner import InnerOptimizer, computed_in
@@ -43,11 +44,12 @@ from workers.rounds import FinishedRounds, Moments, RoundResult
 from workers.shard import (
     build_shard,
     compute_device,
-    expert_tokens,
     fixed_rows,
     load_state,
     read_state,
     resident_bytes,
+    routed_tokens,
+    train_only,
     weights,
 )
 from workers.standing import Standing
@@ -97,11 +99,11 @@ class Trainer:
         self._model, self._map, self._site = model, expert_map, site
         self._learning, self._corpus, self._public = learning, corpus, public
         self._home, self._rounds = home, FinishedRounds(home)
-        self._own = expert_map.experts_of(site)
         self._own_names = [s.name for s in expert_map.owned_by(site)]
         self._shared_names = [s.name for s in expert_map.shared()]
         self._shard: nn.Module | None = None
-        self._guests = False
+        self._built: tuple[tuple[ExpertId, ...], bool] | None = None
+        """Experts that are trained, and whether guests stand beside them."""
         self._ahead: tuple[str, Work] | None = None
 
     def train_round(
@@ -114,7 +116,7 @@ class Trainer:
         gauge: Gauge | None = None,
         experts: Literal["kept", "base"] = "kept",
     ) -> RoundResult:
-        """Train `learning.inner_steps` from `base`, or fewer if `on_step` says so after one of them.
+        """Train the round's inner steps from `base`, or fewer if `on_step` says so after one of them.
 
         `base` holds trunk and router, with joint routing all guests, and in a site's first round its own experts.
         An exception from `on_step` abandons the round; asked again, it starts over and ends at the same bytes.
@@ -122,16 +124,18 @@ class Trainer:
         `experts`: own experts begin as the site left them, or as `base` has them, where the site's updates of them are not
         what arrived. Raises TrainingError on a loss that is not finite, CorpusError on text the model cannot read.
         """
+        exchange = Exchange(self._map, learning, round_number)
+        experts = experts if exchange.owners_keep else "base"
         assert experts == "kept" or all(n in base for n in self._own_names), "own experts are in the base"
         request = self._request(round_number, base, learning, experts)
         if finished := self._rounds.find(round_number, request):
             return finished
         gauge = gauge or Gauge(SystemClock(), "cpu")
         begun, self._ahead, self._learning = self._ahead, None, learning
-        last = self._standing(round_number, experts)
+        last = self._standing(exchange, experts)
         if last is not None and last.leads_to(round_number, learning) and last.is_in(base):
             if begun is None or begun[0] != _ahead_of(round_number, learning, experts):
-                work = self._begin(round_number, last.local, learning, experts, gauge)
+                work = self._begin(exchange, last.local, experts, gauge)
             else:
                 work = begun[1]
                 work.gauge.go_on()
@@ -142,12 +146,12 @@ class Trainer:
         else:
             gauge.begin(_gpu())
             before = self._held_out_loss(base)
-            work = self._begun(round_number, learning, experts, gauge)
+            work = self._begun(exchange, experts, gauge)
             if last is not None:
                 self._go_on_with(last.goes_on(base), base)
-        self._inner_steps(round_number, work, on_step, learning.inner_steps)
+        self._inner_steps(round_number, work, on_step, learning.steps_in(round_number))
         self._check_only_own_moved(work.shard, base)
-        return self._end(round_number, request, work, base, learning, before, experts)
+        return self._end(exchange, request, work, base, before, experts)
 
     def ahead(
         self,
@@ -164,9 +168,11 @@ class Trainer:
         from `on_step` ends it, and nothing of it counts. Raises as `train_round` does.
         """
         self._ahead, self._learning = None, learning
-        last = self._standing(round_number, experts)
+        exchange = Exchange(self._map, learning, round_number)
+        experts = experts if exchange.owners_keep else "base"
+        last = self._standing(exchange, experts)
         if last is not None and last.leads_to(round_number, learning):
-            work = self._begin(round_number, last.local, learning, experts, gauge)
+            work = self._begin(exchange, last.local, experts, gauge)
             self._inner_steps(round_number, work, on_step, learning.overlap_steps)
             gauge.rest()
             self._ahead = _ahead_of(round_number, learning, experts), work
@@ -181,22 +187,21 @@ class Trainer:
             self._ahead = begun if begun[1].shard is self._shard else None
         return loss
 
-    def _begin(
-        self, round_number: int, state: Mapping[str, Array], learning: Learning, experts: str, gauge: Gauge
-    ) -> Work:
+    def _begin(self, exchange: Exchange, state: Mapping[str, Array], experts: str, gauge: Gauge) -> Work:
         gauge.begin(_gpu())
         self._shard_at(state)
-        return self._begun(round_number, learning, experts, gauge)
+        return self._begun(exchange, experts, gauge)
 
-    def _begun(self, round_number: int, learning: Learning, experts: str, gauge: Gauge) -> Work:
+    def _begun(self, exchange: Exchange, experts: str, gauge: Gauge) -> Work:
         """A round with the shard as it is, but for own experts where they are kept; its moments as the last round left them."""
         assert self._shard is not None
+        train_only(self._shard, {part.name for part in self._trained(exchange)})
         if experts == "kept":
-            load_state(self._shard, self._rounds.experts(round_number))
-        moments = self._rounds.moments(round_number)
-        optimizer = InnerOptimizer(self._shard, self._map, learning)
+            load_state(self._shard, self._rounds.experts(exchange.number))
+        moments = self._rounds.moments(exchange.number)
+        optimizer = InnerOptimizer(self._shard, self._map, exchange.learning)
         optimizer.restore(moments.arrays, moments.steps)
-        expert_tokens(self._shard, self._map)
+        routed_tokens(self._shard)
         return Work(self._shard, optimizer, gauge)
 
     def _held_out_loss(self, state: Mapping[str, Array]) -> float:
@@ -217,52 +222,56 @@ class Trainer:
 
     def _end(
         self,
-        round_number: int,
+        exchange: Exchange,
         request: str,
         work: Work,
         base: Mapping[str, Array],
-        learning: Learning,
         before: float,
         experts: str,
     ) -> RoundResult:
         """The round's result, durable."""
-        sent = due(self._map, learning, round_number)
-        tokens = work.done * learning.batch_size * learning.sequence_length
-        local = read_state(work.shard, self._restarting(experts))
-        trunk = [n for n in self._shared_names if n in sent]
+        learning, trained = exchange.learning, self._trained(exchange)
+        local = read_state(work.shard, self._restarting(exchange, experts))
+        trunk = [part.name for part in trained if part.expert is None and part.name in exchange.due]
         result = RoundResult(
             trunk_delta={n: local[n] - np.asarray(base[n], np.float32) for n in trunk},
-            experts=read_state(work.shard, self._own_names),
+            experts=read_state(work.shard, [part.name for part in trained if part.expert is not None]),
             steps=work.done,
-            tokens=tokens,
+            tokens=work.done * learning.batch_size * learning.sequence_length,
             loss=work.loss / work.done,
             held_out_loss=before,
-            expert_tokens={str(e): n for e, n in expert_tokens(work.shard, self._map).items()},
-            gflop=self._map.training_gflop(tokens),
+            routed=routed_tokens(work.shard),
+            gflop=exchange.gflop(work.done),
             peak_model_bytes=resident_bytes(work.shard) + work.optimizer.bytes(),
             usage=work.gauge.end(computed_in(learning, compute_device())),
         )
         moments = Moments(work.optimizer.arrays(), work.optimizer.steps())
-        standing = Standing.left(round_number, local, sent, base, learning)
-        self._rounds.keep(round_number, request, result, moments, standing)
+        standing = Standing.left(exchange.number, local, exchange.due, base, learning)
+        self._rounds.keep(exchange.number, request, experts, result, moments, standing)
         return result
 
-    def _restarting(self, experts: str) -> list[str]:
-        """Slices that begin a round at the base, unless the last round did not exchange them."""
-        return [*self._shared_names, *(self._own_names if experts == "base" else [])]
+    def _trained(self, exchange: Exchange) -> Sequence[Slice]:
+        return exchange.trained(self._site)
 
-    def _standing(self, round_number: int, experts: str) -> Standing | None:
+    def _restarting(self, exchange: Exchange, experts: str) -> list[str]:
+        """Slices that are trained and begin a round at the base, unless the last round did not exchange them."""
+        return [part.name for part in self._trained(exchange) if part.expert is None or experts == "base"]
+
+    def _standing(self, exchange: Exchange, experts: str) -> Standing | None:
         """What the last round left to go on with; None when that was of other slices."""
-        last = self._rounds.standing(round_number)
-        return last if last is not None and last.bases.keys() == set(self._restarting(experts)) else None
+        last = self._rounds.standing(exchange.number)
+        if last is None or last.bases.keys() != set(self._restarting(exchange, experts)):
+            return None
+        return last
 
     def _shard_at(self, state: Mapping[str, Array]) -> nn.Module:
         self._ahead = None
-        guests = self._learning.routing == "joint"
-        if self._shard is None or guests != self._guests:
+        own = Exchange(self._map, self._learning, 1).experts_of(self._site)
+        built = own, self._learning.routing == "joint"
+        if self._shard is None or built != self._built:
             kept = state if all(n in state for n in self._own_names) else {**state, **self._rounds.experts()}
-            self._guests = guests
-            self._shard = build_shard(self._model, self._map, own=self._own, guests=guests, state=kept)
+            self._built = built
+            self._shard = build_shard(self._model, self._map, own=own, guests=built[1], state=kept)
         else:
             lacking = [n for n in self._shared_names if n not in state]
             lacking += [n for n in self._guest_names() if n not in state]
@@ -276,7 +285,7 @@ class Trainer:
         learning, source = self._learning, self._source()
         device = next(work.shard.parameters()).device
         while work.done < until and not work.over:
-            step = (round_number - 1) * learning.inner_steps + work.done
+            step = learning.first_step(round_number) + work.done
             rows = source.batch(
                 step, rows=learning.batch_size, length=learning.sequence_length, seed=learning.seed
             )
@@ -311,10 +320,10 @@ class Trainer:
                 raise AssertionError(f"site {self._site} moved {name}, which it does not own")
 
     def _guest_names(self) -> list[str]:
-        if not self._guests:
-            return []
-        own = set(self._own_names)
-        return [s.name for s in self._map.slices if s.kind is Kind.EXPERT and s.name not in own]
+        trained, guests = self._built or ((), False)
+        return [
+            s.name for s in self._map.slices if s.kind is Kind.EXPERT and guests and s.expert not in trained
+        ]
 
     def _request(self, round_number: int, base: Mapping[str, Array], learning: Learning, experts: str) -> str:
         """What the round's bytes depend on."""
@@ -330,7 +339,7 @@ def inner_rate(step: int, learning: Learning) -> float:
     """Learning rate at a run's inner step, from 0: linear warm-up, then cosine to `final_rate` at the last."""
     if step < learning.warmup_steps:
         return learning.learning_rate * (step + 1) / learning.warmup_steps
-    last = learning.rounds * learning.inner_steps
+    last = learning.total_steps
     done = min(1.0, (step - learning.warmup_steps) / max(1, last - learning.warmup_steps))
     floor = learning.final_rate
     return learning.learning_rate * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * done)))

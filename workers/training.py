@@ -95,9 +95,11 @@ class Training(Protocol):
         """(loss in nats per byte, bytes of held-out text); raises as `train` does."""
         ...
 
-    def probe(self, run: str, charter: Charter, state: Mapping[str, Array], *, watch: Watch) -> float:
-        """Loss of `state` on the charter's probe, nats per byte, routed as in training; no number where the state
-        gives none. Raises as `train` does, also where the site lacks the text."""
+    def probe(
+        self, run: str, charter: Charter, state: Mapping[str, Array], *, watch: Watch
+    ) -> tuple[float, ...]:
+        """Losses of `state` on the parts of the charter's probe, nats per byte, routed as in training; no number where the
+        state gives none. Raises as `train` does, also where the site lacks the text."""
         ...
 
 

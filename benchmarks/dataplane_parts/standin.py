@@ -81,7 +81,7 @@ class StandIn:
         watch: Watch,
     ) -> Trained:
         learning = charter.learning
-        steps, tokens = learning.inner_steps, learning.batch_size * learning.sequence_length
+        steps, tokens = learning.steps_in(number), learning.batch_size * learning.sequence_length
         began_ms = max(_now_ms(), not_before_ms)
         if watch(Progress(step=steps, steps=steps, loss=LOSS)) is Wish.ABANDON:
             raise Abandoned
@@ -120,9 +120,11 @@ class StandIn:
         watch(Progress())
         return LOSS, charter.learning.sequence_length
 
-    def probe(self, run: str, charter: Charter, state: Mapping[str, Array], *, watch: Watch) -> float:
+    def probe(
+        self, run: str, charter: Charter, state: Mapping[str, Array], *, watch: Watch
+    ) -> tuple[float, ...]:
         watch(Progress())
-        return LOSS
+        return (LOSS,) * charter.probe.parts
 
 
 @contextlib.contextmanager

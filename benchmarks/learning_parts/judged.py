@@ -1,7 +1,7 @@
 """Rounds judged on a probe, as the coordinator judges them (`orchestrator.judging`): what each update is worth, who is left out.
 
-The probe is public text of the sites' own kinds that nobody trains on. Each site measures with its own experts on the shared
-slices, as a lean site of the product does; of its own experts it takes those it has.
+The probe is public text of the sites' own kinds that nobody trains on, a part for each domain. Each site measures with its own
+experts on the shared slices, as a lean site of the product does; of its own experts it takes those it has.
 """
 
 from __future__ import annotations
@@ -15,27 +15,33 @@ from commons.charter import Model
 from commons.experts.map import ExpertMap
 from commons.judging import Rollback
 from commons.names import SiteId
-from commons.verdict import change, culprit, limit
+from commons.verdict import change, culprit, dragging, limit
 from workers.data import Rows
 from workers.objectives import held_out_loss
 from workers.shard import build_shard
 
-RULES = Rollback(on=True)
-_KEPT = ("losses", "changes", "out_until", "log")
+RULES = Rollback(on=True, drag_percent=0.1, quarantine_rounds=5)
+EVERY = 2
+"""Rounds from one appraisal to the next: a site that comes back from its quarantine is looked at at once."""
+_KEPT = ("losses", "changes", "out_until", "dragged", "log")
 Combine = Callable[[Sequence[str]], State]
 """Sites -> the shared slices, combined from their updates alone."""
+Losses = dict[str, list[float]]
+"""Site -> losses of the parts of the probe."""
 
 
 @dataclass
 class Judge:
     model: Model
     map: ExpertMap
-    rows: Rows
-    losses: dict[str, float] = field(default_factory=dict)
-    """Of the state the round begins from, by site."""
+    rows: Mapping[str, Rows]
+    losses: Losses = field(default_factory=dict)
+    """Of the state the round begins from."""
     changes: list[int] = field(default_factory=list)
     out_until: dict[str, int] = field(default_factory=dict)
     """Site -> the last round of its quarantine."""
+    dragged: list[str] = field(default_factory=list)
+    """Sites whose update dragged the last time it was appraised."""
     log: list[dict[str, Any]] = field(default_factory=list)
 
     def counted(
@@ -50,28 +56,55 @@ class Judge:
         sites = [s for s in local if self.out_until.get(s, 0) < number]
         while True:
             after = self._measured(local, combine(sites))
-            rise = change(self.losses, after)
-            assert rise is not None, "every site measures"
+            rise = _rise(self.losses, after)
             most = limit(self.changes, RULES)
             harm = leaves_out and rise > most
             entry: dict[str, Any] = {"round": number, "change_ppm": rise, "limit_ppm": most}
             self.log.append(entry)
-            if not harm and leaves_out:
-                self.losses = after
-                self.changes.append(rise)
-                return sites
-            without = {s: self._measured(local, combine([o for o in sites if o != s])) for s in sites}
-            worth = {(s, number): change(self.losses, left) or 0 for s, left in without.items()}
-            entry["worth_ppm"] = {s: change(after, left) for s, left in without.items()}
-            if not harm:
-                self.losses = after
-                return sites
-            named = culprit(rise, worth) if len(sites) > 2 else None
-            entry["left_out"] = named[0] if named else "all"
-            if named is None:
+            if harm or not leaves_out or number % EVERY == 0:
+                named = self._accused(number, local, after, combine, sites, rise if harm else None, entry)
+                if leaves_out and named:
+                    entry["left_out"] = named
+                    sites = [s for s in sites if s != named]
+                    self.out_until[named] = number + RULES.quarantine_rounds
+                    continue
+            if harm:
+                entry["left_out"] = "all"
                 return None
-            sites = [s for s in sites if s != named[0]]
-            self.out_until[named[0]] = number + RULES.quarantine_rounds
+            self.losses = after
+            self.changes.append(rise)
+            return sites
+
+    def _accused(
+        self,
+        number: int,
+        local: Mapping[str, State],
+        after: Losses,
+        combine: Combine,
+        sites: Sequence[str],
+        rise: int | None,
+        entry: dict[str, Any],
+    ) -> str | None:
+        """As `orchestrator.judging.accused`; the quorum is half the sites. `rise`: where there is harm."""
+        left = {s: self._measured(local, combine([o for o in sites if o != s])) for s in sites}
+        parts = range(len(self.rows))
+        entry["worth_ppm"] = {
+            s: [_rise(_part(after, n), _part(x, n)) for n in parts] for s, x in left.items()
+        }
+        if 2 * len(sites) <= len(local):
+            return None
+        if rise is not None:
+            named = culprit(rise, {(s, number): _rise(self.losses, losses) for s, losses in left.items()})
+        else:
+            best = {(s, number): max(entry["worth_ppm"][s]) for s in left}
+            worth = {(s, number): _rise(after, losses) for s, losses in left.items()}
+            again = [n for n in dragging(worth, best, RULES) if n[0] in self.dragged]
+            named = min(again, key=lambda name: worth[name], default=None)
+            if named is None:
+                new = {site for site, _ in dragging(worth, best, RULES)}
+                self.dragged = sorted(set(self.dragged) - set(sites) | new)
+                entry["dragging"] = sorted(new)
+        return named[0] if named else None
 
     def remembered(self) -> dict[str, Any]:
         """What the next round's verdict depends on, and the log."""
@@ -81,10 +114,20 @@ class Judge:
         for name in _KEPT:
             setattr(self, name, kept[name])
 
-    def _measured(self, local: Mapping[str, State], shared: State) -> dict[str, float]:
-        found = {}
+    def _measured(self, local: Mapping[str, State], shared: State) -> Losses:
+        found: Losses = {}
         for site, state in local.items():
             own = self.map.experts_of(SiteId(site))
             shard = build_shard(self.model, self.map, own=own, guests=False, state={**state, **shared})
-            found[site] = held_out_loss(shard, self.rows)
+            found[site] = [held_out_loss(shard, rows) for rows in self.rows.values()]
         return found
+
+
+def _rise(before: Losses, after: Losses) -> int:
+    rise = change(before, after)
+    assert rise is not None, "every site measures"
+    return rise
+
+
+def _part(losses: Losses, number: int) -> Losses:
+    return {site: [each[number]] for site, each in losses.items()}

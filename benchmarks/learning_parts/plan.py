@@ -13,7 +13,7 @@ from typing import Literal
 from benchmarks.learning_parts.bad import Bad
 from commons.charter import Model
 from commons.experts.map import ExpertMap
-from commons.learning import Codec, Outer
+from commons.learning import Codec, Outer, Strategy
 from commons.names import ExpertId, SiteId
 from commons.privacy.terms import Robust
 
@@ -135,6 +135,15 @@ class Variant:
     judged: Literal["", "watched", "rollback"] = ""
     """Whether rounds are measured on a probe; `watched`: what each update is worth, and nothing is done about it."""
     note: str = ""
+
+    @property
+    def strategy(self) -> Strategy:
+        """What its sites train by; when and how what they trained is combined is said here alone."""
+        if self.trains == "experts":
+            return "sovereign"
+        if self.holds == "all":
+            return "diloco"
+        return "branch_mix" if self.trunk_every == self.experts_every == NEVER else "expert_diloco"
 
     def __post_init__(self) -> None:
         assert (self.experts_by == "owner") == (self.holds != "all"), f"{self.name}: who moves an expert?"

@@ -6,32 +6,29 @@ depends on is in the trainers' own files and in one file of this module, so a ki
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from torch import nn
 
 from benchmarks.learning_parts.bad import believed, spoilt, times_sent
-from benchmarks.learning_parts.combining import Array, State, exchanged, layer_of, towards_nearest
+from benchmarks.learning_parts.combining import Array, State, exchanged, towards_nearest
 from benchmarks.learning_parts.judged import Judge
 from benchmarks.learning_parts.plan import Size, Variant
 from benchmarks.learning_parts.texts import Texts
 from commons.codec import decode, encode_with_feedback, encoded_bytes
-from commons.experts.fragments import due
+from commons.exchange import Exchange
 from commons.experts.map import ExpertMap, Kind, Slice
 from commons.learning import Codec, Learning, Outer
 from commons.names import SiteId
 from workers.data import Corpus, Source, spread_rows
 from workers.durable import read_arrays, read_facts, write_durably
-from workers.experts import Experts
-from workers.shard import weights
-from workers.trainer import OnStep, Trainer, Work
+from workers.trainer import Trainer
 
 EVERYTHING = SiteId("everything")
-PROBE_ROWS = 64
+PROBE_ROWS = 24
+"""Of each domain."""
 
 
 @dataclass
@@ -67,8 +64,8 @@ class Consortium:
         public = getattr(texts, variant.public) if variant.public_share else None
         self.judge: Judge | None = None
         if variant.judged:
-            probe = texts.kin.train
-            self.judge = Judge(size.model, self.map, spread_rows(probe, length=size.length, limit=PROBE_ROWS))
+            rows = {d: spread_rows(t, length=size.length, limit=PROBE_ROWS) for d, t in texts.probe.items()}
+            self.judge = Judge(size.model, self.map, rows)
         self._size, self._public = size, getattr(texts, variant.public)
         self._trainers = {s: self._trainer(size, s, text, public) for s, (_, text) in self.texts.items()}
         self._load()
@@ -80,16 +77,17 @@ class Consortium:
         # A trainer that goes on with its own values of what is not exchanged knows its experts best too.
         streams = self.variant.fragments > 1 or self.variant.overlap > 0
         for site, trainer in self._trainers.items():
-            base = self.local[site]
+            branches = self.learning.strategy == "branch_mix"  # what they did not send yet the trainers keep
+            base = self.state if branches else self.local[site]
             result = trainer.train_round(
                 round_number=self.round, base=base, learning=self.learning, on_step=_on,
-                experts="kept" if streams else "base",
+                experts="kept" if streams or branches else "base",
             )  # fmt: skip
             moved = {n: base[n] + d for n, d in result.trunk_delta.items()}
             self.local[site] = base | moved | result.experts
             losses.append(result.loss)
             self.tokens += result.tokens
-            self._count(site, trainer.routed(self.round))
+            self._count(site, dict(zip(self.map.routed_layers, result.routed, strict=True)))
         self._exchange()
         if self.round < self.rounds:
             self.moved.peak_up = max(self.moved.peak_up, self.moved.up - moved_before)
@@ -106,13 +104,13 @@ class Consortium:
             "batch_size": 4 * size.batch,
             "routing": "joint",
             "public_share": 0.0,
+            "strategy": "expert_diloco",
         }
         learning = self.learning.model_copy(update=changed)
-        trainer = CountingTrainer(
+        trainer = _RouterTrainer(
             model=size.model, expert_map=ExpertMap.from_owners(size.model, dict.fromkeys(self.map.owners, EVERYTHING)),
             site=EVERYTHING, learning=learning, corpus=self._public, public=None, home=self.home / "fit",
         )  # fmt: skip
-        trainer.trained = (Kind.ROUTER,)
         found = trainer.train_round(round_number=1, base=self.state, learning=learning, on_step=_on)
         self.state = {**self.state, **{n: self.state[n] + d for n, d in found.trunk_delta.items() if d.any()}}
 
@@ -126,9 +124,9 @@ class Consortium:
         experts = [s for s in self.map.slices if s.kind is Kind.EXPERT]
         self.counted = self._counted(shared)
         if last or self.round % v.trunk_every == 0:
-            now = due(self.map, self.learning, self.round)
-            trunk = [s for s in shared if s.kind is not Kind.ROUTER and s.name in now]
-            router = [s for s in shared if s.kind is Kind.ROUTER and s.name in now]
+            moves = Exchange(self.map, self.learning, self.round)
+            trunk = [s for s in shared if s.kind is not Kind.ROUTER and moves.by_all(s)]
+            router = [s for s in shared if s.kind is Kind.ROUTER and moves.by_all(s)]
             if v.rule:  # it looks at all that an update moves
                 self._combine([*trunk, *router], "fp32", self._outer(v.outer), by="alike")
             else:
@@ -217,24 +215,18 @@ class Consortium:
     def _falling(self, start: float, end: float | None) -> float:
         return start if end is None else start + (end - start) * self.round / self.rounds
 
-    def _count(self, site: str, found: Mapping[int, list[int]]) -> None:
+    def _count(self, site: str, found: Mapping[int, Sequence[int]]) -> None:
         before = self._routed.get(site)
         self._routed[site] = {
             layer: [a + b for a, b in zip(before[layer], row, strict=True)] if before else list(row)
             for layer, row in found.items()
         }
 
-    def _trainer(self, size: Size, site: str, text: Source, public: Corpus | None) -> CountingTrainer:
-        expert_map = self.map
-        if self.variant.holds == "all":
-            expert_map = ExpertMap.from_owners(size.model, dict.fromkeys(self.map.owners, SiteId(site)))
-        trainer = CountingTrainer(
-            model=size.model, expert_map=expert_map, site=SiteId(site), learning=self.learning, corpus=text,
+    def _trainer(self, size: Size, site: str, text: Source, public: Corpus | None) -> Trainer:
+        return Trainer(
+            model=size.model, expert_map=self.map, site=SiteId(site), learning=self.learning, corpus=text,
             public=public, home=self.home / site,
         )  # fmt: skip
-        if self.variant.trains == "experts":
-            trainer.trained = (Kind.ROUTER, Kind.EXPERT)
-        return trainer
 
     @property
     def _file(self) -> Path:
@@ -269,31 +261,11 @@ class Consortium:
         self.residual = {s: _under(f"residual/{s}/", arrays) for s in self.texts}
 
 
-class CountingTrainer(Trainer):
-    """The product's trainer, which also keeps how many tokens each layer routed to each expert."""
+class _RouterTrainer(Trainer):
+    """The product's trainer, of the router alone."""
 
-    trained: tuple[Kind, ...] = tuple(Kind)
-    """Slices of other kinds are frozen."""
-
-    def _shard_at(self, state: Mapping[str, Array]) -> nn.Module:
-        shard = super()._shard_at(state)
-        trained = {s.name for s in self._map.slices if s.kind in self.trained}
-        for name, parameter in weights(shard).items():
-            parameter.requires_grad_(name in trained)
-        return shard
-
-    def routed(self, round_number: int) -> dict[int, list[int]]:
-        """Of the last round trained."""
-        found = json.loads((self._home / "routed.json").read_text())
-        assert found["round"] == round_number, "only the last round is asked again"
-        return {int(layer): row for layer, row in found["layers"].items()}
-
-    def _inner_steps(self, round_number: int, work: Work, on_step: OnStep, until: int) -> None:
-        super()._inner_steps(round_number, work, on_step, until)
-        named = work.shard.named_modules()
-        rows = {layer_of(f".{n}."): m.tokens for n, m in named if isinstance(m, Experts)}
-        self._home.mkdir(parents=True, exist_ok=True)
-        (self._home / "routed.json").write_text(json.dumps({"round": round_number, "layers": rows}))
+    def _trained(self, exchange: Exchange) -> list[Slice]:
+        return [s for s in super()._trained(exchange) if s.kind is Kind.ROUTER]
 
 
 def _texts(variant: Variant, texts: Texts) -> dict[str, tuple[str, Source]]:
@@ -311,6 +283,7 @@ def _learning(variant: Variant, size: Size, seed: int, *, pooled: int) -> Learni
     """With other than four sites each makes so many steps that all together see as many tokens."""
     steps = size.steps * pooled // variant.sites
     return Learning(
+        strategy=variant.strategy,
         routing="lean" if variant.holds == "own" else "joint",
         seed=seed,
         rounds=steps // variant.inner_steps,

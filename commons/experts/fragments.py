@@ -9,23 +9,14 @@ of the final state.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 
 from commons.experts.map import ExpertMap
 from commons.experts.slices import Slice
 from commons.learning import Learning
-from commons.names import SiteId
 
-_LAYER = re.compile(r"\.layers\.(\d+)\.")
 Unit = tuple[Slice, ...]
 """Slices that stay together: one of the trunk or router, or the same of every expert."""
-
-
-def sent(expert_map: ExpertMap, site: SiteId, learning: Learning, number: int) -> tuple[Slice, ...]:
-    """The slices of the site's update in round `number` (from 1), in name order."""
-    names = due(expert_map, learning, number)
-    return tuple(part for part in expert_map.uplink(site) if part.name in names)
 
 
 def due(expert_map: ExpertMap, learning: Learning, number: int) -> frozenset[str]:
@@ -55,8 +46,8 @@ def _dealt(units: list[Unit], number: int) -> list[set[str]]:
     fragments: list[set[str]] = [set() for _ in range(number)]
     loads, fair = [0] * number, sum(unit[0].size for unit in units) / number
     for unit in sorted(units, key=lambda unit: (-unit[0].size, unit[0].name)):
-        size, layer = unit[0].size, _LAYER.search(unit[0].name)
-        place = int(layer[1]) % number if layer else -1
+        size, layer = unit[0].size, unit[0].layer
+        place = layer % number if layer is not None else -1
         if place < 0 or loads[place] + size > fair:
             place = loads.index(min(loads))
         loads[place] += size

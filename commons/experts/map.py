@@ -82,6 +82,13 @@ class ExpertMap:
     def experts_of(self, site: SiteId) -> tuple[ExpertId, ...]:
         return tuple(e for e in self.experts if self.owners[e] == site)
 
+    @cached_property
+    def routed_layers(self) -> tuple[int, ...]:
+        """Layers that have a router, in their order."""
+        return tuple(
+            sorted({layer for s in self.slices if s.kind is Kind.ROUTER and (layer := s.layer) is not None})
+        )
+
     def index(self, expert: ExpertId) -> int:
         """The expert's index in the released model."""
         return self.experts.index(expert)
@@ -109,12 +116,18 @@ class ExpertMap:
             active=trunk - look_up + expert * self.experts_per_token,
         )
 
-    def training_gflop(self, tokens: int) -> int:
+    def training_gflop(self, tokens: int, *, frozen_trunk: bool = False) -> int:
         """Useful model FLOPs of training on `tokens`, in whole GFLOP rounded up.
 
-        2 per active parameter and token forward, twice that backward; attention scores are left out.
+        2 per active parameter and token forward, twice that backward: once for the gradient that is passed on, once for the
+        weight's own, which a frozen trunk does without. Guests count as if they were trained; attention scores are left out.
         """
-        return -(-6 * self.parameters().active * tokens // 10**9)
+        counts = self.parameters()
+        each = 6 * counts.active
+        if frozen_trunk:
+            router = _count(s for s in self.slices if s.kind is Kind.ROUTER)
+            each -= 2 * (counts.active - counts.expert * self.experts_per_token - router)
+        return -(-each * tokens // 10**9)
 
 
 def model_problems(charter: Charter) -> Iterator[Problem]:
@@ -124,6 +137,10 @@ def model_problems(charter: Charter) -> Iterator[Problem]:
     except SettingError as wrong:
         yield Problem(("model", "config", wrong.key), wrong.what)
         return
+    if charter.learning.balance_rate and not FAMILIES[charter.model.family].mixture.biased:
+        yield Problem(
+            ("learning", "balance_rate"), f"{charter.model.family} has no selection biases to balance with"
+        )
     keys = FAMILIES[charter.model.family].settings(charter.model.config)
     context, length = keys.whole("max_position_embeddings"), charter.learning.sequence_length
     if length > context:

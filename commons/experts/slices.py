@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from math import prod
 
 from commons.names import ExpertId
 from commons.words import Word
+
+_LAYER = re.compile(r"\.layers\.(\d+)\.")
 
 
 class Kind(Word):
@@ -29,6 +32,12 @@ class Slice:
     stack: str | None = None
     """The on-disk tensor that holds it as one entry of its first dimension, at the expert's index. None: it is an
     on-disk tensor of its own."""
+
+    @property
+    def layer(self) -> int | None:
+        """The decoder layer it is in; None outside of all."""
+        found = _LAYER.search(self.name)
+        return int(found[1]) if found else None
 
     @property
     def size(self) -> int:

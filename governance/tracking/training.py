@@ -79,6 +79,8 @@ class Training:
                 return self._probe(record)
             case Kind.VERDICT:
                 return self._verdict(record)
+            case Kind.WORTH:
+                return self._worth(record)
             case Kind.CLOSE:
                 return self._close(record)
             case Kind.EVALUATION:
@@ -259,6 +261,20 @@ class Training:
             items.append(Log(_parent(run.name), (change,)))
         if facts["verdict"] != "harmful":
             run.probed = {s: by for s, by in run.probed.items() if s in (facts["base"], facts["state"])}
+        return items
+
+    def _worth(self, record: Record) -> list[Item]:
+        """Each update on its partner's run, each expert on its owner's."""
+        facts, items = record.facts, list[Item]()
+        run, number = facts["run"], facts["round"]
+        for name, (_, ppm, _) in facts["updates"].items():
+            site, _, of = name.rpartition("/")
+            key = "worth/update_percent" if int(of) == number else "worth/late_update_percent"
+            items.append(self._log(run, self._site(site), {key: ppm / 10_000}, number, record.at_ms))
+        owners = {e: s for s in self._in_force().sites for e in s.experts}
+        for expert, (_, ppm, _) in facts["experts"].items():
+            point = Point(f"worth/expert/{expert}_percent", ppm / 10_000, number, record.at_ms)
+            items.append(Log(_child_of(run, owners[expert].partner), (point,)))
         return items
 
     def _finish(self, record: Record) -> list[Item]:

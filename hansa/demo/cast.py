@@ -12,7 +12,7 @@ from typing import Any
 
 from commons.ballots import Choice
 from commons.charter import Charter
-from commons.experts.map import ExpertMap
+from commons.exchange import round_gflop
 from commons.experts.settings import Value
 from commons.records import canonical_json
 from hansa.charters import site_entry, template
@@ -132,9 +132,7 @@ def charter(
 
 def price_per_round_micro(charter: Charter) -> int:
     """What one site's round costs: useful model FLOPs by the rate card."""
-    learning = charter.learning
-    tokens = learning.inner_steps * learning.batch_size * learning.sequence_length
-    return ExpertMap.from_charter(charter).training_gflop(tokens) * charter.rate_card.rates[0].micro_per_gflop
+    return round_gflop(charter) * charter.rate_card.rates[0].micro_per_gflop
 
 
 def budget_micro(charter: Charter, script: Script, member: str) -> int:

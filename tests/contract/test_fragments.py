@@ -58,7 +58,7 @@ class InThread:
         assert not isinstance(found, Failed), found
         return found
 
-    def probe(self, run: str, charter: Charter, state: Arrays, *, watch: Watch) -> float:
+    def probe(self, run: str, charter: Charter, state: Arrays, *, watch: Watch) -> tuple[float, ...]:
         raise AssertionError("its charters have no probe")
 
 

@@ -15,9 +15,9 @@ from commons.errors import Code
 from commons.identity import Seat
 from commons.records import Kind, Record
 from governance.fsck import judge
-from tests.contract.test_noised_rounds import Arrays, Pretending, Site
 from tests.contract.test_services import eventually
 from tests.support.consortium import SITES, Office, charter, enrol, found, over, seed_state, signer, started
+from tests.support.real_sites import Arrays, Pretending, Site
 from workers import site_file
 from workers.probe import Probe
 from workers.seal import Trained
@@ -42,13 +42,13 @@ class Judging(Pretending):
         times = np.float32(100 if self._site == "cedar" else 1)
         return replace(trained, trunk_delta={n: d * times for n, d in trained.trunk_delta.items()})
 
-    def probe(self, run: str, charter: Charter, state: Arrays, *, watch: Watch) -> float:
+    def probe(self, run: str, charter: Charter, state: Arrays, *, watch: Watch) -> tuple[float, ...]:
         self.measured += 1
         try:
             Probe.load(self._file.probe, digest=charter.probe.text, size=charter.probe.bytes)
         except ValueError as error:
             raise TrainingFailed(str(error)) from error
-        return 2.0 + float(np.mean(state[NORM] - self._seed))
+        return (2.0 + float(np.mean(state[NORM] - self._seed)),)
 
 
 class JudgedStage:

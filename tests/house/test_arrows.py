@@ -34,7 +34,7 @@ TORCH_DOORS = (
     "hansa/released.py",
 )
 DOORS = {
-    "ray": ("workers/actor.py", "workers/ray_start.py", "workers/ray_job.py", "hansa/demo/"),
+    "ray": ("workers/actor.py", "workers/ray_head.py", "workers/ray_start.py", "workers/ray_job.py"),
     "mlflow": ("governance/tracking/",),
     "sqlalchemy": ("governance/journal/",),
     "torch": TORCH_DOORS,

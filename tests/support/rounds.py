@@ -13,7 +13,7 @@ import numpy as np
 from commons.charter import Charter
 from commons.codec import encode
 from commons.errors import Refusal
-from commons.experts.fragments import sent
+from commons.exchange import Exchange
 from commons.experts.map import ExpertMap
 from commons.founding import Delegation
 from commons.learning import Codec
@@ -135,8 +135,8 @@ class Stage:
         order, learning = self.order(site), self.of.learning
         steps = changes.get("steps", learning.inner_steps)
         tokens = steps * learning.batch_size * learning.sequence_length
-        turn = sent(self.map, SiteId(site), learning, order.round)
-        parts = [(s.name, s.shape, np.full(s.shape, value, np.float32)) for s in turn]
+        moves = Exchange(self.map, learning, order.round)
+        parts = [(s.name, s.shape, np.full(s.shape, value, np.float32)) for s in moves.uplink(SiteId(site))]
         manifest, payload = lay_out(
             (name, codec, shape, encode(codec, array)) for name, shape, array in parts
         )
@@ -150,7 +150,7 @@ class Stage:
         usage: dict[str, Any] = {
             "lease": order.lease, "device": "cpu", "device_ids": f"cpu/{entry.partner}/{site}", "precision": "fp32",
             "started_ms": self.at_ms - ms, "ended_ms": self.at_ms, "device_ms": ms, "steps": steps,
-            "tokens": tokens, "gflop": self.map.training_gflop(tokens), "energy_j": None,
+            "tokens": tokens, "gflop": moves.gflop(steps), "energy_j": None,
             "update": manifest.payload_digest,
         }  # fmt: skip
         key = signer(f"{entry.partner}/{site}")

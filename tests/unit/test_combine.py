@@ -12,14 +12,14 @@ import pytest
 from commons.codec import FRAME, decode, encode
 from commons.experts.fragments import deal
 from commons.experts.map import ExpertMap, Kind
-from commons.learning import Codec, Outer
+from commons.learning import Codec, Codecs, Outer
 from commons.names import Digest, SiteId
 from commons.privacy.terms import Robust
 from commons.states import StateStore
 from commons.updates import lay_out
 from orchestrator.combine import Combined, Contribution, combine
 from orchestrator.combine.outer import outer_step
-from tests.support.consortium import charter, seed_state
+from tests.support.consortium import charter, exchange, seed_state
 from tests.support.updates import UpdateInMemory
 
 MAP = ExpertMap.from_charter(charter())
@@ -56,7 +56,7 @@ def test_the_trunk_moves_by_the_mean_weighted_by_tokens_and_experts_by_their_own
     base = seed_state(charter())
     (alder, a), (birch, b) = contribution("alder", 300, codec=codec), contribution("birch", 100, codec=codec)
     done = combine(
-        store, base=store.save(base), momentum=None, expert_map=MAP, outer=Outer(),
+        store, base=store.save(base), momentum=None, exchange=exchange(MAP, outer=Outer()),
         contributions=[birch, alder],
     )  # fmt: skip
     new = store.load(done.state)
@@ -76,7 +76,7 @@ def test_the_result_does_not_depend_on_who_came_first(store: StateStore) -> None
     three = [contribution(s, n)[0] for s, n in (("alder", 7), ("birch", 11), ("cedar", 13))]
     outer = Outer(learning_rate=0.7, momentum=0.9, nesterov=True)
     results = {
-        combine(store, base=base, momentum=None, expert_map=MAP, outer=outer, contributions=order)
+        combine(store, base=base, momentum=None, exchange=exchange(MAP, outer=outer), contributions=order)
         for order in itertools.permutations(three)
     }
     assert len(results) == 1
@@ -86,9 +86,13 @@ def test_two_outer_steps_with_momentum_are_those_of_sgd(store: StateStore) -> No
     base = store.save(seed_state(charter()))
     one, sent = contribution("alder", 5)
     outer = Outer(learning_rate=0.5, momentum=0.9)
-    first = combine(store, base=base, momentum=None, expert_map=MAP, outer=outer, contributions=[one])
+    first = combine(store, base=base, momentum=None, exchange=exchange(MAP, outer=outer), contributions=[one])
     second = combine(
-        store, base=first.state, momentum=first.momentum, expert_map=MAP, outer=outer, contributions=[one]
+        store,
+        base=first.state,
+        momentum=first.momentum,
+        exchange=exchange(MAP, outer=outer),
+        contributions=[one],
     )
     name = "model.norm.weight"
     start, delta = store.load(base)[name], sent[name]
@@ -119,7 +123,11 @@ def test_plain_averaging_of_one_site_is_base_plus_its_delta_to_the_bit(store: St
     base = seed_state(charter())
     one, sent = contribution("cedar", 123)
     done = combine(
-        store, base=store.save(base), momentum=None, expert_map=MAP, outer=Outer(), contributions=[one]
+        store,
+        base=store.save(base),
+        momentum=None,
+        exchange=exchange(MAP, outer=Outer()),
+        contributions=[one],
     )
     new = store.load(done.state)
     assert all(np.array_equal(new[n], base[n] + d) for n, d in sent.items())
@@ -129,12 +137,22 @@ def test_switching_momentum_off_forgets_it(store: StateStore) -> None:
     base = store.save(seed_state(charter()))
     one, _ = contribution("alder", 5)
     with_it = combine(
-        store, base=base, momentum=None, expert_map=MAP, outer=Outer(momentum=0.9), contributions=[one]
+        store,
+        base=base,
+        momentum=None,
+        exchange=exchange(MAP, outer=Outer(momentum=0.9)),
+        contributions=[one],
     )
     without = combine(
-        store, base=base, momentum=with_it.momentum, expert_map=MAP, outer=Outer(), contributions=[one]
+        store,
+        base=base,
+        momentum=with_it.momentum,
+        exchange=exchange(MAP, outer=Outer()),
+        contributions=[one],
     )
-    plain = combine(store, base=base, momentum=None, expert_map=MAP, outer=Outer(), contributions=[one])
+    plain = combine(
+        store, base=base, momentum=None, exchange=exchange(MAP, outer=Outer()), contributions=[one]
+    )
     assert isinstance(with_it.momentum, str) and without == plain
 
 
@@ -150,8 +168,8 @@ def test_what_no_update_holds_stays_with_its_momentum_and_its_turn_comes(
         three = [contribution(s, 1, names=names) for s in ("alder", "birch", "cedar")]
         before, kept = store.load(state), store.manifest(momentum) if momentum else {}
         done = combine(
-            store, base=state, momentum=momentum, expert_map=MAP, outer=outer, rule=rule,
-            contributions=[one for one, _ in three],
+            store, base=state, momentum=momentum, rule=rule, contributions=[one for one, _ in three],
+            exchange=exchange(MAP, number=2 + number, fragments=2, rounds=99, outer=outer),
         )  # fmt: skip
         state, momentum = done.state, done.momentum
         assert momentum is not None
@@ -173,7 +191,7 @@ def test_a_lost_base_is_an_error_and_nothing_is_saved(store: StateStore) -> None
     one, _ = contribution("alder", 5)
     with pytest.raises(StoreError):
         combine(
-            store, base=Digest("sha256:" + "0" * 64), momentum=None, expert_map=MAP, outer=Outer(),
+            store, base=Digest("sha256:" + "0" * 64), momentum=None, exchange=exchange(MAP, outer=Outer()),
             contributions=[one],
         )  # fmt: skip
     assert not list((store.root / "drafts").iterdir())
@@ -184,10 +202,8 @@ def combined(store: StateStore, base: Digest, sent: Contribution, *, down: Codec
         store,
         base=base,
         momentum=more.get("memory"),
-        expert_map=MAP,
-        outer=more.get("outer", Outer()),
+        exchange=exchange(MAP, outer=more.get("outer", Outer()), codecs=Codecs(down=down)),
         contributions=[sent],
-        down=down,
     )
 
 
@@ -258,8 +274,8 @@ def test_a_model_of_many_frames_is_the_same_on_any_number_of_threads(tmp_path: P
             ones.append(Contribution(SiteId(site), number + 1, UpdateInMemory(manifest, payload)))
         found.add(
             combine(
-                store, base=store.save(base), momentum=None, expert_map=expert_map,
-                outer=Outer(momentum=0.9), contributions=ones, down="int8", threads=threads,
+                store, base=store.save(base), momentum=None, contributions=ones, threads=threads,
+                exchange=exchange(expert_map, outer=Outer(momentum=0.9), codecs=Codecs(down="int8")),
             )
         )  # fmt: skip
     assert len(found) == 1

@@ -55,6 +55,20 @@ PROBE = "sha256:" + "ab" * 32
             {"learning_rate": 0.7, "momentum": 0.9, "nesterov": True},
             {"/learning/outer/learning_rate", "/learning/outer/momentum", "/learning/outer/nesterov"},
         ),
+        ("strategy", {"strategy": "diloco"}, {"/learning/strategy"}),
+        (
+            "strategy",
+            {"strategy": "sovereign", "routing": "lean"},
+            {"/learning/strategy", "/learning/routing"},
+        ),
+        ("merge", {"merge": "radial"}, {"/learning/merge"}),
+        ("balancing", {"rate": 0.001}, {"/learning/balance_rate"}),
+        ("expert-weights", {"by": "routed"}, {"/learning/expert_weights"}),
+        (
+            "expert-outer-step",
+            {"learning_rate": 0.9, "momentum": 0.5, "nesterov": False},
+            {"/learning/expert_outer/learning_rate", "/learning/expert_outer/momentum"},
+        ),
         ("public-share", {"share": 0.25}, {"/learning/public_share"}),
         ("late-updates", {"late_rounds": 3}, {"/rounds/late_rounds"}),
         (
@@ -200,6 +214,7 @@ def test_what_rests_on_a_probe_is_refused_without_one(
         ({"text": PROBE}, "probe.text and probe.bytes belong together"),
         ({"bytes": 5000}, "probe.text and probe.bytes belong together"),
         ({"text": PROBE, "bytes": 3}, "probe.bytes is 3, one window takes"),
+        ({"text": PROBE, "bytes": 5000, "rows": 3, "parts": 4}, "each of 4 parts needs one"),
         ({"text": "sha256:short", "bytes": 5000}, "text"),
     ],
 )

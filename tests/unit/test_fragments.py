@@ -8,7 +8,8 @@ import pytest
 
 from commons.charter import Charter, Model
 from commons.errors import Code, Refusal
-from commons.experts.fragments import deal, due, sent
+from commons.exchange import Exchange
+from commons.experts.fragments import deal, due
 from commons.experts.map import ExpertMap, Kind, Slice
 from commons.features import apply
 from commons.learning import Learning
@@ -71,7 +72,7 @@ def test_a_model_of_few_slices_has_few_fragments_and_none_is_empty() -> None:
 @pytest.mark.parametrize("site", ["one", "two"])
 def test_rounds_take_turns_and_the_last_exchanges_everything(site: str) -> None:
     expert_map = map_of("glm4_moe", DEEP)
-    turns = [sent(expert_map, SiteId(site), LEARNING, number) for number in range(1, 10)]
+    turns = [Exchange(expert_map, LEARNING, number).uplink(SiteId(site)) for number in range(1, 10)]
     everything = expert_map.uplink(SiteId(site))
     assert turns[-1] == everything
     assert turns[0] == turns[4] and turns[3] == turns[7]

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
 from commons.charter import Charter
 from commons.errors import Code, Refusal
-from commons.names import Digest, SiteId
-from commons.records import Kind
+from commons.names import Digest, ExpertId, SiteId
+from commons.records import Kind, canonical_json
 from commons.work import ProbeNote
 from governance.fsck import judge as audit
+from governance.fsck_findings import Rule
 from governance.tracking.items import Log
 from governance.tracking.training import Training
+from hansa.worth import worth_of
+from orchestrator.appraising import silent
 from orchestrator.board import run_view
-from orchestrator.judging import decide_measurement
+from orchestrator.judging import decide_measurement, leavable
 from orchestrator.live import Beat
+from orchestrator.progress import RoundState, RunState
 from tests.support.consortium import SITES, charter, signer
 from tests.support.rounds import RUN, Died, Stage
 
@@ -91,7 +96,7 @@ def says(stage: Stage, site: str, state: str, loss: float, **changes: Any) -> An
         "site": site,
         "probe": TEXT,
     }
-    key, words = signer(f"{site}/{site}"), ProbeNote(**{**note, "state": state, "loss": loss, **changes})
+    key, words = signer(f"{site}/{site}"), ProbeNote(**{**note, "state": state, "losses": (loss,), **changes})
     consortium = stage.desk.consortium
     known: list[int] = []
 
@@ -186,7 +191,7 @@ def test_the_update_that_does_the_harm_is_left_out_and_its_site_sits_out_and_com
     assert facts(stage, Kind.CLOSE)[0]["contributors"] == ["alder", "birch"]
     [why] = [f for f in facts(stage, Kind.REJECTION) if f["code"] == Code.UPDATE_HARMFUL]
     assert why["site"] == "cedar" and why["update"]
-    assert "changes by +49.67 % in round 1, without it by -0.50 %" in why["message"]
+    assert "changes by +49.67 %, without it by -0.50 %: it is left out of round 1" in why["message"]
     hold = stage.hold("hold/run-1/1/cedar")
     full = stage.hold("hold/run-1/1/alder").charged_micro
     assert (hold.state, hold.accepted, hold.charged_micro) == ("settled", False, full // 2)
@@ -291,7 +296,8 @@ def test_a_straggler_that_comes_while_the_others_measure_is_in_the_round(stage: 
         ({"probe": "sha256:" + "cd" * 32}, Code.REQUEST_INVALID),
         ({"consortium": "other"}, Code.REQUEST_INVALID),
         ({"state": "sha256:" + "ef" * 32}, Code.STALE_BASE),
-        ({"loss": 1.0}, Code.REQUEST_INVALID),
+        ({"losses": (1.0,)}, Code.REQUEST_INVALID),
+        ({"losses": (2.0, 2.0)}, Code.REQUEST_INVALID),
     ],
 )
 def test_a_measurement_nobody_asked_for_is_refused_and_a_repeat_is_the_same(
@@ -341,6 +347,125 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     [close] = facts(stage, Kind.CLOSE)
     stage.close()
     return {key: close[key] for key in ("state", "momentum", "contributors")}
+
+
+def appraised(stage_of: Callable[..., Stage], **changes: Any) -> Stage:
+    """The second round is appraised; alder's update is worth most, and cedar's does a little harm."""
+    stage = stage_of(**({"contribution": {"every": 2}, "rollback": {}} | changes))
+    assert stage.play(*hand_in(stage), all_measure(stage))
+    assert stage.records(Kind.WORTH) == []
+    assert stage.play(*hand_in(stage, alder=-0.04, cedar=0.01), *[all_measure(stage)] * 4)
+    return stage
+
+
+def test_what_each_update_and_each_expert_is_worth_is_measured_where_the_charter_says(
+    stage_of: Callable[..., Stage],
+) -> None:
+    stage = appraised(stage_of)
+    [worth], close = facts(stage, Kind.WORTH), facts(stage, Kind.CLOSE)[-1]
+    assert worth["state"] == close["state"]
+    # 2 - 0.01 - 0.04/3 with all three; without alder, birch, cedar: 2 - 0.01 and 0, -0.015, -0.025.
+    exact = {"alder/2": 0.04 / 3, "birch/2": 0.04 / 3 - 0.015, "cedar/2": 0.04 / 3 - 0.025}
+    found = {name: ppm for name, (_, ppm, _) in worth["updates"].items()}
+    assert found == {n: pytest.approx(1e6 * x / (1.99 - 0.04 / 3), abs=5) for n, x in exact.items()}
+    assert {name: ppm for name, (_, ppm, _) in worth["experts"].items()} == dict.fromkeys(
+        stage.map.experts, 0
+    )
+    store, whole = stage.desk.store, Digest(close["state"])
+    for expert, (state, *_) in worth["experts"].items():
+        assert silent(store, whole, stage.map, ExpertId(expert)) == state
+        blobs = {d: store.manifest(Digest(d)) for d in (state, whole)}
+        for part in stage.map.slices:
+            same = blobs[Digest(state)][part.name].digest == blobs[whole][part.name].digest
+            assert same is (part.expert != expert)
+    assert view(stage).history[-1].worth_ppm == found
+    assert audit(stage.records()) == ()
+    shown = worth_of(view(stage))
+    assert [row["site"] for row in shown["updates"]] == list(SITES) and shown["rounds"] == [2]
+    assert shown["points"] == {"alder": 9998, "birch": 1, "cedar": 1}
+
+
+def test_with_lean_routing_an_expert_is_its_owners_alone_and_only_updates_are_appraised(
+    stage_of: Callable[..., Stage],
+) -> None:
+    stage = appraised(stage_of, learning__routing="lean")
+    [worth] = facts(stage, Kind.WORTH)
+    assert set(worth["updates"]) == {"alder/2", "birch/2", "cedar/2"} and worth["experts"] == {}
+
+
+def test_under_secure_aggregation_nobodys_worth_can_be_asked_for_and_nobody_is_left_out() -> None:
+    masked = {"mode": "secagg", "secagg": {"clip": 0.125}}
+    three = {"quorum": 3, "grace_s": 5, "lease_s": 600}
+    with pytest.raises(ValueError, match="nobody sees a single update"):
+        of(privacy=masked, rounds=three, contribution={"every": 2})
+    alone = of(privacy=masked, rounds=three)
+    run = RunState(RUN, 9, Digest("sha256:0"), None, 0, 1)
+    assert leavable(run, cast(RoundState, None), alone) == []
+
+
+def test_an_update_that_drags_twice_is_left_out_of_an_appraised_round_though_the_loss_falls(
+    stage_of: Callable[..., Stage],
+) -> None:
+    rollback = {"on": True, "drag_percent": 0.5, "quarantine_rounds": 2}
+    stage = appraised(stage_of, rollback=rollback)
+    first = facts(stage, Kind.WORTH)[-1]
+    assert first["dragging"] == ["cedar/2"] and rejected(stage, Code.UPDATE_HARMFUL) == [], "once is no habit"
+    assert stage.play(*hand_in(stage), all_measure(stage))
+    assert stage.play(*hand_in(stage, alder=-0.04, cedar=0.01), *[all_measure(stage)] * 4)
+    [out] = [f for f in facts(stage, Kind.REJECTION) if f["code"] == Code.UPDATE_HARMFUL]
+    assert (out["round"], out["site"]) == (4, "cedar")
+    assert (
+        "on the part it helps most by -0.60 %; it was so the last time it was appraised too" in out["message"]
+    )
+    assert [f["verdict"] for f in facts(stage, Kind.VERDICT)] == ["good", "good", "good", "harmful", "good"]
+    worth = facts(stage, Kind.WORTH)[-1]
+    assert set(worth["updates"]) == {"alder/4", "birch/4"}, "the others are appraised again"
+    assert facts(stage, Kind.CLOSE)[-1]["contributors"] == ["alder", "birch"]
+    assert audit(stage.records()) == ()
+    lie = [
+        replace(r, body=canonical_json({**r.facts, "dragging": []})) if r.kind is Kind.WORTH else r
+        for r in stage.records()
+    ]
+    assert Rule.VERDICT in {finding.rule for finding in audit(lie)}
+
+
+@pytest.mark.parametrize("kind", [Kind.VERDICT, Kind.WORTH, Kind.REJECTION, Kind.CLOSE])
+def test_an_auditor_finds_a_verdict_that_does_not_follow_from_the_measurements(
+    stage_of: Callable[..., Stage], kind: Kind
+) -> None:
+    stage = appraised(stage_of, rollback={"on": True})
+    assert stage.play(*hand_in(stage, cedar=3.0), *[all_measure(stage)] * 2)
+    records, lies = stage.records(), 0
+    for index, record in enumerate(records):
+        if record.kind is not kind or (
+            kind is Kind.REJECTION and record.facts["code"] != Code.UPDATE_HARMFUL
+        ):
+            continue
+        for told in told_otherwise(kind, record.facts):
+            changed = [*records]
+            changed[index] = replace(record, body=canonical_json(told))
+            assert Rule.VERDICT in {finding.rule for finding in audit(changed)}, told
+            lies += 1
+    assert lies >= 1
+
+
+def told_otherwise(kind: Kind, said: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    match kind:
+        case Kind.VERDICT:
+            yield {**said, "change_ppm": said["change_ppm"] - 1}
+            yield {**said, "limit_ppm": said["limit_ppm"] + 1}
+            yield {**said, "verdict": "good" if said["verdict"] != "good" else "rolled-back"}
+            if "without" in said:
+                yield {**said, "without": {}}
+        case Kind.WORTH:
+            state, ppm, best = said["updates"]["alder/2"]
+            yield {**said, "updates": {**said["updates"], "alder/2": [state, ppm + 1, best]}}
+            yield {**said, "updates": {**said["updates"], "alder/2": [state, ppm, best + 1]}}
+            yield {**said, "updates": {"dogwood/2": [state, ppm, best]}}
+        case Kind.REJECTION:
+            yield {**said, "site": "birch"}
+        case _:
+            yield {**said, "state": said["base"]}
 
 
 def test_the_mirror_has_the_curve_of_states_that_were_taken(stage: Stage) -> None:

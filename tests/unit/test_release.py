@@ -34,7 +34,7 @@ from orchestrator.release import Made, make, verify
 from orchestrator.release.layout import slices_in
 from orchestrator.seed import load_seed
 from orchestrator.spool import Spool
-from tests.support.consortium import NAME, charter, found, seed_state, signer
+from tests.support.consortium import NAME, charter, exchange, found, seed_state, signer
 from tests.support.families import CONFIGS
 from tests.support.updates import UpdateInMemory
 
@@ -65,8 +65,7 @@ def desk_of(of: Charter, folder: Path) -> Desk:
         store,
         base=seed,
         momentum=None,
-        expert_map=expert_map,
-        outer=of.learning.outer,
+        exchange=exchange(expert_map, outer=of.learning.outer),
         contributions=[update],
     )
     state = done.state
