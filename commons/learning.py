@@ -44,7 +44,7 @@ class Codecs(Section):
                 return self.vector or self.trunk
             case Kind.ROUTER:
                 return self.router or self.trunk
-            case Kind.EXPERT:
+            case Kind.EXPERT | Kind.READER:
                 return self.expert
 
 

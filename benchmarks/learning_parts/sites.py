@@ -121,7 +121,7 @@ class Consortium:
             return
         closing = self.round > self.rounds * (1 - v.closing)
         last = closing or self.round == self.rounds
-        experts = [s for s in self.map.slices if s.kind is Kind.EXPERT]
+        experts = [s for s in self.map.slices if s.expert is not None]
         self.counted = self._counted(shared)
         if last or self.round % v.trunk_every == 0:
             moves = Exchange(self.map, self.learning, self.round)

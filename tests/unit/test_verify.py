@@ -11,6 +11,7 @@ import pytest
 
 from commons import charter_file
 from commons.certificates import Subject
+from commons.chain import Wanted
 from commons.errors import Code, HansaError, Refusal
 from commons.experts.map import ExpertMap
 from commons.identity import Seat
@@ -69,7 +70,8 @@ class Consortium:
             Spending(self.memory.with_name("privacy.json"), None),
         )
 
-    def chain(self, have_size: int) -> Chain:
+    def chain(self, wanted: Wanted) -> Chain:
+        have_size = wanted.have_size
         journal = self.chamber.journal
         entries = tuple((i, leaf, tuple(path)) for i, leaf, path in journal.entries())
         consistency = tuple(journal.consistency(have_size, journal.size)) if have_size else ()
@@ -196,7 +198,7 @@ def test_the_owners_policy_has_the_last_word(consortium: Consortium) -> None:
 
 
 def test_a_journal_that_lost_records_is_refused_even_by_a_restarted_site(consortium: Consortium) -> None:
-    older = consortium.chain(0)
+    older = consortium.chain(Wanted())
     consortium.chamber.pass_into_law()
     assert isinstance(consortium.site().order(consortium.order(), consortium.chain), Order)
     refusal = refusal_of(consortium.site().order(consortium.order(), lambda _: older))
@@ -214,7 +216,7 @@ def test_another_journal_of_the_same_size_is_refused(consortium: Consortium, tmp
 
 def test_what_a_refused_chain_showed_is_not_remembered(consortium: Consortium) -> None:
     site = consortium.site()
-    shown = consortium.chain(0)
+    shown = consortium.chain(Wanted())
     broken = replace(shown, entries=shown.entries[1:])
     refusal_of(site.order(consortium.order(), lambda _: broken))
     assert not consortium.memory.exists()
