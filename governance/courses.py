@@ -132,13 +132,13 @@ class Courses:
                     self._succeed(item, record.at_ms)
 
     def _succeed(self, item: Item, at_ms: int) -> None:
+        """It waits to be carried out; an override, the one vote that passes and changes no charter, lifts its veto."""
         if item.binding:
             self.passed.append(item.opening.proposal)
             return
-        target = self.items.get(ProposalId(str(item.proposal.parameters.get("proposal"))))
-        if target is not None and item.proposal.feature == features.OVERRIDE:
-            target.overridden_ms = at_ms
-            target.evidence.extend(item.evidence)
+        target = self.items[ProposalId(item.proposal.parameters["proposal"])]
+        target.overridden_ms = at_ms
+        target.evidence.extend(item.evidence)
 
     @property
     def basis(self) -> tuple[int, ...]:

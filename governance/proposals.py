@@ -88,9 +88,7 @@ class Proposals(Courses):
             contributed=self.contributed(charter, now_ms),
             dormant=self.dormancy.members,
         )
-        if not opening.electorate:
-            message = "nobody could vote on it: who is concerned or suspended has no vote"
-            return Refusal(Code.NOT_AUTHORISED, message)
+        assert opening.electorate, "a charter in which nobody could vote on it would be refused"
         return [
             Record(Kind.PROPOSAL, now_ms, note.data),
             fact(Kind.OPENING, now_ms, **opening.facts),

@@ -221,7 +221,7 @@ def charter_text(charter: Charter, digest: Digest) -> list[str]:
         )
     return [
         *lines,
-        f"Model: {c.model.family}, {len(c.experts)} experts",
+        f"Model: {c.model.family}, {len(c.experts)} experts{_read(c.model.reader)}",
         f"Run: {_rounds(learning)}, {learning.strategy}, {learning.routing} routing{_inner(learning)}",
         f"Sent: {_sent(codecs)}",
         f"Price: {rates}",
@@ -230,6 +230,10 @@ def charter_text(charter: Charter, digest: Digest) -> list[str]:
         f"A vote needs {c.voting.quorum_percent} % turnout and more than {c.voting.pass_percent} % for it",
         f"Features voted in: {', '.join(k for k, on in c.features.items() if on) or 'none'}",
     ]
+
+
+def _read(width: int) -> str:
+    return f", chosen by readers of width {width}" if width else ""
 
 
 def _rounds(learning: Learning) -> str:

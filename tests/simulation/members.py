@@ -30,6 +30,14 @@ Reason = Literal["metering_error", "hardware_fault", "duplicate", "rate_error"]
 REASONS: tuple[Reason, ...] = ("metering_error", "hardware_fault", "duplicate", "rate_error")
 
 
+_STRATEGIES = (
+    {"strategy": "expert_diloco"},
+    {"strategy": "diloco", "routing": "joint"},
+    {"strategy": "sovereign", "routing": "lean"},
+    {"strategy": "branch_mix"},
+)
+
+
 class Refused(Exception):
     """The service declined."""
 
@@ -76,6 +84,9 @@ class Members:
         members = [member.name for member in charter.members]
         wishes: dict[str, Callable[[], dict[str, Any]]] = {
             "inner-steps": lambda: {"steps": dice.randrange(1, 4)},
+            "strategy": lambda: dice.choice(_STRATEGIES),
+            "balancing": lambda: {"rate": dice.choice((0.0, 0.01))},
+            "merge": lambda: {"merge": dice.choice(("mean", "radial"))},
             "fragments": lambda: {"fragments": dice.randrange(1, 4)},
             "uplink-codec": lambda: {"trunk": dice.choice(("fp32", "int8")), "expert": "fp32"},
             "grant": lambda: random_grant(dice, f"v{dice.randrange(10**6)}", members, world.time_ms),

@@ -121,7 +121,12 @@ def test_anchors_by_strangers_stolen_names_or_for_another_charter_count_for_noth
     ):
         answer = chamber.members.decide_anchor(parse(note), chamber.now_ms)
         assert isinstance(answer, Refusal) and answer.code == code, answer
+    nonsense = signer("acme").sign("hansa-anchor/v1\nmember acme\n")
+    answer = chamber.members.decide_anchor(parse(nonsense), chamber.now_ms)
+    assert isinstance(answer, Refusal) and answer.code == Code.NOTE_MALFORMED
     vouch(chamber, "acme")
+    assert chamber.members.find(anchor(chamber, "acme")) == chamber.journal.size - 1
+    assert chamber.members.find(b"no note") is None
     assert chamber.members.decide_anchor(parse(anchor(chamber, "acme")), chamber.now_ms) == []
 
 
@@ -202,6 +207,12 @@ def test_a_vote_that_was_open_when_members_vouched_is_recounted_from_before() ->
     chamber.execute()
     found = verified(shown(chamber).verify())
     assert found.charter == chamber.charter and [e.version for e in found.executed] == [3, 4]
+    log = chamber.journal
+    answer = verify_chain(log.entries(), log.checkpoint(), [], trust=chamber.trust)
+    assert isinstance(answer, Refusal) and "ask for the whole chain" in answer.message
+    assert isinstance(
+        verify_chain(log.entries(), log.checkpoint(), [], trust=chamber.trust, whole=True), VerifiedCharter
+    )
 
 
 def test_a_proof_file_is_read_back_and_one_that_is_none_is_refused() -> None:
@@ -217,6 +228,7 @@ def test_a_proof_file_is_read_back_and_one_that_is_none_is_refused() -> None:
     answer = cut.verify()
     assert isinstance(answer, Refusal) and answer.message.startswith("step 3 inclusion")
     assert cut.signed() is None, "whoever takes a record out accuses nobody"
+    assert replace(file, shown=b"").signed() is None
 
 
 def test_a_lying_coordinator_is_convicted_by_the_file_of_what_it_showed(tmp_path: Path) -> None:

@@ -17,10 +17,11 @@ from commons.chain import VerifiedCharter, verify_chain
 from commons.charter import Charter
 from commons.errors import Code, Refusal
 from commons.features.patching import patch_parameters
-from commons.motions import BallotKey, Motion
+from commons.motions import BallotKey, Motion, Pause
 from commons.notes import Signer, parse
 from commons.opening import Opening
 from commons.records import Kind, Record, canonical_json, fact
+from governance.pausing import Pauses
 from governance.proposals import Proposals
 from tests.support.chamber import MEMBERS, START_MS, Chamber, Log, ballot, charter, proposal, sign, signer
 
@@ -98,13 +99,14 @@ def test_a_delegated_key_votes_and_its_vote_is_proven() -> None:
             "acme",
         ),
         (ballot_key("zeta", Signer("zeta/ballot", b"\x05" * 32)), Code.NOT_AUTHORISED, "no member"),
+        (signer("acme").sign("hansa-ballot-key/v1\nmember acme\n"), Code.NOTE_MALFORMED, "fields"),
         (
             ballot_key("acme", Signer("acme/ballot", signer("beta")._key.private_bytes_raw())),
             Code.NOT_AUTHORISED,
             "this one is a member's",
         ),
     ],
-    ids=["another name", "another member's signature", "a stranger", "a member's key"],
+    ids=["another name", "another member's signature", "a stranger", "not such a note", "a member's key"],
 )
 def test_ballots_are_delegated_by_their_member_to_a_key_of_its_own(note: bytes, code: Code, why: str) -> None:
     refused(Chamber(), note, code, why)
@@ -428,6 +430,46 @@ def test_gh6386_a_coordinator_executes_what_is_not_queued_or_before_its_time() -
     proven(chamber)
 
 
+@pytest.mark.parametrize(
+    ("member", "by", "why"),
+    [("zeta", "zeta", "by 'zeta', who is no member"), ("acme", "beta", "not signed by acme")],
+)
+def test_a_motion_that_the_coordinator_made_up(member: str, by: str, why: str) -> None:
+    chamber = Chamber()
+    opening = chamber.propose()
+    forged = Motion(
+        consortium="demo",
+        proposal=opening.proposal,
+        member=member,
+        motion="discuss",
+        reason="-",
+        nonce="0" * 16,
+    )
+    chamber.take([Record(Kind.MOTION, chamber.now_ms, signer(by).sign(forged.text))])
+    chamber.vote(opening, **ALL)
+    chamber.close()
+    chamber.execute()
+    disbelieved(chamber, chamber.journal.all, why)
+
+
+def test_a_proposal_whose_parameters_are_none_is_not_law_whatever_the_tally_says() -> None:
+    chamber = Chamber()
+    opening = chamber.propose()
+    wish = proposal(charter(), parameters={"steps": -1})
+    after = features.apply(charter(), "inner-steps", {"steps": 20})
+    assert isinstance(after, Charter)
+    executed = features.execution_facts(wish.id, 1, charter(), after, 2)
+    records = [
+        *chamber.journal.all[:-2],
+        Record(Kind.PROPOSAL, START_MS, sign(wish)),
+        fact(Kind.OPENING, START_MS, **{**opening.facts, "proposal": wish.id}),
+        fact(Kind.OUTCOME, START_MS, proposal=7),
+        fact(Kind.EXECUTION, START_MS, **executed),
+        Record(Kind.CHARTER, START_MS, charter_file.canonical(after)),
+    ]
+    disbelieved(chamber, records, "could not be voted on")
+
+
 def test_three_colluding_at_a_third_each_still_need_a_majority_of_heads_to_change_the_rules() -> None:
     contributed = {"acme": 100, "beta": 100, "coop": 100, "dora": 1}
     chamber = weighed(contributed)
@@ -547,6 +589,11 @@ def test_an_order_of_candidates_is_no_answer_to_yes_or_no_and_the_reverse() -> N
         (roadmap, "credits fp8 1"),
     ):
         refused(chamber, sign(ballot(opening, "acme", choice)), Code.BALLOT_MISMATCH)  # type: ignore[arg-type]
+    credits = {"candidates": ["fp8", "lean"], "credits": 9}
+    quadratic = chamber.propose(feature="roadmap", parameters=credits, nonce="ab" * 16)
+    for choice in ("rank fp8 > lean", "for", "credits fp8 3, lean 1", "credits fp8 1, fp8 1"):
+        refused(chamber, sign(ballot(quadratic, "acme", choice)), Code.BALLOT_MISMATCH)  # type: ignore[arg-type]
+    chamber.submit(sign(ballot(quadratic, "acme", "credits fp8 2, lean 2")))  # type: ignore[arg-type]
     chamber.submit(sign(ballot(roadmap, "acme", "rank lean > fp8")))  # type: ignore[arg-type]
     chamber.now_ms = roadmap.closes_ms
     chamber.close()
@@ -554,6 +601,40 @@ def test_an_order_of_candidates_is_no_answer_to_yes_or_no_and_the_reverse() -> N
     assert chamber.execute() == []
     view = chamber.proposals.views()[1]
     assert view.tiers == (("lean",), ("fp8",))
+
+
+def pause(chamber: Chamber, pauses: Pauses, by: str, *, nonce: int = 0, **lie: Any) -> list[Record] | Refusal:
+    fields = {"consortium": "demo", "member": by, "reason": "Stop.", "nonce": f"{nonce:016x}"}
+    note = parse(signer(by).sign(Pause(**{**fields, **lie}).text))
+    return pauses.decide_pause(note, chamber.charter, chamber.now_ms)
+
+
+def test_an_emergency_pause_that_is_not_ratified_lapses_and_cannot_be_chained() -> None:
+    chamber, pauses = (
+        Chamber(charter(voting={"window_s": 60, "officers": ("coop",), "pause_s": 60})),
+        Pauses(),
+    )
+    for index, record in enumerate(chamber.journal.all):
+        pauses.apply(index, record)
+    for by, lie in (("acme", {}), ("coop", {"consortium": "other"}), ("zeta", {})):
+        answer = pause(chamber, pauses, by, **lie)
+        assert isinstance(answer, Refusal) and answer.code == Code.NOT_AUTHORISED
+    taken = pause(chamber, pauses, "coop")
+    assert not isinstance(taken, Refusal)
+    pauses.apply(99, taken[0])
+    assert pauses.find(taken[0].body) == 99 and pauses.find(b"no note") is None
+    assert pause(chamber, pauses, "coop") == [], "a repeat adds nothing"
+    until_ms = chamber.now_ms + 60_000
+    assert pauses.until_ms(chamber.charter, chamber.now_ms) == until_ms
+    assert pauses.until_ms(chamber.charter, until_ms) == until_ms, "it has lapsed"
+    chamber.now_ms = until_ms + 59_999
+    answer = pause(chamber, pauses, "coop", nonce=1)
+    assert isinstance(answer, Refusal) and answer.code == Code.PROPOSAL_CLOSED
+    chamber.now_ms += 1
+    assert not isinstance(pause(chamber, pauses, "coop", nonce=1), Refusal)
+    powerless = Chamber(charter(voting={"window_s": 60, "officers": ("coop",)}))
+    answer = pause(powerless, pauses, "coop", nonce=2)
+    assert isinstance(answer, Refusal) and "gives officers no pause" in answer.message
 
 
 def test_a_charter_edited_by_hand_on_a_sites_disk_proves_nothing() -> None:

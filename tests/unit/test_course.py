@@ -204,6 +204,23 @@ def test_an_override_that_is_lost_lifts_nothing() -> None:
     assert (state(chamber, override), state(chamber, opening)) == ("defeated", "vetoed")
 
 
+def test_who_has_no_vote_on_it_cannot_stop_it_for_a_discussion() -> None:
+    chamber = Chamber()
+    wish = {"feature": "member-suspend", "parameters": {"name": "beta", "reason": "Silent."}}
+    opening = chamber.propose(**wish)
+    refused(chamber, motion(opening, "beta", "discuss"), "not in its electorate")
+    assert chamber.proposals.items[opening.proposal].vetoed_ms is None
+
+
+def test_the_next_moment_is_the_end_of_a_vote_or_of_a_queue() -> None:
+    chamber = Chamber(ruled())
+    assert chamber.proposals.next_moment_ms(chamber.now_ms) is None
+    opening = queued(chamber)
+    assert chamber.proposals.next_moment_ms(chamber.now_ms) == chamber.now_ms + MINUTE_MS
+    later = chamber.propose(effective_round=1, nonce="11" * 16, parameters={"steps": 30})
+    assert chamber.proposals.next_moment_ms(opening.opened_ms + 2 * MINUTE_MS) == later.closes_ms
+
+
 def test_after_its_time_a_veto_comes_too_late() -> None:
     chamber = Chamber(ruled())
     opening = queued(chamber)

@@ -313,6 +313,15 @@ def test_a_vote_on_members_or_rules_that_cannot_be_carried_out_is_refused_before
     assert why in refusal.message
 
 
+def test_a_rule_takes_the_place_of_the_one_for_its_type() -> None:
+    first = applied(charter(), "voting-rule", type="member", window_s=9)
+    other = applied(first, "voting-rule", type="licence.change", window_s=8)
+    again = applied(other, "voting-rule", type="member", window_s=7)
+    assert [(r.type, r.window_s) for r in again.voting.rules] == [("member", 7), ("licence.change", 8)]
+    assert again.voting.rule("member").members == "", "a rule of its own says all that is needed"
+    assert again.voting.rule("rules.change").share == "2/3"
+
+
 def test_the_last_member_cannot_be_suspended() -> None:
     alone = tuple({**m.model_dump(), "suspended": m.name != "acme"} for m in charter().members)
     refusal = features.check(charter(members=alone), "member-suspend", {"name": "acme", "reason": "All."})
