@@ -12,8 +12,8 @@ from hansa.chamber import Chamber
 from hansa.output import answer, table
 
 NOTHING = (
-    "No round of run {run} was appraised: the charter's contribution.every says in which rounds it is measured, and the "
-    "probe on what. Members vote for both: hansa proposal submit contribution every=5"
+    "No round of run {run} was appraised: contribution.every in the charter says in which rounds that is done, [probe] on what.",
+    "Members vote for both: hansa proposal open contribution -s every=5",
 )
 
 
@@ -60,7 +60,7 @@ def _row(what: str, name: str, ppm: Sequence[int]) -> dict[str, Any]:
 
 def _lines(found: Mapping[str, Any]) -> list[str]:
     if not found["rounds"]:
-        return [NOTHING.format(run=found["run"])]
+        return [line.format(run=found["run"]) for line in NOTHING]
     last = found["rounds"][-1]
     lines = [
         f"Run {found['run']}, {len(found['rounds'])} rounds appraised, the last {last}.",
