@@ -216,6 +216,11 @@ class _Walk(Steps):
             self._fail(f"{name} is executed a second time for charter version {version}")
         base, opening = self._opening(at, proposal)
         name = f"P-{opening.number:04d} {proposal.title!r}"
+        wrong = features.may_not_propose(
+            self.history[base], proposal.feature, proposal.parameters, proposal.proposer
+        )
+        if wrong:
+            self._fail(f"{name}: {wrong.message}")
         count = self._outcome(at + 1, index, opening, self.history[base], name)
         if round_number < proposal.effective_round:
             self._fail(

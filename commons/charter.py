@@ -163,6 +163,17 @@ class Outsider(Section):
     """Its submission prefix; `/add-checkpoint` is put after it."""
 
 
+class Added(Section):
+    """An expert that was added by a vote, and what it began as."""
+
+    LATER: ClassVar[frozenset[str]] = frozenset({"like"})
+
+    expert: Name
+    like: Name | None = None
+    """The expert whose weights and router row it is a copy of; None: weights by the seed rule
+    (`commons.experts.initial`). What was copied stays a copy when the other is retired."""
+
+
 class Witnesses(Section):
     """Who must have seen the journal before a site trusts it. Every site is a witness; outsiders come on top."""
 
@@ -194,7 +205,9 @@ _NEVER_LATE = {
 class Charter(Section):
     """The whole document. `version` 1 is signed by every founder; later ones follow from executed proposals."""
 
-    LATER: ClassVar[frozenset[str]] = frozenset({"accounting", "grants", "privacy", "rulings", "witnesses"})
+    LATER: ClassVar[frozenset[str]] = frozenset(
+        {"accounting", "added", "escrow", "grants", "privacy", "retired", "rulings", "witnesses"}
+    )
 
     version: Annotated[int, Field(ge=1)]
     consortium: Consortium
@@ -213,6 +226,11 @@ class Charter(Section):
     rulings: Annotated[tuple[Ruling, ...], Field(max_length=1024)] = ()
     witnesses: Witnesses = Witnesses()
     privacy: Privacy = Privacy()
+    added: Annotated[tuple[Added, ...], Field(max_length=1024)] = ()
+    escrow: Annotated[tuple[Name, ...], Field(max_length=1024)] = ()
+    """Experts of the model whose site has left: the coordinator holds them as they were, and nobody trains them."""
+    retired: Annotated[tuple[Name, ...], Field(max_length=1024)] = ()
+    """Experts that are gone for good. No other goes by such a name, so that nobody takes one for the other."""
 
     @model_validator(mode="after")
     def _refers_only_to_what_it_names(self) -> Charter:
@@ -223,23 +241,8 @@ class Charter(Section):
 
     def _inconsistencies(self) -> list[str]:
         members = [m.name for m in self.members]
-        sites = [s.name for s in self.sites]
-        experts = [e for s in self.sites for e in s.experts]
         devices = {r.device for r in self.rate_card.rates}
-        named = (
-            ("member", members),
-            ("site", sites),
-            ("expert", experts),
-            ("rate", [f"{r.device} {r.precision}" for r in self.rate_card.rates]),
-            ("grant", [g.name for g in self.grants]),
-            ("ruling on", [r.dispute for r in self.rulings]),
-            ("outsider", [o.name for o in self.witnesses.outsiders]),
-        )
-        found = [
-            f"{what} {name!r} is named twice"
-            for what, names in named
-            for name in sorted({n for n in names if names.count(n) > 1})
-        ]
+        found = [*self._named_twice(), *self._odd_experts()]
         for site in self.sites:
             for role in ("partner", "payer"):
                 if getattr(site, role) not in members:
@@ -282,6 +285,32 @@ class Charter(Section):
             shared_codecs={k: c for k, c in codecs.items() if k not in ("expert", "down") and c is not None},
         )
 
+    def _named_twice(self) -> list[str]:
+        named = (
+            ("member", [m.name for m in self.members]),
+            ("site", [s.name for s in self.sites]),
+            ("expert", [*self.experts]),
+            ("rate", [f"{r.device} {r.precision}" for r in self.rate_card.rates]),
+            ("grant", [g.name for g in self.grants]),
+            ("ruling on", [r.dispute for r in self.rulings]),
+            ("outsider", [o.name for o in self.witnesses.outsiders]),
+            ("added expert", [a.expert for a in self.added]),
+            ("retired expert", [*self.retired]),
+        )
+        return [
+            f"{what} {name!r} is named twice"
+            for what, names in named
+            for name in sorted({n for n in names if names.count(n) > 1})
+        ]
+
+    def _odd_experts(self) -> list[str]:
+        strange = [a.expert for a in self.added if a.expert not in self.experts]
+        back = [e for e in self.retired if e in self.experts]
+        return [
+            *(f"added names {e!r}, which no site owns and which is not in escrow" for e in strange),
+            *(f"expert {e!r} was retired; another needs a name of its own" for e in back),
+        ]
+
     def _unpriced_precisions(self) -> list[str]:
         """Of bf16, where a site computes in it or in fp32: an update without a price would be rejected."""
         if self.learning.precision == "fp32":
@@ -296,8 +325,17 @@ class Charter(Section):
 
     @property
     def experts(self) -> tuple[str, ...]:
-        """Every expert in charter order: its position is its index in the released model."""
-        return tuple(e for s in self.sites for e in s.experts)
+        """Every expert in charter order, those in escrow last: its position is its index in the released model."""
+        return (*(e for s in self.sites for e in s.experts), *self.escrow)
+
+    @property
+    def owners(self) -> dict[str, str | None]:
+        """Expert -> the site that owns it, in charter order; None for one in escrow."""
+        return {e: s.name for s in self.sites for e in s.experts} | dict.fromkeys(self.escrow)
+
+    def owner(self, expert: str) -> Site | None:
+        """The site that owns the expert; None for one in escrow, or that there is none of."""
+        return next((s for s in self.sites if expert in s.experts), None)
 
     def site(self, name: str) -> Site | None:
         return next((s for s in self.sites if s.name == name), None)

@@ -42,6 +42,7 @@ class Kind(Word):
     USAGE = "usage"  # note by a site: what the round took
     REJECTION = "rejection"  # fact: an update rejected, or a site left out
     CLOSE = "close"  # fact: a round combined and saved
+    REMADE = "remade"  # fact: the run's state re-made for a charter whose experts are others'
     EVALUATION = "evaluation"  # note by a site: held-out loss of a state
     FINISH = "finish"  # fact: a run ended
     RELEASE = "release"  # note by the coordinator: manifest of a release

@@ -17,6 +17,7 @@ from commons.signed import text_digest
 from commons.work import EvaluationNote, UpdateNote, UsageNote
 from governance.fsck_devices import Devices
 from governance.fsck_epsilon import Epsilon
+from governance.fsck_experts import check_opened, take_remade
 from governance.fsck_findings import Findings, Rule
 from governance.fsck_late import LateUpdates, Round, Run
 from governance.fsck_votes import Votes
@@ -42,7 +43,7 @@ class Work:
 
 
 class Rounds:
-    """Reads RUN, ROUND, UPDATE, USAGE, REJECTION, CLOSE, EVALUATION, FINISH and RELEASE records."""
+    """Reads RUN, ROUND, UPDATE, USAGE, REJECTION, CLOSE, REMADE, EVALUATION, FINISH and RELEASE records."""
 
     def __init__(self, findings: Findings, votes: Votes, held: Mapping[str, int]) -> None:
         """`held`: hold id -> amount of every hold that is open now, as the money has it."""
@@ -71,6 +72,9 @@ class Rounds:
                 self._reject(index, record.facts)
             case Kind.CLOSE:
                 self._close(index, record.at_ms, record.facts)
+            case Kind.REMADE:
+                run = self._active(index, record.facts["run"])
+                take_remade(self._findings, index, run, record.facts, self._votes.charter)
             case Kind.EVALUATION:
                 self._evaluate(index, record)
             case Kind.FINISH:
@@ -108,7 +112,7 @@ class Rounds:
         need(alone, Rule.RUN, index, f"starts run {facts['run']} while another goes on")
         ours = (facts["charter_version"], facts["rounds"]) == (charter.version, charter.learning.rounds)
         need(ours, Rule.RUN, index, "starts a run by another charter than the one in force")
-        self._last = self._runs[facts["run"]] = Run(facts["run"], facts["rounds"], facts["state"])
+        self._last = self._runs[facts["run"]] = Run(facts["run"], facts["rounds"], facts["state"], charter)
 
     def _active(self, index: int, name: str) -> Run:
         """Raises ValueError for a run that was never started."""
@@ -144,6 +148,7 @@ class Rounds:
         )
         longest = at_ms + 1000 * charter.rounds.lease_s
         need(facts["lease_until_ms"] <= longest, Rule.ROUND, index, "gives longer leases than the charter")
+        check_opened(self._findings, index, run, number, charter)
         strangers = [s for s in facts["holds"] if charter.site(s) is None]
         need(
             not strangers,
@@ -330,7 +335,7 @@ class Rounds:
             f"names others as missing from round {number} than were",
         )
         need(facts["base"] == opened.base, Rule.ROUND, index, f"closes round {number} on another base")
-        run.round, run.closed, run.state = None, number, facts["state"]
+        run.round, run.closed, run.state, run.momentum = None, number, facts["state"], facts["momentum"]
         run.licences[facts["state"], number] = opened.charter.release.licence
         self._late.close(index, at_ms, run, opened, facts)
 

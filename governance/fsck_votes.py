@@ -230,6 +230,11 @@ class Votes:
             changed = features.apply(charter, proposal.feature, proposal.parameters)
             if isinstance(changed, Refusal):
                 self._findings.add(Rule.VOTE, index, f"proposes what cannot be: {changed.message}")
+            wrong = features.may_not_propose(
+                charter, proposal.feature, proposal.parameters, proposal.proposer
+            )
+            what = f"is proposed by another than may: {wrong.message}" if wrong else ""
+            need(wrong is None, Rule.VOTE, index, what)
 
     def _open(self, index: int, record: Record) -> None:
         opening = Opening.from_facts(record.facts)

@@ -154,6 +154,9 @@ class Proposals:
         result = features.apply(charter, proposal.feature, proposal.parameters)
         if isinstance(result, Refusal):
             return result
+        wrong = features.may_not_propose(charter, proposal.feature, proposal.parameters, member.name)
+        if wrong:
+            return wrong
         twin = next((i for i in self._open() if _same(i.proposal, proposal)), None)
         if twin:
             return Refusal(

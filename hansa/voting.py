@@ -33,10 +33,13 @@ def propose(
 ) -> ProposalView:
     """Sign and hand in a proposal on the charter in force. Raises Refused before sending what cannot pass a check."""
     charter = chamber.read(CharterView)
-    if (
-        unsound := features.apply(charter_file.from_canonical(charter.text.encode()), feature, parameters)
-    ) and (isinstance(unsound, Refusal)):
-        raise Refused(unsound)
+    current = charter_file.from_canonical(charter.text.encode())
+    for wrong in (
+        features.apply(current, feature, parameters),
+        features.may_not_propose(current, feature, parameters, signer.name),
+    ):
+        if isinstance(wrong, Refusal):
+            raise Refused(wrong)
     proposal = Proposal(
         consortium=chamber.seat.consortium,
         proposer=signer.name,
@@ -83,8 +86,31 @@ def open_proposal(
     """`hansa proposal open`. `before_signing` is given what the change costs."""
     pairs = split_settings(settings)
     with Chamber.at(seat) as chamber:
-        signer = member_key(seat, key)
         parameters = read_settings(feature, pairs, currency_of(chamber))
+    return open_change(
+        seat,
+        key,
+        feature=feature,
+        parameters=parameters,
+        title=title,
+        effective_round=effective_round,
+        before_signing=before_signing,
+    )
+
+
+def open_change(
+    seat: Path,
+    key: Path | None,
+    *,
+    feature: str,
+    parameters: Mapping[str, Any],
+    title: str,
+    effective_round: int,
+    before_signing: Callable[[Quote], None],
+) -> ProposalView:
+    """The same with parameters as the feature has them."""
+    with Chamber.at(seat) as chamber:
+        signer = member_key(seat, key)
         before_signing(quote_change(chamber, feature, parameters, effective_round=effective_round))
         return propose(
             chamber,

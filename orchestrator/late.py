@@ -73,6 +73,11 @@ def too_late(
     if own.privacy != taking.privacy:
         message = f"{what} was made under other terms of privacy than those in force; its next order is new"
         return Refusal(Code.ROUND_CLOSED, message)
+    if own.owners != taking.owners:  # what is moved also has another owner, so that indices are the same too
+        message = (
+            f"{what} is of other experts, or of another site's, than the model has now; its next order is new"
+        )
+        return Refusal(Code.EXPERT_MAP_MISMATCH, message)
     if now_ms >= found.lease_until_ms:
         message = f"{what} did not come before its lease was over; its next order is new"
         return Refusal(Code.LEASE_EXPIRED, message)

@@ -96,7 +96,7 @@ class Computing:
             manifest = seal.pack(
                 trained,
                 base=base,
-                residual=self._outbox.residual(note),
+                residual=self._outbox.residual(note, order.expert_map),
                 expert_map=order.expert_map,
                 site=self._name,
                 codecs=charter.learning.codecs,
@@ -107,7 +107,13 @@ class Computing:
             if noising is not None:
                 self._spending.count(note, charter, manifest.payload_digest)
             update, used = seal.sign(
-                note, trained, manifest, device=entry.device, signer=self._signer, losses=noising is None
+                note,
+                trained,
+                manifest,
+                device=entry.device,
+                signer=self._signer,
+                losses=noising is None,
+                counts=noising is None and masking is None,
             )
             what = f"trained, loss {trained.loss:.4f}, update of {manifest.payload_bytes} bytes"
             log.info("round %d: %s%s", note.round, what, f" ({why})" if why else "")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
@@ -25,7 +25,7 @@ from commons.masking import FixedPoint, Masker, to_bytes
 from commons.names import SiteId
 from commons.notes import Signer, digest
 from commons.updates import Encoding, Part, UpdateManifest
-from commons.work import AssignmentNote, UpdateNote, UsageNote
+from commons.work import AssignmentNote, UpdateNote, UsageNote, routed_text
 from workers.meter import Usage
 from workers.noise import Noise, Noising
 from workers.residual import Residual, ResidualWriter
@@ -48,6 +48,8 @@ class Trained:
     usage: Usage
     model_bytes: int = 0
     """Weights, gradients and moments held while training."""
+    routed: Mapping[str, int] = field(default_factory=dict)
+    """Tokens given to each expert, summed over layers."""
 
 
 PAYLOAD = "payload.bin"
@@ -71,13 +73,13 @@ def pack(
     left over without noise is forgotten, as it would tell what the noise hides. A payload that is there already is written over. The same arguments give the same bytes. Raises CodecError when a delta is not finite.
     """
     parts: list[Part] = []
-    left = ResidualWriter(folder, noised=noising is not None)
+    left = ResidualWriter(folder, expert_map=expert_map, noised=noising is not None)
     path = folder / PAYLOAD
     noise = None
     if noising is not None:
         covered = (part for part in expert_map.uplink(site) if noising.covers(part))
         noise = noising.begin((part.name, _delta(part, trained, base)) for part in covered)
-        residual = residual if residual.noised else Residual(None)
+        residual = residual if residual.noised else Residual(None, expert_map)
     with path.open("r+b" if path.exists() else "wb") as payload:
         try:
             for part in expert_map.uplink(site):
@@ -160,10 +162,12 @@ def sign(
     device: str,
     signer: Signer,
     losses: bool = True,
+    counts: bool = True,
 ) -> tuple[bytes, bytes]:
     """The update note and the usage note of a packed round. `device`: its kind, as the rate card names it.
 
-    `losses`: False withholds them, as they are of the text without noise.
+    `losses`: False withholds them, as they are of the text without noise; `counts`: False withholds which experts its
+    tokens went to.
     """
     payload, usage = manifest.payload_digest, trained.usage
     update = UpdateNote(
@@ -179,6 +183,7 @@ def sign(
         tokens=trained.tokens,
         loss=trained.loss if losses else None,
         held_out_loss=trained.held_out_loss if losses else None,
+        routed=routed_text(trained.routed) if counts else "-",
     )
     used = UsageNote(
         consortium=order.consortium,

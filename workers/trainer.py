@@ -9,6 +9,8 @@ at its own place in batches and learning rate, as if the round had been whole.
 Inner optimiser: AdamW (0.9, 0.95), its moments kept across rounds, gradients clipped at norm 1, warm-up and cosine
 over the run's inner steps (DiLoCo, arXiv 2311.08105). Own experts stay as the site left them, unless they leave it
 under noise: then they start from the base every round, as the trunk does, and are at the site what they are for all others.
+What is kept is known by expert id: after a change of the expert map it goes on for the experts that are left, and an
+expert that came begins as the base has it.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from torch import nn
 from commons.charter import Model
 from commons.clock import SystemClock
 from commons.experts.map import ExpertMap, Kind
+from commons.experts.remaking import carried_over, name_now
 from commons.learning import Learning
 from commons.names import SiteId
 from workers.data import Corpus, Mixture, Source
@@ -246,7 +249,14 @@ class Trainer:
 
     def _latest_experts(self) -> dict[str, Array]:
         kept = self._rounds_kept()
-        return _under("expert/", read_arrays(self._file(kept[-1]))) if kept else {}
+        return _under("expert/", self._read(kept[-1])[0]) if kept else {}
+
+    def _read(self, round_number: int) -> tuple[dict[str, Array], dict[str, int]]:
+        """Arrays and step counts that a round left, under the names of today's expert map."""
+        facts, arrays = read_facts(self._file(round_number)), read_arrays(self._file(round_number))
+        before = facts.get("expert_ids", self._map.experts)
+        named = ((name_now(n, before, self._map), steps) for n, steps in facts["adam_steps"].items())
+        return carried_over(arrays, before, self._map), {n: steps for n, steps in named if n}
 
     def _restore(
         self, round_number: int, shard: nn.Module, experts: str
@@ -255,11 +265,15 @@ class Trainer:
         earlier = [n for n in self._rounds_kept() if n < round_number]
         if not earlier:
             return {}, {}
-        arrays = read_arrays(self._file(earlier[-1]))
-        if experts == "kept":
-            load_state(shard, _under("expert/", arrays))
-        steps: dict[str, int] = read_facts(self._file(earlier[-1]))["adam_steps"]
+        arrays, steps = self._read(earlier[-1])
+        if experts == "kept" and (earlier[-1] == round_number - 1 or self._is_of_today(earlier[-1])):
+            load_state(shard, _under("expert/", arrays), self._own_names)
         return arrays, steps
+
+    def _is_of_today(self, round_number: int) -> bool:
+        """Whether a round was of today's experts. If not, and it was not the last, another site may have trained one of
+        ours since and given it back: then the base has it as it is now."""
+        return bool(read_facts(self._file(round_number)).get("map", self._map.digest) == self._map.digest)
 
     def _commit(
         self,
@@ -276,7 +290,13 @@ class Trainer:
         write_durably(
             self._file(round_number),
             arrays,
-            {"request": request, "adam_steps": optimizer.steps(), "result": facts},
+            {
+                "request": request,
+                "adam_steps": optimizer.steps(),
+                "expert_ids": self._map.experts,
+                "map": self._map.digest,
+                "result": facts,
+            },
         )
         for old in [n for n in self._rounds_kept() if n <= round_number][:-_KEPT]:
             self._file(old).unlink()

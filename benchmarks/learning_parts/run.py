@@ -25,8 +25,8 @@ from benchmarks.learning_parts.plan import SIZES, VARIANTS, Size, Variant
 from benchmarks.learning_parts.sites import Consortium
 from benchmarks.learning_parts.tables import KEPT
 from benchmarks.learning_parts.texts import Texts
-from commons.charter import Learning
 from commons.experts.map import Kind
+from commons.learning import Learning
 from hansa.baselines import SeedPhase, make_seed
 from workers.durable import read_arrays, write_durably
 from workers.shard import initial_state

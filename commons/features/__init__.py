@@ -15,18 +15,33 @@ import jsonpointer
 from pydantic import BaseModel, ValidationError
 
 from commons.charter import Charter
-from commons.charter_file import CHARTER_BYTES_MAX, canonical, diff, digest, document
+from commons.charter_file import CHARTER_BYTES_MAX, canonical, diff, digest, document, problems
 from commons.errors import Code, Refusal
+from commons.experts.map import model_problems
 from commons.features.books import BOOKS
+from commons.features.experts import EXPERTS
 from commons.features.feature import Feature, Patch
 from commons.features.learning import LEARNING
 from commons.features.privacy import PRIVACY
 from commons.features.rounds import ROUNDS
+from commons.features.sites import SITES
 from commons.records import canonical_json
 
-__all__ = ["FEATURES", "Feature", "Patch", "apply", "carry_out", "execution_facts", "parameters", "patch"]
+__all__ = [
+    "FEATURES",
+    "Feature",
+    "Patch",
+    "apply",
+    "carry_out",
+    "execution_facts",
+    "may_not_propose",
+    "parameters",
+    "patch",
+]
 
-FEATURES: dict[str, Feature] = {feature.key: feature for feature in (*LEARNING, *ROUNDS, *PRIVACY, *BOOKS)}
+FEATURES: dict[str, Feature] = {
+    feature.key: feature for feature in (*LEARNING, *EXPERTS, *SITES, *ROUNDS, *PRIVACY, *BOOKS)
+}
 """The registry. Adding one is a new release of the program, which each site installs by its own will."""
 
 
@@ -42,11 +57,25 @@ def patch(charter: Charter, key: str, raw: Mapping[str, Any]) -> Patch | Refusal
     return found if isinstance(found, Refusal) else found[0].patch(charter, found[1])
 
 
+def may_not_propose(charter: Charter, key: str, raw: Mapping[str, Any], proposer: str) -> Refusal | None:
+    """Why this member may not propose it on this charter, where only another may; None when it may."""
+    found = _checked(key, raw)
+    if isinstance(found, Refusal):
+        return found
+    only = found[0].proposers(charter, found[1])
+    if only in (None, proposer):
+        return None
+    return Refusal(
+        Code.NOT_AUTHORISED, f"{key} with {_shown(raw)} is for {only} to propose, not for {proposer}"
+    )
+
+
 def apply(charter: Charter, feature: str | Feature, params: Mapping[str, Any]) -> Charter | Refusal:
     """The next charter: the feature's patch, its switch (where it has one), the version raised by one, nothing else.
 
     Refused when the feature or its parameters are unknown, when it would change nothing, touch a path it
-    does not own, leave the schema or make the charter larger than a record.
+    does not own, leave the schema, make the charter larger than a record, use a key that is none, or leave a model that
+    cannot be trained as the charter says.
     """
     found = _checked(feature, params)
     if isinstance(found, Refusal):
@@ -83,7 +112,22 @@ def apply(charter: Charter, feature: str | Feature, params: Mapping[str, Any]) -
     if (size := len(canonical(changed))) > CHARTER_BYTES_MAX:
         message = f"the charter would take {size} bytes, at most {CHARTER_BYTES_MAX} are one journal record"
         return Refusal(Code.CHARTER_INVALID, message)
+    if wrong := _new_problems(charter, changed):
+        return Refusal(
+            Code.CHARTER_INVALID, f"feature {entry.key} gives an invalid charter: {'; '.join(wrong)}"
+        )
     return changed
+
+
+def _new_problems(before: Charter, changed: Charter) -> list[str]:
+    """Of keys and of the model, that were not there before."""
+
+    def found(charter: Charter) -> list[str]:
+        of_model = (f"{'.'.join(map(str, p.path))}: {p.what}" for p in model_problems(charter))
+        return [*problems(charter), *of_model]
+
+    known = found(before)
+    return [problem for problem in found(changed) if problem not in known]
 
 
 def carry_out(history: Sequence[Charter], key: str, params: Mapping[str, Any]) -> Charter | Refusal:
@@ -137,13 +181,15 @@ def _checked(key: str | Feature, raw: Mapping[str, Any]) -> tuple[Feature, BaseM
     if entry is None:
         return Refusal(Code.FEATURE_UNKNOWN, f"no feature {key!r}; there are {', '.join(FEATURES)}")
     try:
-        return entry, entry.parameters.model_validate(dict(raw))
+        return entry, entry.parameters.model_validate_json(canonical_json(dict(raw)))
     except ValidationError as error:
         wrong = _wrong(error)
         known = ", ".join(entry.parameters.model_fields)
         return Refusal(
             Code.FEATURE_PARAMETERS_INVALID, f"parameters of {entry.key} ({known}): {wrong}", {"wrong": wrong}
         )
+    except (ValueError, TypeError) as error:
+        return Refusal(Code.FEATURE_PARAMETERS_INVALID, f"parameters of {entry.key}: {error}")
 
 
 def _wrong(error: ValidationError) -> str:

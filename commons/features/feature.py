@@ -27,6 +27,8 @@ class Feature:
     switch: bool = True
     """Carried out, it is switched on in `charter.features`, which a site may decline to work under. False for what
     concerns the books or when a round ends, and not what a site trains: no site has to allow it."""
+    proposers: Callable[[Charter, Any], str | None] = lambda _, __: None
+    """(charter, validated parameters) -> the one member who may propose it; None: any member. Pure."""
 
 
 def replaced(path: str, value: Any) -> dict[str, Any]:
@@ -36,3 +38,7 @@ def replaced(path: str, value: Any) -> dict[str, Any]:
 def appended(path: str, value: Any) -> dict[str, Any]:
     """One more entry of the list at `path`: it moves nobody else's ground, and nobody's append moves its."""
     return {"op": "add", "path": f"{path}/-", "value": value}
+
+
+def removed(path: str) -> dict[str, Any]:
+    return {"op": "remove", "path": path}

@@ -79,7 +79,8 @@ def combine(
             if part.expert is None:
                 fold.shared(part)
             else:
-                fold.expert(part, owners.get(expert_map.owners[part.expert]))
+                owner = expert_map.owners[part.expert]
+                fold.expert(part, owners.get(owner) if owner else None)
 
         each(one, expert_map.slices, threads)
         kept = after.finish() if outer.momentum or down != "fp32" else None

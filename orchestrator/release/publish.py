@@ -73,7 +73,7 @@ def _fill(desk: Desk, run: RunState, draft: Path) -> Digest:
         charters = desk.consortium.members.charters
         founding_notes = [r.body for r in desk.consortium.journal.records() if r.kind is Kind.FOUNDING]
         state, number = run.state, run.closed
-        charter, first = charters[run.history[number - 1].charter_version], charters[1]
+        charter, first = charters[run.map_version], charters[1]
     write_model(draft / MODEL, desk.store, ExpertMap.from_charter(charter), desk.store.manifest(state))
     (draft / STATE).write_bytes(desk.store.read(state))
     config = FAMILIES[charter.model.family].hf_config(charter.model.config, len(charter.experts))
