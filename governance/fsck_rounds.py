@@ -14,10 +14,11 @@ from commons.charter import Charter
 from commons.errors import Code
 from commons.records import Kind, Record
 from commons.signed import text_digest
+from commons.states import StateStore
 from commons.work import EvaluationNote, UpdateNote, UsageNote
 from governance.fsck_devices import Devices
 from governance.fsck_epsilon import Epsilon
-from governance.fsck_experts import check_opened, take_remade
+from governance.fsck_experts import Remade, check_opened, take_remade
 from governance.fsck_findings import Findings, Rule
 from governance.fsck_late import LateUpdates, Round, Run
 from governance.fsck_votes import Votes
@@ -45,8 +46,16 @@ class Work:
 class Rounds:
     """Reads RUN, ROUND, UPDATE, USAGE, REJECTION, CLOSE, REMADE, EVALUATION, FINISH and RELEASE records."""
 
-    def __init__(self, findings: Findings, votes: Votes, held: Mapping[str, int]) -> None:
-        """`held`: hold id -> amount of every hold that is open now, as the money has it."""
+    def __init__(
+        self,
+        findings: Findings,
+        votes: Votes,
+        held: Mapping[str, int],
+        states: StateStore | None = None,
+    ) -> None:
+        """`held`: hold id -> amount of every hold that is open now, as the money has it. `states`: where re-made states are
+        computed again."""
+        self.remade = Remade(findings, votes, states)
         self._findings, self._votes, self._held = findings, votes, held
         self._runs: dict[str, Run] = {}
         self._last: Run | None = None
@@ -75,6 +84,7 @@ class Rounds:
             case Kind.REMADE:
                 run = self._active(index, record.facts["run"])
                 take_remade(self._findings, index, run, record.facts, self._votes.charter)
+                self.remade.take(index, record.facts)
             case Kind.EVALUATION:
                 self._evaluate(index, record)
             case Kind.FINISH:
@@ -137,6 +147,7 @@ class Rounds:
             index,
             f"opens round {number} under another charter than version {charter.version}",
         )
+        check_opened(self._findings, index, run, number, charter)
         need(
             facts["base"] == run.state,
             Rule.ROUND,
@@ -148,7 +159,6 @@ class Rounds:
         )
         longest = at_ms + 1000 * charter.rounds.lease_s
         need(facts["lease_until_ms"] <= longest, Rule.ROUND, index, "gives longer leases than the charter")
-        check_opened(self._findings, index, run, number, charter)
         strangers = [s for s in facts["holds"] if charter.site(s) is None]
         need(
             not strangers,

@@ -9,7 +9,6 @@ from commons.views import (
     BudgetView,
     ChargeView,
     DisputeView,
-    ExpertsView,
     PledgeView,
     ProposalView,
     RateCardView,
@@ -280,18 +279,6 @@ def _date(at_ms: int, none: str) -> str:
     if not at_ms:
         return none
     return instant(at_ms).replace(" 00:00 UTC", "")
-
-
-def expert_table(view: ExpertsView) -> str:
-    """The experts that are there, and the names of those that are not any more."""
-    head = ("index", "expert", "site", "partner", "parameters", "like", "from round", "trained in", "tokens")
-    rows = [
-        (e.index, e.expert, e.site or "(escrow)", e.partner or "-", e.parameters, e.like or "-",
-         e.from_round or "next", e.trained_round or "-", e.tokens)
-        for e in view.experts
-    ]  # fmt: skip
-    gone = [f"Retired: {', '.join(view.retired)}"] if view.retired else []
-    return "\n".join([table(head, rows), *gone])
 
 
 def proposal_table(proposals: tuple[ProposalView, ...]) -> str:

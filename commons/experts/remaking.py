@@ -9,6 +9,7 @@ change names. Knows nothing of rounds.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,12 +18,13 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
+from commons import notes
 from commons.charter import Charter
 from commons.experts.initial import initial_blocks
 from commons.experts.map import ExpertMap
 from commons.experts.slices import Kind, Slice
 from commons.names import Digest, ExpertId
-from commons.states import Blob, BlobReader, StateStore, StateWriter
+from commons.states import FP32, Blob, BlobReader, StateStore, manifest_bytes
 
 Array = NDArray[np.float32]
 _INDEX = re.compile(r"\.experts\.(\d+)\.")
@@ -85,23 +87,48 @@ def remake_state(store: StateStore, state: Digest, change: Change) -> Digest:
 
     Raises StoreError when the old state is not here whole, or the disk is full.
     """
+    with store.writer() as made:
+        for part, content in _pieces(store, state, change):
+            if isinstance(content, Blob):
+                made.keep(part.name, content)
+                continue
+            new = made.slice(part.name, part.shape)
+            for block in content:
+                new.write(block)
+            new.close()
+        return made.finish()
+
+
+def remade_digest(store: StateStore, state: Digest, change: Change) -> Digest:
+    """What `remake_state` gives, for whoever holds the old state and only wants to know; nothing is written."""
+    found: dict[str, Blob] = {}
+    for part, content in _pieces(store, state, change):
+        if not isinstance(content, Blob):
+            total = hashlib.sha256()
+            for block in content:
+                total.update(np.ascontiguousarray(block, FP32).tobytes())
+            digest = Digest(f"sha256:{total.hexdigest()}")
+            content = Blob(digest, part.shape, part.size * FP32.itemsize)
+        found[part.name] = content
+    return notes.digest(manifest_bytes(found))
+
+
+def _pieces(
+    store: StateStore, state: Digest, change: Change
+) -> Iterator[tuple[Slice, Blob | Iterator[Array]]]:
+    """Each slice of the new state: the blob it has in the old one, or its values, made block by block."""
     old = store.manifest(state)
     index = {expert: n for n, expert in enumerate(change.before.experts)}
-    with store.writer() as made:
-        for part in change.after.slices:
-            origin = change.origins[part.expert].expert if part.expert is not None else None
-            if part.kind is Kind.ROUTER:
-                _router(store, old[part.name], part, change, made)
-            elif part.expert is None:
-                made.keep(part.name, old[part.name])
-            elif origin is not None:
-                made.keep(part.name, old[_INDEX.sub(f".experts.{index[origin]}.", part.name)])
-            else:
-                new = made.slice(part.name, part.shape)
-                for block in _initial(change.charter, part.expert, part.name, part.size):
-                    new.write(block)
-                new.close()
-        return made.finish()
+    for part in change.after.slices:
+        origin = change.origins[part.expert].expert if part.expert is not None else None
+        if part.kind is Kind.ROUTER:
+            yield part, _router(store, old[part.name], part, change)
+        elif part.expert is None:
+            yield part, old[part.name]
+        elif origin is not None:
+            yield part, old[_INDEX.sub(f".experts.{index[origin]}.", part.name)]
+        else:
+            yield part, _initial(change.charter, part.expert, part.name, part.size)
 
 
 def remake_memory(store: StateStore, memory: Digest, change: Change) -> Digest:
@@ -123,23 +150,21 @@ def remake_memory(store: StateStore, memory: Digest, change: Change) -> Digest:
         return made.finish()
 
 
-def _router(store: StateStore, old: Blob, part: Slice, change: Change, made: StateWriter) -> None:
+def _router(store: StateStore, old: Blob, part: Slice, change: Change) -> Iterator[Array]:
     """A router's slice of the new state, row by row: rows that stay or are copied are the old ones.
 
-    THE PLACE where rows would be calibrated for a model whose experts changed: a rule that does it replaces `_row`, from
+    THE PLACE where rows would be calibrated for a model whose experts changed: a rule that does it replaces these, from
     what everybody can recompute, and nothing else in this file.
     """
     width = part.size // part.shape[0]
-    new = made.slice(part.name, part.shape)
     with store.open(old) as reader:
         for expert, row in zip(change.after.experts, change.rows(memory=False), strict=True):
             if row is not None:
-                new.write(_row(reader, row, width))
+                yield _row(reader, row, width)
             elif len(part.shape) == 1:
-                new.write(np.zeros(1, np.float32))
+                yield np.zeros(1, np.float32)
             else:
-                new.write(np.concatenate([*_initial(change.charter, expert, part.name, width)]))
-    new.close()
+                yield from _initial(change.charter, expert, part.name, width)
 
 
 def _row(reader: BlobReader, row: int, width: int) -> Array:

@@ -32,6 +32,7 @@ TORCH_DOORS = (
     "hansa/baselines.py",
     "hansa/demo/",
     "hansa/released.py",
+    "hansa/reading.py",
 )
 DOORS = {
     "ray": ("workers/actor.py", "workers/ray_start.py", "workers/ray_job.py", "hansa/demo/"),

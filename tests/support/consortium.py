@@ -22,7 +22,6 @@ from commons.errors import Refusal
 from commons.experts.map import ExpertMap
 from commons.founding import Delegation, Founding
 from commons.identity import Invite, Seat, csr, save_signer, tls_key_digest, tls_keypair
-from commons.learning import Codecs
 from commons.names import Digest, SiteId
 from commons.notes import Signer, Verifier, digest, open_note, parse
 from commons.states import StateStore, read_manifest
@@ -244,13 +243,14 @@ class FakeSite:
     def pack(self, order: AssignmentNote, **changes: Any) -> tuple[bytes, bytes, bytes, bytes]:
         """Update note, usage note, manifest, payload. `changes`: fields of the notes, `delta` for all slices, or
         `lay_out` for how slices are encoded."""
-        codecs, deltas = self.codecs(order), {}
-        for part in ExpertMap.from_charter(self.of).uplink(SiteId(self.name)):
+        of, deltas = self.charter(order), {}
+        codecs, expert_map = of.learning.codecs, ExpertMap.from_charter(of)
+        for part in expert_map.uplink(SiteId(self.name)):
             key = hashlib.sha256(f"{self.name}/{order.round}/{order.base}/{part.name}".encode()).digest()[:16]
             draw = np.random.Generator(np.random.Philox(key=np.frombuffer(key, np.uint64)))
             delta = draw.standard_normal(part.shape, np.float32) * np.float32(0.01)
             deltas[part.name] = changes.get("delta", delta)
-        kinds = {part.name: part.kind for part in ExpertMap.from_charter(self.of).slices}
+        kinds = {part.name: part.kind for part in expert_map.slices}
         manifest, payload = (
             changes["lay_out"](deltas)
             if "lay_out" in changes
@@ -259,7 +259,7 @@ class FakeSite:
             )
         )
         text = manifest.to_bytes()
-        learning = self.of.learning
+        learning = of.learning
         tokens = learning.inner_steps * learning.batch_size * learning.sequence_length
         now_ms = time.time_ns() // 1_000_000
         update = {
@@ -277,7 +277,7 @@ class FakeSite:
         usage |= {k: v for k, v in changes.items() if k in usage}
         self.ended_ms = usage["ended_ms"]
         if "gflop" not in changes:
-            usage["gflop"] = ExpertMap.from_charter(self.of).training_gflop(usage["tokens"])
+            usage["gflop"] = expert_map.training_gflop(usage["tokens"])
         if "device_ms" not in changes:
             usage["device_ms"] = max(0, usage["ended_ms"] - usage["started_ms"])
         return (
@@ -287,13 +287,13 @@ class FakeSite:
             payload,
         )
 
-    def codecs(self, order: AssignmentNote) -> Codecs:
-        """As the charter version of the order says."""
+    def charter(self, order: AssignmentNote) -> Charter:
+        """The version that the order is under."""
         reply = self._chamber.Read(wire.ReadRequest(view="charter", key=str(order.charter_version)))
         from commons.views import CharterView
 
         text = CharterView.model_validate_json(reply.json).text
-        return charter_file.from_canonical(text.encode()).learning.codecs
+        return charter_file.from_canonical(text.encode())
 
     def upload(self, epoch: int, order: AssignmentNote, **changes: Any) -> int:
         update, usage, manifest, payload = self.pack(order, **changes)

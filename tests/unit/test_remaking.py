@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -13,11 +14,12 @@ import pytest
 from commons.charter import Charter
 from commons.errors import Code, Refusal
 from commons.experts.map import ExpertMap
-from commons.experts.remaking import Change, remake_state
+from commons.experts.remaking import Change, remade_digest, remake_state
 from commons.names import Digest, ExpertId
-from commons.records import Kind
+from commons.records import Kind, Record, canonical_json
 from commons.states import StateStore
-from governance.fsck import judge
+from governance.fsck import _Audit, fsck, judge
+from governance.fsck_findings import Findings
 from orchestrator.live import Beat
 from orchestrator.round import _plan_and_hold
 from tests.support.consortium import SITES, charter, signer
@@ -193,7 +195,53 @@ def test_whoever_holds_the_old_state_recomputes_the_new_one_from_the_charters_al
     [remade] = (r.facts for r in stage.records(Kind.REMADE))
     versions = stage.desk.consortium.members.charters
     shown = [versions[v] for v in range(remade["since"], remade["charter_version"] + 1)]
-    assert remake_state(auditor, Digest(remade["base"]), Change.through(shown)) == remade["state"]
+    change = Change.through(shown)
+    assert remade_digest(auditor, Digest(remade["base"]), change) == remade["state"]
+    assert not auditor.has(Digest(remade["state"])), "an audit writes nothing"
+    report = fsck(stage.home / "journal.db", states=auditor)
+    assert (report.clean, report.remade) == (True, 1)
+    assert remake_state(auditor, Digest(remade["base"]), change) == remade["state"]
+
+
+LIES: tuple[tuple[dict[str, Any], str], ...] = (
+    ({"base": "sha256:" + "0" * 64}, "another state than the run's last one"),
+    ({"momentum_base": ""}, "another state than the run's last one"),
+    ({"momentum": ""}, "drops or invents what was remembered"),
+    ({"round": 5}, "re-makes the state for round 5"),
+    ({"since": 2}, "of other experts than it had"),
+    ({"charter_version": 1}, "for another charter than the one in force"),
+)
+
+
+@pytest.mark.parametrize(("lie", "why"), LIES, ids=[why for _, why in LIES])
+def test_a_lie_about_a_re_made_state_is_found(stage: Stage, lie: dict[str, Any], why: str) -> None:
+    stage.decides("expert-retire", by="birch", expert="birch-1")
+    remakes(stage)
+    records = [
+        Record(r.kind, r.at_ms, canonical_json(r.facts | lie)) if r.kind is Kind.REMADE else r
+        for r in stage.records()
+    ]
+    assert why in " ".join(f.what for f in judge(records))
+    without = [r for r in records if r.kind is not Kind.REMADE]
+    assert "on a state with other experts than charter version 2" in " ".join(f.what for f in judge(without))
+
+
+def test_another_state_than_the_one_that_follows_is_found_by_whoever_holds_the_old_one(
+    stage: Stage, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(stage.home / "states", copy)
+    stage.decides("expert-retire", by="birch", expert="birch-1")
+    remakes(stage)
+    other = "sha256:" + "0" * 64
+    swapped = [
+        Record(r.kind, r.at_ms, canonical_json(r.facts | {"state": other})) if r.kind is Kind.REMADE else r
+        for r in stage.records()
+    ]
+    audit = _Audit(Findings(), StateStore(copy))
+    for index, record in enumerate(swapped):
+        audit.take(index, record)
+    assert "re-makes the state as sha256:0000" in " ".join(f.what for f in audit.findings.all())
 
 
 def test_an_update_under_way_for_the_old_experts_is_refused_and_its_site_goes_on_with_the_next_round(
