@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from commons import charter_file
 from commons.ballots import Ballot, Proposal
 from commons.chain import Trust, verify_chain
+from commons.identity import save_signer
 from commons.names import Digest, SiteId
 from commons.records import Kind
 from commons.views import CharterView, ExpertsView, ProposalView
 from commons.wire.v1 import consortium_pb2 as wire
 from governance.fsck import judge
+from hansa.cli import app
 from tests.contract.test_services import Stage, eventually
 from tests.support.consortium import NAME, SITES, FakeSite, Office, charter, enrol, over, signer
 
@@ -112,3 +116,31 @@ def test_a_site_proves_by_the_chain_that_its_partner_came_by_a_vote(stage: Stage
     assert not hasattr(refused, "charter"), "without the vote there is no such site"
     assert SiteId("dune") in stage.coordinator.desk.consortium.members.enrolled
     alder.close()
+
+
+def test_the_commands_list_and_propose_and_say_who_may(stage: Stage, tmp_path: Path) -> None:
+    seat = tmp_path / "alder-seat"
+    enrol(stage.coordinator, "member", "alder", seat)
+    for name in ("alder", "birch"):
+        save_signer(tmp_path / f"{name}.key", signer(name))
+
+    def hansa(*words: str, by: str = "alder") -> Any:
+        key = [] if words[0] == "list" else ["--key", str(tmp_path / f"{by}.key")]
+        return CliRunner().invoke(app, ["expert", *words, "--seat", str(seat), *key])
+
+    shown = json.loads(hansa("list", "--json").output)
+    assert [(e["expert"], e["site"], e["from_round"], e["tokens"]) for e in shown["experts"]] == [
+        (f"{name}-0", name, 0, 0) for name in SITES
+    ]
+    assert "next" in hansa("list").output
+    opened = hansa("add", "alder-1", "--site", "alder", "--like", "cedar-0", "--json")
+    assert opened.exit_code == 0, opened.output
+    view = json.loads(opened.output)
+    assert view["parameters"] == {"expert": "alder-1", "like": "cedar-0", "site": "alder"} and view["quote"]
+    for words, why in (
+        (("retire", "birch-0"), "the last expert of site birch"),
+        (("transfer", "fir-0", "--to", "alder"), "there is no expert 'fir-0'"),
+        (("add", "birch-1", "--site", "birch"), "is for birch to propose, not for alder"),
+    ):
+        refused = hansa(*words)
+        assert refused.exit_code != 0 and why in refused.output
