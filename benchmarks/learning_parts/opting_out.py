@@ -28,8 +28,28 @@ from hansa.reading import Reader
 from workers.durable import read_arrays
 
 FILES = KEPT.parent / "opting_out"
+COMMAND = "python -m benchmarks.learning_parts.opting_out t1 lean 2"
 LIMIT = 128
 """Rows of each text."""
+
+
+def recorded(size: str, variant: str) -> list[dict[str, Any]]:
+    """One entry for each site and seed of a variant."""
+    files = sorted(FILES.glob(f"{size}-{variant}-[0-9].json"))
+    runs = (json.loads(file.read_text())["sites"] for file in files)
+    return [{"site": site, **of} for sites in runs for site, of in sites.items()]
+
+
+def worst(found: list[dict[str, Any]]) -> tuple[float, float]:
+    """Percent: a site's own domain above the seed; another domain above before."""
+    own = [100 * (f["losses"][f["site"]]["after"] / f["losses"][f["site"]]["seed"] - 1) for f in found]
+    others = [
+        100 * (of["after"] / of["before"] - 1)
+        for f in found
+        for d, of in f["losses"].items()
+        if d != f["site"]
+    ]
+    return max(own), max(others)
 
 
 def run(

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from commons.chain import verify_chain
 from commons.charter import Charter
 from commons.charter_file import canonical, diff
 from commons.errors import Code, Refusal
@@ -17,8 +18,12 @@ from commons.experts.remaking import lineage
 from commons.features import Feature, apply, carry_out, may_not_propose
 from commons.features.feature import replaced
 from commons.features.learning import InnerSteps
+from commons.records import Kind, Record, fact
 from commons.states import StateStore
+from commons.tally import Opening
+from governance.fsck import judge
 from orchestrator.seed import load_seed
+from tests.support.chamber import Chamber, proposal, sign
 from tests.support.consortium import MODEL, charter, seed_state, signer
 from workers.policy import Policy, forbids
 
@@ -254,3 +259,26 @@ def test_an_expert_of_another_size_than_the_others_is_refused_with_its_name(tmp_
     assert isinstance(refusal, Refusal)
     why = f"{name} is F32 [16, 4], not F32 [16, 8] (all experts of glm4_moe are of one size)"
     assert why in refusal.message
+
+
+def test_a_vote_proposed_by_another_than_may_is_refused_by_every_site_and_found_by_the_audit() -> None:
+    """A coordinator that takes it all the same convinces nobody."""
+    chamber = Chamber()
+    wish = proposal(
+        chamber.charter,
+        proposer="coop",
+        feature="expert-add",
+        parameters={"site": "berlin", "expert": "law-1"},
+    )
+    refused = chamber.try_submit(sign(wish))
+    assert isinstance(refused, Refusal) and refused.code == Code.NOT_AUTHORISED
+    opening = Opening.of(wish, chamber.charter, number=1, now_ms=chamber.now_ms)
+    now_ms = chamber.now_ms
+    chamber.take([Record(Kind.PROPOSAL, now_ms, sign(wish)), fact(Kind.OPENING, now_ms, **opening.facts)])
+    chamber.vote(opening, acme="for", beta="for", coop="for")
+    chamber.close()
+    chamber.execute()
+    journal = chamber.journal
+    shown = verify_chain(journal.entries(), journal.checkpoint(), [], trust=chamber.trust)
+    assert isinstance(shown, Refusal) and "is for acme to propose, not for coop" in shown.message
+    assert any("is for acme to propose" in f.what for f in judge(journal.all))
