@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from hansa.commands.proposal import Key, answer_opened
 from hansa.options import SEAT, Json, Seat
 from hansa.output import answer
 
@@ -15,9 +16,6 @@ app = typer.Typer(no_args_is_help=True)
 Name = Annotated[str, typer.Argument(help="The expert's name.")]
 Title = Annotated[str, typer.Option(help="One line for the others.")]
 Round = Annotated[int, typer.Option("--round", min=1, help="Earliest round that trains under it.")]
-Key = Annotated[
-    Path | None, typer.Option("--key", help="Your secret key; without it: member.key in the seat folder.")
-]
 
 
 @app.callback()
@@ -199,23 +197,11 @@ def _propose(
     key: Path | None,
     as_json: bool,
 ) -> None:
-    from dataclasses import asdict
+    from functools import partial
 
-    from governance.quotes import Quote
-    from hansa.output import plain
-    from hansa.statements import quote_text
     from hansa.voting import open_change
 
-    quotes: list[Quote] = []
-
-    def tell(quote: Quote) -> None:
-        quotes.append(quote)
-        if not as_json:
-            typer.echo(f"{quote_text(quote)}\n")
-
-    view = open_change(
-        seat, key, feature=feature, parameters=parameters, title=title, effective_round=effective_round,
-        before_signing=tell,
+    opening = partial(
+        open_change, seat, key, feature=feature, parameters=parameters, title=title, effective_round=effective_round
     )  # fmt: skip
-    text = f"P-{view.number:04d} is open. Members vote with: hansa proposal vote {view.number} for --seat THEIR/seat"
-    answer({**plain(view), "quote": asdict(quotes[0])}, text, as_json=as_json)
+    answer_opened(opening, as_json=as_json)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from commons.words import Word
 from hansa.options import SEAT, Json, Seat
 from hansa.output import answer
+
+if TYPE_CHECKING:
+    from commons.views import ProposalView
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -56,12 +60,24 @@ def open_(
       hansa proposal open uplink-codec -s trunk=int8 -s expert=int8 --seat alder/seat
       hansa proposal open grant -s name=spring -s member=birch -s amount=5EUR -s expires=2027-07-01
     """
+    from functools import partial
+
+    from hansa.voting import open_proposal
+
+    opening = partial(
+        open_proposal, seat, key, feature=feature, settings=parameter or [], title=title,
+        effective_round=effective_round,
+    )  # fmt: skip
+    answer_opened(opening, as_json=as_json)
+
+
+def answer_opened(opening: Callable[..., ProposalView], *, as_json: bool) -> None:
+    """Call `opening` with what tells a person the quote before anything is signed, and answer what it opened."""
     from dataclasses import asdict
 
     from governance.quotes import Quote
     from hansa.output import plain
     from hansa.statements import quote_text
-    from hansa.voting import open_proposal
 
     quotes: list[Quote] = []
 
@@ -70,10 +86,7 @@ def open_(
         if not as_json:
             typer.echo(f"{quote_text(quote)}\n")
 
-    view = open_proposal(
-        seat, key, feature=feature, settings=parameter or [], title=title, effective_round=effective_round,
-        before_signing=tell,
-    )  # fmt: skip
+    view = opening(before_signing=tell)
     text = f"P-{view.number:04d} is open. Members vote with: hansa proposal vote {view.number} for --seat THEIR/seat"
     answer({**plain(view), "quote": asdict(quotes[0])}, text, as_json=as_json)
 

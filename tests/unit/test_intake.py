@@ -16,9 +16,9 @@ from commons.codec import encode
 from commons.errors import Code, Refusal
 from commons.experts.map import ExpertMap
 from commons.names import Digest, Micro, RoundNumber, RunId, SiteId
-from commons.notes import NoteError, digest
+from commons.notes import NoteError, digest, parse
 from commons.updates import UpdateManifest, lay_out
-from commons.work import UpdateNote, UsageNote
+from commons.work import UpdateNote, UsageNote, routed_text, routed_tokens
 from orchestrator.intake import (
     RECORDED,
     Claim,
@@ -57,7 +57,7 @@ def sent(of: Charter = OF, **changes: Any) -> tuple[Upload, bytes]:
     update: dict[str, Any] = {
         "consortium": NAME, "run": RUN, "round": 1, "site": ALDER, "base": D, "manifest": digest(text),
         "payload": manifest.payload_digest, "payload_bytes": len(payload), "steps": 4, "tokens": TOKENS,
-        "loss": 2.0, "held_out_loss": None,
+        "loss": 2.0, "held_out_loss": None, "routed": "-",
     }  # fmt: skip
     usage: dict[str, Any] = {
         "consortium": NAME, "run": RUN, "round": 1, "site": ALDER, "lease": "lease/run-1/1/alder/1",
@@ -94,6 +94,21 @@ def v1_text() -> str:
     """The same as sites wrote it before records named their devices."""
     lines = claimed_text().replace("hansa-usage/v2", "hansa-usage/v1").splitlines(keepends=True)
     return "".join(line for line in lines if not line.startswith(("device-ids ", "precision ", "energy-j ")))
+
+
+def test_an_update_note_from_before_counts_were_in_it_is_read_and_keeps_its_digest() -> None:
+    said = claimed(routed="alder-0=5").update
+    assert routed_tokens(said.routed) == {"alder-0": 5}
+    lines = said.text.replace("hansa-update/v2", "hansa-update/v1").splitlines(keepends=True)
+    text = "".join(line for line in lines if not line.startswith("routed "))
+    old = UpdateNote.from_note(parse(KEY.sign(text)))
+    assert (old.text, old.digest, old.routed) == (text, digest(text.encode()), "-")
+    assert (old.tokens, old.manifest) == (said.tokens, said.manifest)
+
+
+def test_counts_of_more_experts_than_a_note_holds_are_withheld() -> None:
+    assert routed_text({"b": 2, "a": 0}) == "a=0,b=2" and routed_text({}) == "-"
+    assert routed_text({f"expert-{n}": 10**6 for n in range(400)}) == "-"
 
 
 def round_one(**changes: Any) -> RoundState:
@@ -167,6 +182,12 @@ def test_a_claim_that_cannot_be_read_or_believed_is_refused(upload: Upload, key:
         ({"slices": [s.name for s in MAP.slices]}, Code.UPDATE_TOO_LARGE),
         ({"codec": "bf16"}, Code.UPDATE_MALFORMED),
         ({"payload_bytes": 7}, Code.UPDATE_MALFORMED),
+        ({"routed": "fir-0=3"}, Code.UPDATE_MALFORMED),
+        ({"routed": "birch-0=1,alder-0=1"}, Code.UPDATE_MALFORMED),
+        ({"routed": "alder-0=-1"}, Code.UPDATE_MALFORMED),
+        ({"routed": "alder-0"}, Code.UPDATE_MALFORMED),
+        ({"routed": "alder-0=" + "9" * 7000}, Code.UPDATE_MALFORMED),
+        ({"routed": f"alder-0={TOKENS},birch-0={TOKENS},cedar-0=1"}, Code.UPDATE_MALFORMED),
         ({"usage_update": D}, Code.UPDATE_MALFORMED),
     ],
 )
