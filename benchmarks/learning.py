@@ -15,7 +15,7 @@ from pathlib import Path
 from benchmarks.figures import PAGE, Figure, save
 from benchmarks.learning_parts import opting_out, step_time
 from benchmarks.learning_parts.curves import svg
-from benchmarks.learning_parts.plan import EIGHT, FAR, OURS, OURS_SCRATCH, RANKED, SIZES, T1, VARIANTS
+from benchmarks.learning_parts.plan import EIGHT, FAR, OURS, OURS_SCRATCH, RANKED, SIZES, T1, UNREAD, VARIANTS
 from benchmarks.learning_parts.scores import gap_percent
 from benchmarks.learning_parts.tables import KEPT, Runs, table
 
@@ -49,10 +49,11 @@ NOTES = (
         "bytes gives the next 64. Membership: trained against held-out rows by the loss less the seed's."
     ),
     (
-        "Lean shards hold their own experts alone. Experts by posterior: the sites' experts are mixed by how likely each found "
-        "the row's bytes so far, on the shared trunk; nothing is told of the domain, and every row starts with all alike. It "
-        "costs a pass for each site until one is chosen; chosen for good after 16 bytes it is `committed` in the run's file. "
-        "Central routes as it learned to. How far to trust this: docs/decisions/0012-learning.md."
+        "Lean shards hold their own experts alone. By readers: what the product does, in one pass; each site's reader, a small "
+        "next-byte model on the trunk, says how likely it finds the bytes so far, and has a part in the prediction "
+        "(docs/decisions/0013-readers.md). By posterior: the same with whole shards in place of readers, a pass for each site. "
+        "Nothing is told of the domain, and every row starts with all alike. Oracle: its site's experts alone, no reader. "
+        "Central routes as it learned to and has no reader. How far to trust this: docs/decisions/0012-learning.md."
     ),
 )
 
@@ -118,8 +119,9 @@ def _make(work: Path, size: str, wanted: dict[str, tuple[int, ...]]) -> None:
 
 def _figures(t1: Runs) -> Iterator[Row]:
     yield _gap(t1, OURS, "central", "gap to central, 4 sites, from a seed", 5)
-    title = "the same, a row's shard chosen for good after 16 bytes"
-    yield _gap(t1, OURS, "central", title, 5, kind="committed")
+    yield _gap(t1, UNREAD, "central", "the same by posterior, a pass for each site", 5)
+    title = "the same by posterior, a row's shard chosen for good after 16 bytes"
+    yield _gap(t1, UNREAD, "central", title, 5, kind="committed")
     yield _gap(t1, OURS_SCRATCH, "central-scratch", "gap to central, 4 sites, from scratch", 8)
     yield _gap(t1, EIGHT, "central", "gap to central, 8 sites, from a seed", 8)
     yield from _routing(t1)
@@ -163,14 +165,17 @@ def _opted_out() -> Iterator[Row]:
 
 
 def _routing(t1: Runs) -> Iterator[Row]:
-    title, target = "routing loss: routed above oracle-routed", "<= 1 %"
-    if OURS not in t1.by_variant:
-        yield title, NOT_RUN, "", target, False
-        return
-    oracle = t1.spread(OURS, "oracle").mean
-    for name, kind in ((title, None), ("the same by the learned router", "losses")):
-        loss = gap_percent(t1.spread(OURS, kind).mean, oracle)
-        yield name, round(loss, 2), "%", target, loss <= 1
+    target = "<= 1 %"
+    for title, variant, kind in (
+        ("routing loss: by readers, above oracle-routed", OURS, None),
+        ("the same by posterior, a pass for each site", UNREAD, None),
+        ("the same by the learned router", UNREAD, "losses"),
+    ):
+        if variant not in t1.by_variant:
+            yield title, NOT_RUN, "", target, False
+            continue
+        loss = gap_percent(t1.spread(variant, kind).mean, t1.spread(variant, "oracle").mean)
+        yield title, round(loss, 2), "%", target, loss <= 1
 
 
 def _gap(t1: Runs, variant: str, central: str, title: str, most: float, kind: str | None = None) -> Row:
@@ -187,11 +192,11 @@ def _far(t1: Runs) -> Iterator[Row]:
         "bytes up per site against per-step bf16, H = 130, int4",
         "what that costs in loss, against H = 10, fp32",
     )
-    if not {OURS, FAR} <= set(t1.by_variant):
+    if not {UNREAD, FAR} <= set(t1.by_variant):
         yield times, NOT_RUN, "", ">= 1,000x fewer", False
         yield cost, NOT_RUN, "", "", None
         return
-    fewer, gap = t1.fewer_bytes(FAR), t1.gap(FAR, OURS)
+    fewer, gap = t1.fewer_bytes(FAR), t1.gap(FAR, UNREAD)
     yield times, round(fewer), "x fewer", ">= 1,000x fewer", fewer >= 1000
     yield cost, round(gap.mean, 2) if gap else NOT_RUN, "%", "", None
 

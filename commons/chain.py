@@ -207,8 +207,8 @@ class _Walk(Steps):
         if execution is None or execution.kind is not Kind.EXECUTION:
             self._fail(f"charter version {version} (record {index}) follows from no executed proposal")
         facts = self._facts(index - 1)
-        key, round_number = facts.get("proposal"), facts.get("round")
-        if not isinstance(key, str) or type(round_number) is not int:
+        key, round_number, run = facts.get("proposal"), facts.get("round"), facts.get("run", "")
+        if not isinstance(key, str) or type(round_number) is not int or not isinstance(run, str):
             self._fail(f"record {index - 1} names no proposal and round")
         at, proposal = self._proposal(ProposalId(key))
         name = f"proposal {proposal.title!r}"
@@ -226,14 +226,16 @@ class _Walk(Steps):
             self._fail(
                 f"{name} is executed in round {round_number}, it was voted from {proposal.effective_round}"
             )
-        changed = features.carry_out(self.history[base:], proposal.feature, proposal.parameters)
+        changed = features.carry_out(
+            self.history[base:], proposal.feature, proposal.parameters, run=run, round_number=round_number
+        )
         if isinstance(changed, Refusal):
             self._fail(f"{name} cannot lead to charter version {version}: {changed.message}")
         if charter_file.canonical(changed) != self.records[index].body:
             self._fail(
                 f"charter version {version} is not what {name} was voted for: {self._differences(changed, index)}"
             )
-        if facts != features.execution_facts(key, opening.number, current, changed, round_number):
+        if facts != features.execution_facts(key, opening.number, current, changed, round_number, run):
             self._fail(f"the execution of {name} (record {index - 1}) does not describe charter {version}")
         self.history.append(changed)
         self.executed.append(Executed(proposal, opening, count, round_number, version))

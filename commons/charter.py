@@ -13,9 +13,11 @@ from pydantic import Field, model_validator
 
 from commons.cosignature import WITNESSES_MAX
 from commons.experts.settings import Value
+from commons.judging import Contribution, Probe, Rollback, unjudgeable
 from commons.learning import Learning
 from commons.privacy.terms import Privacy, conflicts
 from commons.section import Section
+from commons.strategies import conflicts as learning_conflicts
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,31}$")]
 """Lower-case letters, digits and hyphens; at most 32 characters."""
@@ -57,9 +59,14 @@ class Site(Section):
 class Model(Section):
     """The model all partners train: a Hugging Face family and its configuration."""
 
+    LATER: ClassVar[frozenset[str]] = frozenset({"reader"})
+
     family: Literal["glm4_moe", "llama4_text", "deepseek_v3", "qwen3_moe", "mixtral", "olmoe", "flex_olmo"]
     config: dict[str, Value]
     """Keys of the family's Hugging Face config; the number of experts is the number of owned experts."""
+    reader: Annotated[int, Field(ge=0, le=4096)] = 0
+    """Width of each site's reader, by which a site's experts are chosen for a text (`commons.experts.readers`). 0: there
+    are none, and experts are chosen by the learned router."""
 
 
 class Rounds(Section):
@@ -206,7 +213,19 @@ class Charter(Section):
     """The whole document. `version` 1 is signed by every founder; later ones follow from executed proposals."""
 
     LATER: ClassVar[frozenset[str]] = frozenset(
-        {"accounting", "added", "escrow", "grants", "privacy", "retired", "rulings", "witnesses"}
+        {
+            "accounting",
+            "added",
+            "contribution",
+            "escrow",
+            "grants",
+            "privacy",
+            "probe",
+            "retired",
+            "rollback",
+            "rulings",
+            "witnesses",
+        }
     )
 
     version: Annotated[int, Field(ge=1)]
@@ -226,6 +245,9 @@ class Charter(Section):
     rulings: Annotated[tuple[Ruling, ...], Field(max_length=1024)] = ()
     witnesses: Witnesses = Witnesses()
     privacy: Privacy = Privacy()
+    probe: Probe = Probe()
+    rollback: Rollback = Rollback()
+    contribution: Contribution = Contribution()
     added: Annotated[tuple[Added, ...], Field(max_length=1024)] = ()
     escrow: Annotated[tuple[Name, ...], Field(max_length=1024)] = ()
     """Experts of the model whose site has left: the coordinator holds them as they were, and nobody trains them."""
@@ -259,6 +281,33 @@ class Charter(Section):
             for g in self.grants
             if g.member not in members
         ]
+        found += self._impossible_rounds()
+        witnesses = len(self.sites) + len(self.witnesses.outsiders)
+        if self.witnesses.quorum > witnesses:
+            found.append(
+                f"witnesses.quorum is {self.witnesses.quorum} but there are {witnesses} sites and outsiders"
+            )
+        found += [*self._unpriced_precisions(), *self._idle_readers()]
+        if self.learning.since is not None and self.version == 1:
+            found.append("learning.since is set but no vote has changed this charter")
+        found += learning_conflicts(self.learning, self.privacy, late_rounds=self.rounds.late_rounds)
+        terms = (self.probe, self.rollback, self.contribution)
+        found += unjudgeable(*terms, self.learning.sequence_length, mode=self.privacy.mode)
+        return found + self._unkeepable_privacy()
+
+    def _unkeepable_privacy(self) -> list[str]:
+        codecs = dict(self.learning.codecs)
+        owned = ("down",) if self.learning.strategy == "diloco" else ("expert", "down")
+        return conflicts(
+            self.privacy,
+            sites=len(self.sites),
+            quorum=self.rounds.quorum,
+            expert_codec=codecs["expert"],
+            shared_codecs={k: c for k, c in codecs.items() if k not in owned and c is not None},
+        )
+
+    def _impossible_rounds(self) -> list[str]:
+        found = []
         if self.rounds.quorum > len(self.sites):
             found.append(f"rounds.quorum is {self.rounds.quorum} but there are {len(self.sites)} sites")
         if self.rounds.grace == "adaptive" and self.rounds.grace_least_s > self.rounds.grace_s:
@@ -270,20 +319,7 @@ class Charter(Section):
             found.append(
                 f"rounds.late_rounds is {self.rounds.late_rounds} but privacy.mode is {self.privacy.mode!r}: {why}"
             )
-        witnesses = len(self.sites) + len(self.witnesses.outsiders)
-        if self.witnesses.quorum > witnesses:
-            found.append(
-                f"witnesses.quorum is {self.witnesses.quorum} but there are {witnesses} sites and outsiders"
-            )
-        found += self._unpriced_precisions()
-        codecs = dict(self.learning.codecs)
-        return found + conflicts(
-            self.privacy,
-            sites=len(self.sites),
-            quorum=self.rounds.quorum,
-            expert_codec=codecs["expert"],
-            shared_codecs={k: c for k, c in codecs.items() if k not in ("expert", "down") and c is not None},
-        )
+        return found
 
     def _named_twice(self) -> list[str]:
         named = (
@@ -321,6 +357,14 @@ class Charter(Section):
             for device in sorted({s.device for s in self.sites})
             for precision in (self.learning.precision, "fp32")
             if not {(device, "any"), (device, precision)} & priced
+        ]
+
+    def _idle_readers(self) -> list[str]:
+        if not self.model.reader or self.learning.routing == "lean":
+            return []
+        why = "readers choose among the experts of lean shards"
+        return [
+            f"model.reader is {self.model.reader} but learning.routing is {self.learning.routing!r}: {why}"
         ]
 
     @property

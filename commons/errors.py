@@ -76,6 +76,8 @@ class Code(Word):
     UPDATE_DIGEST_MISMATCH = "update_digest_mismatch"
     UPDATE_NOT_FINITE = "update_not_finite"
     UPDATE_NORM = "update_norm"
+    UPDATE_HARMFUL = "update_harmful"
+    QUARANTINED = "quarantined"
     UPDATE_ALREADY_ADMITTED = "update_already_admitted"
     UPLOAD_STALLED = "upload_stalled"
     TOO_MANY_STREAMS = "too_many_streams"
@@ -149,6 +151,8 @@ GRPC_STATUS: dict[Code, str] = {
     Code.UPDATE_DIGEST_MISMATCH: "DATA_LOSS",
     Code.UPDATE_NOT_FINITE: "INVALID_ARGUMENT",
     Code.UPDATE_NORM: "INVALID_ARGUMENT",
+    Code.UPDATE_HARMFUL: "FAILED_PRECONDITION",
+    Code.QUARANTINED: "FAILED_PRECONDITION",
     Code.UPDATE_ALREADY_ADMITTED: "ALREADY_EXISTS",
     Code.UPLOAD_STALLED: "ABORTED",
     Code.TOO_MANY_STREAMS: "RESOURCE_EXHAUSTED",

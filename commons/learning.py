@@ -12,6 +12,7 @@ from pydantic import Field
 from commons.experts.slices import Kind
 from commons.section import Section
 
+Strategy = Literal["expert_diloco", "sovereign", "diloco", "branch_mix"]
 Codec = Literal["fp32", "bf16", "int8", "int4", "fp8", "top_k"]
 
 SEQUENCE_MIN = 8
@@ -43,7 +44,7 @@ class Codecs(Section):
                 return self.vector or self.trunk
             case Kind.ROUTER:
                 return self.router or self.trunk
-            case Kind.EXPERT:
+            case Kind.EXPERT | Kind.READER:
                 return self.expert
 
 
@@ -58,10 +59,44 @@ class Outer(Section):
 InnerOptimizer = Literal["adamw", "muon"]
 
 
-class Learning(Section):
-    LATER: ClassVar[frozenset[str]] = frozenset({"norm_gate", "inner_optimizer", "precision"})
+class Warm(Section):
+    """Short rounds at the beginning of a run, while the sites' models are apart at every step."""
 
-    strategy: Literal["expert_diloco"] = "expert_diloco"
+    rounds: Annotated[int, Field(ge=0, le=100_000)] = 0
+    inner_steps: Annotated[int, Field(ge=1, le=100_000)] = 1
+
+
+class Since(Section):
+    """Where a run stood when a vote changed how long its rounds are. Written by the execution, never by hand."""
+
+    run: Annotated[str, Field(min_length=1, max_length=200)]
+    round: Annotated[int, Field(ge=2, le=100_000)]
+    """The first round that is as long as the charter says."""
+    step: Annotated[int, Field(ge=1, lt=2**53)]
+    """The run's inner step that it begins with."""
+
+
+class Learning(Section):
+    LATER: ClassVar[frozenset[str]] = frozenset(
+        {
+            "norm_gate",
+            "inner_optimizer",
+            "precision",
+            "merge",
+            "expert_outer",
+            "expert_weights",
+            "balance_rate",
+            "fragments",
+            "overlap_steps",
+            "warm",
+            "since",
+        }
+    )
+
+    strategy: Strategy = "expert_diloco"
+    """What the sites train and exchange (`commons.exchange`). `expert_diloco`: all the trunk, each its own experts.
+    `sovereign`: each its own experts alone. `diloco`: all of them everything. `branch_mix`: as expert_diloco, but nothing is
+    exchanged before the run's last round."""
     routing: Literal["joint", "lean"] = "joint"
     """`joint`: frozen guest experts beside one's own. `lean`: own experts only."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
@@ -85,3 +120,52 @@ class Learning(Section):
     norm_gate: Annotated[float, Field(ge=2, le=1e12)] = 1000.0
     """An update whose L2 norm is more than this many times the median of its round's is rejected, in every privacy
     mode in which the coordinator sees norms. At 2 or more the median itself always passes."""
+    merge: Literal["mean", "radial"] = "mean"
+    """Of the deltas that all sites send. `radial`: matrices but embeddings take the mean direction and the mean length of the
+    sites' deltas (radial-directional averaging, arXiv 2604.21428), where a mean gets shorter the more they differ."""
+    expert_outer: Outer = Outer()
+    """Outer step on what an owner's update makes of its experts; at rate 1 and without momentum they are as their owner has
+    them."""
+    expert_weights: Literal["alike", "routed"] = "alike"
+    """How sites count where what belongs to one expert (its router rows, under diloco its weights) is combined of several:
+    by all their tokens, or by those they routed to it."""
+    balance_rate: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Every round an expert's selection bias moves by this, up where the consortium's sites routed less than the mean of the
+    layer to it and down where they routed more (arXiv 2408.15664). 0: never."""
+    fragments: Annotated[int, Field(ge=1, le=64)] = 1
+    """The model is dealt into so many parts by layer (`commons.experts.fragments`); a round exchanges one of them, the
+    last round all. What a round does not exchange, each site goes on with as it has it."""
+    overlap_steps: Annotated[int, Field(ge=0, le=100_000)] = 0
+    """The first steps of a round, made from where the site stands, while the round before is sent, combined and
+    fetched; then what was exchanged is taken in by half. 0: every round begins at the combined state."""
+    warm: Warm = Warm()
+    since: Since | None = None
+
+    def steps_in(self, number: int) -> int:
+        """Inner steps of that round, from 1."""
+        return self.warm.inner_steps if number <= self.warm.rounds else self.inner_steps
+
+    def first_step(self, number: int) -> int:
+        """The run's inner step, from 0, that round `number` begins with, whoever took part before. Batches and learning
+        rate are functions of it; of a run the charter has been changed in, ask `in_run`."""
+        first, step = 1, 0
+        if self.since is not None and number >= self.since.round:
+            first, step = self.since.round, self.since.step
+        short = max(0, min(number, self.warm.rounds + 1) - first)
+        return step + short * self.warm.inner_steps + (number - first - short) * self.inner_steps
+
+    @property
+    def total_steps(self) -> int:
+        """Of a whole run."""
+        return self.first_step(self.rounds + 1)
+
+    @property
+    def counts(self) -> bool:
+        """Whether sites say how many tokens they routed to which expert."""
+        return self.expert_weights == "routed" or self.balance_rate > 0
+
+    def in_run(self, run: str) -> Learning:
+        """What holds in that run: where another one stood is nothing to it."""
+        if self.since is None or self.since.run == run:
+            return self
+        return self.model_copy(update={"since": None})

@@ -41,6 +41,9 @@ class Kind(Word):
     UPDATE = "update"  # note by a site: its update was admitted
     USAGE = "usage"  # note by a site: what the round took
     REJECTION = "rejection"  # fact: an update rejected, or a site left out
+    PROBE = "probe"  # note by a site: loss of a state on the charter's probe
+    VERDICT = "verdict"  # fact: what the measurements say of a round's new state
+    WORTH = "worth"  # fact: what the probe loss rises by without single updates and experts
     CLOSE = "close"  # fact: a round combined and saved
     REMADE = "remade"  # fact: the run's state re-made for a charter whose experts are others'
     EVALUATION = "evaluation"  # note by a site: held-out loss of a state

@@ -32,11 +32,13 @@ Encoding = Codec | Literal["masked"]
 LANES_MAX = 8
 Hex = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Size = Annotated[int, Field(ge=1, lt=2**63)]
+Routed = tuple[tuple[Annotated[int, Field(ge=0, lt=2**53)], ...], ...]
+_COUNTS = rb"\[" + WHOLE + rb"(?:," + WHOLE + rb")*\]"
 _FORM = Form(
     head=b'{"parts":[',
     entry=rb'\{"bytes":%b,"codec":%b,"frames":\["[0-9a-f]{64}"(?:,"[0-9a-f]{64}")*\],"name":%b,"offset":%b,"shape":%b\}'
     % (WHOLE, text(16), text(800), WHOLE, SHAPE),
-    tail=rb'\],"payload_bytes":%b\}' % WHOLE,
+    tail=rb'\],"payload_bytes":%b(?:,"routed":\[%b(?:,%b)*\])?\}' % (WHOLE, _COUNTS, _COUNTS),
 )
 
 
@@ -108,8 +110,11 @@ class Lane:
 
 
 class UpdateManifest(_Value):
-    parts: Annotated[tuple[Part, ...], FailFast(), Field(min_length=1, max_length=1 << 17)]
-    payload_bytes: Size
+    parts: Annotated[tuple[Part, ...], FailFast(), Field(max_length=1 << 17)]
+    """None in a round in which nothing is exchanged."""
+    payload_bytes: Annotated[int, Field(ge=0, lt=2**63)]
+    routed: Routed = ()
+    """Tokens that the site routed to each expert, by index, in each layer that has a router; where the charter asks for it."""
 
     @model_validator(mode="after")
     def _is_gapless_and_in_name_order(self) -> UpdateManifest:
@@ -145,7 +150,7 @@ class UpdateManifest(_Value):
 
     def to_bytes(self) -> bytes:
         """Canonical JSON: what is sent, and what the update note's `manifest` digest is taken over."""
-        return canonical_json(self.model_dump(mode="json"))
+        return canonical_json(self.model_dump(mode="json", exclude=set() if self.routed else {"routed"}))
 
     @classmethod
     def from_bytes(cls, data: bytes) -> UpdateManifest:
@@ -161,7 +166,9 @@ class UpdateManifest(_Value):
 
 def encoding_of(charter: Charter, kind: Kind) -> Encoding:
     """How updates of slices of this kind are sent under a charter."""
-    if charter.privacy.mode == "secagg" and kind is not Kind.EXPERT:
+    if charter.privacy.mode == "secagg" and (
+        kind not in (Kind.EXPERT, Kind.READER) or charter.learning.strategy == "diloco"
+    ):
         return "masked"
     return charter.learning.codecs.of(kind)
 
@@ -171,7 +178,9 @@ def in_length(encoding: Encoding) -> Codec:
     return "fp32" if encoding == "masked" else encoding
 
 
-def lay_out(encoded: Iterable[tuple[str, Encoding, tuple[int, ...], bytes]]) -> tuple[UpdateManifest, bytes]:
+def lay_out(
+    encoded: Iterable[tuple[str, Encoding, tuple[int, ...], bytes]], *, routed: Routed = ()
+) -> tuple[UpdateManifest, bytes]:
     """Manifest and payload of encoded slices (name, codec, shape, bytes), given in any order."""
     parts, payload = [], bytearray()
     for name, codec, shape, data in sorted(encoded, key=lambda part: part[0]):
@@ -188,7 +197,7 @@ def lay_out(encoded: Iterable[tuple[str, Encoding, tuple[int, ...], bytes]]) -> 
             )
         )
         payload += data
-    return UpdateManifest(parts=tuple(parts), payload_bytes=len(payload)), bytes(payload)
+    return UpdateManifest(parts=tuple(parts), payload_bytes=len(payload), routed=routed), bytes(payload)
 
 
 def _frames_of(part: Part) -> Iterator[Frame]:

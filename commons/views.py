@@ -62,6 +62,16 @@ class RoundView(View):
     """site -> mean training loss, nats per byte."""
     held_out: dict[str, float] = {}
     """site -> held-out loss of the base state, nats per byte."""
+    probe_loss: float | None = None
+    """Of the new state on the charter's probe, by the median of the sites; None: not measured."""
+    probe_change_ppm: int | None = None
+    """Against the base."""
+    verdict: str = ""
+    """good | measured | rolled-back | unmeasured (`commons.verdict`); empty: the charter names no probe."""
+    worth_ppm: dict[str, int] = {}
+    """``site/round`` of an update -> what the probe loss rises by without it; in rounds that were appraised."""
+    experts_ppm: dict[str, int] = {}
+    """The same of experts."""
     bytes_up: int = 0
     bytes_down: int = 0
     opened_ms: int = 0

@@ -1,4 +1,4 @@
-"""What is said about a site's work, as typed notes: assignment, update, usage, evaluation.
+"""What is said about a site's work, as typed notes: assignment, update, usage, evaluation, measurement.
 
 Owns the fields and their writing; who signed and whether it is true is for the reader to check. Fields stand
 in the note in the order of the dataclass, ``_`` written as ``-``; an absent value is ``-``.
@@ -14,6 +14,7 @@ from typing import ClassVar, Literal
 
 from typing_extensions import Self
 
+from commons.judging import PARTS_MAX
 from commons.names import Digest
 from commons.notes import Note, NoteError, compose, digest, read
 
@@ -54,10 +55,10 @@ class AssignmentNote(Words):
     consortium: str
     run: str
     round: int
-    work: Literal["train", "evaluate"]
+    work: Literal["train", "evaluate", "probe"]
     site: str
     base: str
-    """State to start from, or to evaluate."""
+    """State to start from, to evaluate, or to measure on the probe."""
     charter_version: int
     charter: str
     expert_map: str
@@ -206,6 +207,31 @@ class EvaluationNote(Words):
     loss: float
 
 
+@dataclass(frozen=True, kw_only=True)
+class ProbeNote(Words):
+    """Loss of a state on the charter's probe as one site measured it, signed by the site key.
+
+    With lean routing it is that of the trunk and the site's own experts.
+    """
+
+    KIND = "hansa-probe/v1"
+    consortium: str
+    run: str
+    round: int
+    """The open round in which it was asked for."""
+    site: str
+    probe: str
+    """Digest of the text."""
+    state: str
+    losses: tuple[float, ...]
+    """One for each part of the probe."""
+
+    @property
+    def loss(self) -> float:
+        """Over all parts, which have as many rows each."""
+        return sum(self.losses) / len(self.losses)
+
+
 ROUTED_CHARS_MAX = 6000
 """An update note fits into its message; counts of more experts than that are withheld."""
 
@@ -237,6 +263,8 @@ def _written(value: object) -> str:
             if not math.isfinite(value) or value < 0:
                 raise NoteError(f"a loss of {value} cannot be stated")
             return f"{value:.9f}"
+        case tuple():
+            return ",".join(_written(one) for one in value)
         case _:
             return str(value)
 
@@ -254,6 +282,8 @@ def _value(name: str, kind: str, text: str) -> object:
         if not (value := float(text)) < _LOSS_BELOW:
             raise NoteError(f"field {name!r} is out of all bounds: {text[:40]!r}")
         return value
+    if kind.startswith("tuple"):
+        return tuple(_value(name, "float", one) for one in text.split(",", PARTS_MAX))
     if kind.startswith("Literal") and repr(text) not in kind:
         raise NoteError(f"field {name!r} cannot be {text[:40]!r}")
     return text

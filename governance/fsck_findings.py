@@ -22,6 +22,7 @@ class Rule(Word):
     RUN = "run"
     ROUND = "round"
     UPDATE = "update"
+    VERDICT = "verdict"
     USAGE = "usage"
     TRANSFER = "transfer"
     GRANT = "grant"
@@ -53,6 +54,7 @@ ACTS: dict[Rule, str] = {
     Rule.RUN: _STOP,
     Rule.ROUND: _STOP,
     Rule.UPDATE: "the site compares with what it sent and was told; " + _EVIDENCE,
+    Rule.VERDICT: "the sites recount it from their measurements; " + _STOP,
     Rule.USAGE: "the site compares with its own copies; its payer disputes the charge",
     Rule.TRANSFER: "no statement may rest on it: " + _STOP,
     Rule.GRANT: "compare with the charter in force then; the members correct it by a vote",

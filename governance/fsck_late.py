@@ -19,6 +19,8 @@ class Round:
     base: str
     quorum: int
     opened_ms: int
+    earliest_ms: int
+    """Before this no work for it may have begun: where rounds overlap, the opening of the one before."""
     lease_until_ms: int
     holds: dict[str, int]
     attempts: dict[str, int]
@@ -40,6 +42,8 @@ class Run:
     """The charter whose experts the state has."""
     momentum: str = ""
     closed: int = 0
+    opened_ms: int = 0
+    """When its last round was opened; 0 before the first."""
     round: Round | None = None
     carried: dict[str, Round] = field(default_factory=dict)
     """Sites at work on a round that has closed."""

@@ -15,19 +15,20 @@ from commons.errors import Code
 from commons.records import Kind, Record
 from commons.signed import text_digest
 from commons.states import StateStore
-from commons.work import EvaluationNote, UpdateNote, UsageNote
+from commons.work import EvaluationNote, ProbeNote, UpdateNote, UsageNote
 from governance.fsck_devices import Devices
 from governance.fsck_epsilon import Epsilon
 from governance.fsck_experts import Remade, check_opened, take_remade
 from governance.fsck_findings import Findings, Rule
 from governance.fsck_late import LateUpdates, Round, Run
+from governance.fsck_releases import check_release
+from governance.fsck_verdicts import Verdicts
 from governance.fsck_votes import Votes
 
 Key = tuple[str, int, str]
 """(run, round, site)"""
 CLOCK_SLACK_MS = 300_000
 """How far a site's clock may be off before its usage record is refused."""
-_RELEASE = ("hansa-release/v1", ("consortium", "run", "round", "state", "manifest", "licence"))
 
 
 @dataclass(frozen=True)
@@ -44,17 +45,12 @@ class Work:
 
 
 class Rounds:
-    """Reads RUN, ROUND, UPDATE, USAGE, REJECTION, CLOSE, REMADE, EVALUATION, FINISH and RELEASE records."""
+    """Reads RUN, ROUND, UPDATE, USAGE, REJECTION, PROBE, VERDICT, WORTH, CLOSE, REMADE, EVALUATION, FINISH, RELEASE."""
 
     def __init__(
-        self,
-        findings: Findings,
-        votes: Votes,
-        held: Mapping[str, int],
-        states: StateStore | None = None,
+        self, findings: Findings, votes: Votes, held: Mapping[str, int], states: StateStore | None = None
     ) -> None:
-        """`held`: hold id -> amount of every hold that is open now, as the money has it. `states`: where re-made states are
-        computed again."""
+        """`held`: hold id -> amount of every hold that is open now, as the money has it. `states`: for `Remade`."""
         self.remade = Remade(findings, votes, states)
         self._findings, self._votes, self._held = findings, votes, held
         self._runs: dict[str, Run] = {}
@@ -62,12 +58,13 @@ class Rounds:
         self._update: tuple[int, Key, UpdateNote] | None = None
         self._usage: tuple[int, Key] | None = None
         self._devices, self._late = Devices(findings), LateUpdates(findings, votes)
-        self._epsilon = Epsilon(findings)
+        self._epsilon, self._verdicts = Epsilon(findings), Verdicts(findings)
         self.work: dict[Key, Work] = {}
         """What is to be paid and was not yet paid."""
 
     def take(self, index: int, record: Record) -> None:
         self._follows(record.kind)
+        self._verdicts.follows(record)
         match record.kind:
             case Kind.RUN:
                 self._run(index, record.facts)
@@ -79,6 +76,11 @@ class Rounds:
                 self._measure(index, record)
             case Kind.REJECTION:
                 self._reject(index, record.facts)
+            case Kind.PROBE:
+                self._probe(index, record)
+            case Kind.VERDICT | Kind.WORTH:
+                run = self._active(index, record.facts["run"])
+                self._verdicts.take(index, record.kind, run, record.facts)
             case Kind.CLOSE:
                 self._close(index, record.at_ms, record.facts)
             case Kind.REMADE:
@@ -90,7 +92,7 @@ class Rounds:
             case Kind.FINISH:
                 self._finish(index, record.facts)
             case Kind.RELEASE:
-                self._release(index, record.body)
+                check_release(self._findings, self._votes, self._runs, index, record.body)
             case Kind.EXECUTION:
                 running = self._last is not None and self._last.round is not None and not self._last.finished
                 need = self._findings.require
@@ -166,13 +168,16 @@ class Rounds:
             index,
             f"assigns {', '.join(strangers)}, which the charter does not name",
         )
+        opened_ms = before.opened_ms if before else at_ms
+        overlaps = charter.learning.overlap_steps > 0 and run.opened_ms > 0
         opened = Round(
             number=number,
             attempt=facts["attempt"],
             charter=charter,
             base=facts["base"],
             quorum=facts["quorum"],
-            opened_ms=before.opened_ms if before else at_ms,
+            opened_ms=opened_ms,
+            earliest_ms=before.earliest_ms if before else run.opened_ms if overlaps else at_ms,
             lease_until_ms=facts["lease_until_ms"],
             holds=dict(facts["holds"]),
             attempts=dict.fromkeys(facts["holds"], facts["attempt"]),
@@ -185,7 +190,8 @@ class Rounds:
                 self.work.pop((run.name, number, site), None)
         self._late.open(index, run, opened, facts["holds"])
         self._epsilon.open(index, charter, facts["holds"])
-        run.round = opened
+        self._verdicts.open(index, run, opened, facts["holds"])
+        run.round, run.opened_ms = opened, opened_ms
         self._check_holds(index, run, opened)
 
     def _check_holds(self, index: int, run: Run, opened: Round) -> None:
@@ -276,7 +282,7 @@ class Rounds:
             index,
             f"is {name} under {usage.lease[:60]}, its lease was {lease}",
         )
-        earliest, latest = opened.opened_ms - CLOCK_SLACK_MS, opened.lease_until_ms + CLOCK_SLACK_MS
+        earliest, latest = opened.earliest_ms - CLOCK_SLACK_MS, opened.lease_until_ms + CLOCK_SLACK_MS
         inside = earliest <= usage.started_ms <= usage.ended_ms <= latest
         need(inside, Rule.USAGE, index, f"is {name} for time outside its lease")
         site = opened.charter.site(usage.site)
@@ -304,8 +310,10 @@ class Rounds:
         elif key[2] in opened.holds:
             if facts["update"]:
                 self._epsilon.sent(opened.charter, *key, facts["update"])
-            if facts["code"] == Code.UPDATE_NORM and key[2] in opened.admitted:
-                # It was admitted by itself; that its norm is out of proportion shows beside the others.
+            if facts["code"] == Code.UPDATE_HARMFUL:
+                self._verdicts.reject(index, run, facts)
+            if facts["code"] in (Code.UPDATE_NORM, Code.UPDATE_HARMFUL) and key[2] in opened.admitted:
+                # It was admitted by itself; what is wrong with it shows beside the others.
                 opened.admitted.remove(key[2])
                 if key in self.work:
                     self.work[key] = replace(self.work[key], accepted=False)
@@ -345,9 +353,19 @@ class Rounds:
             f"names others as missing from round {number} than were",
         )
         need(facts["base"] == opened.base, Rule.ROUND, index, f"closes round {number} on another base")
+        self._verdicts.close(index, run, opened, facts)
         run.round, run.closed, run.state, run.momentum = None, number, facts["state"], facts["momentum"]
         run.licences[facts["state"], number] = opened.charter.release.licence
         self._late.close(index, at_ms, run, opened, facts)
+
+    def _probe(self, index: int, record: Record) -> None:
+        note = notes.parse(record.body)
+        said = ProbeNote.from_note(note)
+        if not self._votes.signed(index, note, self._votes.key(said.site), said.site):
+            return
+        opened = self._round(index, (said.run, said.round, said.site), Rule.VERDICT, "takes a measurement")
+        if opened is not None:
+            self._verdicts.measure(index, opened, said)
 
     def _evaluate(self, index: int, record: Record) -> None:
         note = notes.parse(record.body)
@@ -379,14 +397,3 @@ class Rounds:
         left = [name for name in self._held if name.split("/")[1] == run.name]
         need(not left, Rule.ENDING, index, f"ends run {run.name} while {', '.join(left[:3])} is still held")
         run.finished = True
-
-    def _release(self, index: int, body: bytes) -> None:
-        note = notes.parse(body)
-        said = notes.read(note, *_RELEASE)
-        if not self._votes.signed(index, note, self._votes.log, "the coordinator's log key"):
-            return
-        self._votes.once(index, note, Rule.ROUND, "is a release that stood before")
-        run = self._runs.get(said["run"])
-        licence = run.licences.get((said["state"], int(said["round"]))) if run else None
-        what = f"releases state {said['state'][:23]} of run {said['run']}, which is no round's state under that licence"
-        self._findings.require(licence == said["licence"], Rule.ROUND, index, what)

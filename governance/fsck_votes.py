@@ -170,8 +170,13 @@ class Votes:
         vote = self._votes.get(facts["proposal"])
         if vote is None:
             return  # the execution has been found already
+        run = facts.get("run", "")
         changed = features.carry_out(
-            self.history[vote.base :], vote.proposal.feature, vote.proposal.parameters
+            self.history[vote.base :],
+            vote.proposal.feature,
+            vote.proposal.parameters,
+            run=run,
+            round_number=facts["round"],
         )
         if isinstance(changed, Refusal):
             self._findings.add(
@@ -182,7 +187,7 @@ class Votes:
         need(
             changed == charter, Rule.CHARTER, index, f"{name}, which is not what P-{number:04d} was voted for"
         )
-        described = features.execution_facts(facts["proposal"], number, before, charter, facts["round"])
+        described = features.execution_facts(facts["proposal"], number, before, charter, facts["round"], run)
         need(
             facts == described,
             Rule.CHARTER,

@@ -54,7 +54,11 @@ def chain_bundle(
         if witnessed is not None and consortium.charter.witnesses.quorum:
             note = witnessed.published(least) or witnessed.newest(least) or note
         size = Checkpoint.read(parse(note)).size
-        entries = [(i, journal.record(i).leaf, journal.inclusion(i, size)) for i in _evidence(consortium)]
+        shown = _evidence(consortium)
+        entries = [
+            (i, leaf, journal.inclusion(i, size))
+            for i, leaf in zip(shown, journal.leaves(shown), strict=True)
+        ]
         return note, entries, journal.consistency(have_size, size)
 
 

@@ -218,8 +218,10 @@ class Proposals:
                 records.append(fact(Kind.OUTCOME, now_ms, **outcome_facts(item.opening, count)))
         return records
 
-    def decide_execute(self, charter: Charter, round_number: int, now_ms: int) -> list[Record]:
-        """What becomes law at the start of `round_number`: passed proposals due by then, as they passed.
+    def decide_execute(
+        self, charter: Charter, round_number: int, now_ms: int, *, run: str = ""
+    ) -> list[Record]:
+        """What becomes law at the start of `round_number` of `run`, empty while none goes on: passed proposals due by then, as they passed.
 
         Each gives EXECUTION and the next CHARTER; one whose ground has moved gives an OUTCOME `stale`. A
         proposal leaves the queue by either, so that nothing is carried out twice.
@@ -231,14 +233,15 @@ class Proposals:
             if item.proposal.effective_round > round_number:
                 continue
             base = self._bases[item.proposal.charter]
-            changed = features.carry_out(history[base:], item.proposal.feature, item.proposal.parameters)
+            feature, params = item.proposal.feature, item.proposal.parameters
+            changed = features.carry_out(history[base:], feature, params, run=run, round_number=round_number)
             number, key = item.opening.number, item.opening.proposal
             before = charter_file.digest(history[-1])
             if isinstance(changed, Refusal):
                 stale = {"proposal": key, "number": number, "charter": before, "round": round_number}
                 records.append(fact(Kind.OUTCOME, now_ms, state="stale", why=changed.message, **stale))
                 continue
-            executed = features.execution_facts(key, number, history[-1], changed, round_number)
+            executed = features.execution_facts(key, number, history[-1], changed, round_number, run)
             records.append(fact(Kind.EXECUTION, now_ms, **executed))
             records.append(Record(Kind.CHARTER, now_ms, charter_file.canonical(changed)))
             history.append(changed)

@@ -15,8 +15,8 @@ from commons.charter import Charter, Site
 from commons.errors import Refusal
 from governance.ratecard import price
 
-TrainingGflop = Callable[[int], int]
-"""Tokens -> 10^9 operations (`ExpertMap.training_gflop`)."""
+RoundGflop = Callable[[Charter], int]
+"""Charter -> 10^9 operations of one site's whole round (`commons.exchange`)."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class _Cost:
 def quote(
     before: Charter,
     after: Charter,
-    training_gflop: TrainingGflop,
+    round_gflop: RoundGflop,
     *,
     available_micro: Mapping[str, int],
     measured: Mapping[str, Measured],
@@ -103,7 +103,7 @@ def quote(
     assumed: set[str] = set()
     costs = []
     for charter in (before, after):
-        found = _round_costs(charter, training_gflop, measured, assumed)
+        found = _round_costs(charter, round_gflop, measured, assumed)
         if isinstance(found, Refusal):
             return found
         costs.append(found)
@@ -138,10 +138,9 @@ def quote(
 
 
 def _round_costs(
-    charter: Charter, training_gflop: TrainingGflop, measured: Mapping[str, Measured], assumed: set[str]
+    charter: Charter, round_gflop: RoundGflop, measured: Mapping[str, Measured], assumed: set[str]
 ) -> dict[str, _Cost] | Refusal:
-    learning = charter.learning
-    gflop = training_gflop(learning.inner_steps * learning.batch_size * learning.sequence_length)
+    gflop = round_gflop(charter)
     costs: dict[str, _Cost] = {}
     for site in charter.sites:
         took, held_for = _device_ms(charter, site, gflop, measured.get(site.name))

@@ -14,7 +14,7 @@ from commons.errors import ConfigError, HansaError, Refusal, Refused, StoreError
 from commons.experts.map import model_problems
 from commons.founding import Founding, check_founding
 from commons.identity import load_signer, write_file
-from commons.learning import Codecs, Learning
+from commons.learning import Codecs, Learning, Outer
 from commons.names import Digest
 from commons.records import canonical_json
 from hansa.keys import read_public
@@ -221,7 +221,7 @@ def charter_text(charter: Charter, digest: Digest) -> list[str]:
     return [
         *lines,
         f"Model: {c.model.family}, {len(c.experts)} experts",
-        f"Run: {learning.rounds} rounds of {learning.inner_steps} steps, {learning.routing} routing{_inner(learning)}",
+        f"Run: {_rounds(learning)}, {learning.strategy}, {learning.routing} routing{_inner(learning)}",
         f"Sent: {_sent(codecs)}",
         f"Price: {rates}",
         f"A round closes with {c.rounds.quorum} updates after {c.rounds.grace_s} s grace",
@@ -231,10 +231,24 @@ def charter_text(charter: Charter, digest: Digest) -> list[str]:
     ]
 
 
+def _rounds(learning: Learning) -> str:
+    warm = (
+        f", the first {learning.warm.rounds} of {learning.warm.inner_steps}" if learning.warm.rounds else ""
+    )
+    return f"{learning.rounds} rounds of {learning.inner_steps} steps{warm}"
+
+
 def _inner(learning: Learning) -> str:
-    """How a step is made, where that is not what it is without a word."""
-    muon = ", Muon" if learning.inner_optimizer == "muon" else ""
-    return muon + (f", {learning.precision} where GPUs have it" if learning.precision != "fp32" else "")
+    """How a step is made and updates are combined, where that is not what it is without a word."""
+    said = {
+        "Muon": learning.inner_optimizer == "muon",
+        f"{learning.precision} where GPUs have it": learning.precision != "fp32",
+        "radial merge": learning.merge == "radial",
+        "an outer step for experts": learning.expert_outer != Outer(),
+        "weights by routed tokens": learning.expert_weights == "routed",
+        f"balancing by {learning.balance_rate:g} a round": learning.balance_rate > 0,
+    }
+    return "".join(f", {what}" for what, so in said.items() if so)
 
 
 def _sent(codecs: Codecs) -> str:

@@ -23,13 +23,13 @@ from commons.errors import ConfigError, HansaError
 from commons.experts.map import ExpertMap
 from commons.experts.remaking import carried_over
 from commons.experts.settings import SettingError
-from commons.experts.stored import unstacked
+from commons.experts.stored import unstacked, weights_files
 from commons.identity import read_file, write_file
 from commons.names import Digest, ExpertId, SiteId
 from commons.notes import NoteError, Signer, Verifier, compose, digest, open_note, read
 from commons.records import canonical_json
 from commons.states import Blob, manifest_bytes
-from orchestrator.release.layout import CHARTER, MODEL
+from orchestrator.release.layout import CHARTER
 
 State = dict[str, NDArray[np.float32]]
 REPORT, NOTE = "report.json", "report.note"
@@ -75,9 +75,9 @@ def load(release: Path, seed: Path, site: str) -> Models:
         site=site,
         before_map=before_map,
         after_map=after_map,
-        seed=_weights(seed / MODEL, before_map),
+        seed=_weights(seed, before_map),
         before=before,
-        after=carried_over(before, before_map.experts, after_map),
+        after=_left(before, before_map, after_map),
     )
 
 
@@ -115,7 +115,7 @@ def write(
             own=(site.domain, own),
             others=rest,
             length=length,
-            by_site=charter.learning.routing == "lean",
+            by_site=_chosen(charter) == "by posterior",
         )
     except CorpusError as error:
         raise ConfigError([str(error)]) from error
@@ -128,7 +128,7 @@ def write(
         "domain": site.domain,
         "experts": list(site.experts),
         "copies": [a.expert for a in charter.added if a.like in site.experts],
-        "experts_chosen": "by posterior" if charter.learning.routing == "lean" else "by the router",
+        "experts_chosen": _chosen(charter),
         "models": models.digests,
         "texts": {c.name: {"digest": c.digest, "bytes": c.bytes} for c in (own, *rest.values())},
         **measured,
@@ -166,7 +166,7 @@ def verify(folder: Path, release: Path) -> list[str]:
         note = open_note(read_file(folder / NOTE, "ask its author for it"), verifiers)
         said = read(note, KIND, KEYS)
         site = str(report["site"])
-        after = carried_over(before, before_map.experts, _without(charter, site))
+        after = _left(before, before_map, _without(charter, site))
         wanted = {
             "consortium": charter.consortium.name,
             "charter": charter_file.digest(charter),
@@ -205,7 +205,7 @@ def _released(release: Path) -> tuple[Charter, ExpertMap, State]:
         expert_map = ExpertMap.from_charter(charter)
     except ValueError as error:
         raise HansaError(f"{release / CHARTER}: {error}") from error
-    return charter, expert_map, _weights(release / MODEL, expert_map)
+    return charter, expert_map, _weights(release, expert_map)
 
 
 def _without(charter: Charter, site: str) -> ExpertMap:
@@ -218,15 +218,28 @@ def _without(charter: Charter, site: str) -> ExpertMap:
         raise ConfigError([f"without the experts of {site} there is no model: {wrong}"]) from wrong
 
 
-def _weights(file: Path, expert_map: ExpertMap) -> State:
+def _chosen(charter: Charter) -> str:
+    """How a released model's experts are chosen here: as they are in use; lean shards that have no readers by posterior."""
+    if charter.learning.routing == "lean":
+        return "by readers" if charter.model.reader else "by posterior"
+    return "by the router"
+
+
+def _left(state: State, before: ExpertMap, after: ExpertMap) -> State:
+    kept = carried_over(state, before.experts, after)
+    return {part.name: kept[part.name] for part in after.slices}
+
+
+def _weights(folder: Path, expert_map: ExpertMap) -> State:
     try:
-        state = unstacked(expert_map, load_file(file))
+        tensors = {n: a for file in weights_files(expert_map) for n, a in load_file(folder / file).items()}
+        state = unstacked(expert_map, tensors)
     except (OSError, SafetensorError, KeyError) as error:
-        raise HansaError(f"{file} does not hold the charter's model: {error}") from error
+        raise HansaError(f"{folder} does not hold the charter's model: {error}") from error
     for part in expert_map.slices:
         if state[part.name].shape != part.shape or state[part.name].dtype != np.float32:
             raise HansaError(
-                f"{file} holds {part.name} as {state[part.name].shape}, not {part.shape} in fp32"
+                f"{folder} holds {part.name} as {state[part.name].shape}, not {part.shape} in fp32"
             )
     return state
 

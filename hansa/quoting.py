@@ -9,7 +9,7 @@ from typing import Any
 from commons import charter_file, features
 from commons.charter import Charter
 from commons.errors import Code, Refusal, Refused
-from commons.experts.map import ExpertMap
+from commons.exchange import round_gflop
 from commons.views import BudgetsView, CharterView, ProposalView, RunView
 from governance.quotes import Measured, Progress, Quote, quote
 from hansa.chamber import Chamber
@@ -49,7 +49,7 @@ def _quoted(chamber: Chamber, before: Charter, after: Charter | Refusal, effecti
     made = quote(
         before,
         after,
-        ExpertMap.from_charter(after).training_gflop,
+        round_gflop,
         available_micro={b.partner: b.available_micro for b in chamber.read(BudgetsView).budgets},
         measured={s.site: Measured(s.gflop, s.device_ms) for s in run.sites if s.gflop} if run else {},
         progress=progress,

@@ -162,8 +162,18 @@ def round_line(done: RoundView, view: RunView) -> str:
     more = f"; about {duration(left)} left" if left and done.round < view.rounds else ""
     return (
         f"round {done.round}/{view.rounds} in {took:.1f} s under charter v{done.charter_version}: {losses}; "
-        f"{size(done.bytes_up)} up, {size(done.bytes_down)} down{late}{without}{more}"
+        f"{_probe(done)}{size(done.bytes_up)} up, {size(done.bytes_down)} down{late}{without}{more}"
     )
+
+
+def _probe(done: RoundView) -> str:
+    """What the sites measured of the round's new state."""
+    if done.verdict == "unmeasured":
+        return "probe not measured; "
+    if done.probe_loss is None or done.probe_change_ppm is None:
+        return ""
+    found = f"probe {done.probe_loss:.3f} ({done.probe_change_ppm / 10_000:+.1f} %)"
+    return f"{found}, rolled back; " if done.verdict == "rolled-back" else f"{found}; "
 
 
 def _sites(sites: Sequence[SiteView], currency: str) -> Table:

@@ -67,6 +67,11 @@ def round_view(run: RunState, found: RoundState, charter: Charter) -> RoundView:
         rejected={site: why.message for site, why in sorted(found.rejected.items())},
         losses={s: u.loss for s, u in updates.items() if u.loss is not None},
         held_out={s: u.held_out_loss for s, u in updates.items() if u.held_out_loss is not None},
+        probe_loss=found.probe_loss,
+        probe_change_ppm=found.change_ppm,
+        verdict=found.verdict,
+        worth_ppm=found.worth_ppm,
+        experts_ppm=found.experts_ppm,
         bytes_up=sum(update.payload_bytes for update in (*updates.values(), *late.values())),
         bytes_down=found.bytes_down,
         opened_ms=found.opened_ms,
@@ -125,7 +130,8 @@ def _state(site: SiteId, run: RunState, charters: Mapping[int, Charter], live: L
         return ("left out" if presence.stream else "offline"), why
     if opened and site in opened.admitted and presence.stream:
         others = ", ".join(opened.waiting)
-        return "admitted", f"waiting for {others}" if others else "combining"
+        measuring = beat.why if beat.state in WORKING and not others else ""
+        return "admitted", f"waiting for {others}" if others else measuring or "combining"
     if opened and site in opened.rejected:
         return "refused", opened.rejected[site].message
     if not presence.stream:

@@ -14,6 +14,7 @@ from commons.amounts import PICO_PER_MICRO
 from commons.charter import Charter
 from commons.charter import Site as CharterSite
 from commons.errors import Code, Refusal
+from commons.exchange import Exchange
 from commons.experts.map import ExpertMap
 from commons.names import RunId, SiteId
 from commons.records import Record
@@ -38,10 +39,9 @@ class TopUp:
     amount_micro: int
 
 
-def ordered_gflop(charter: Charter, expert_map: ExpertMap) -> int:
-    """The work of one site's whole round, in 10^9 useful operations."""
-    learning = charter.learning
-    return expert_map.training_gflop(learning.inner_steps * learning.batch_size * learning.sequence_length)
+def ordered_gflop(charter: Charter, expert_map: ExpertMap, number: int) -> int:
+    """The work of one site's whole round `number`, in 10^9 useful operations."""
+    return Exchange(expert_map, charter.learning, number).gflop(charter.learning.steps_in(number))
 
 
 def bound(charter: Charter, site: CharterSite, gflop: int, last: UsageNote | None) -> Price | Refusal:
@@ -111,7 +111,7 @@ def _exceeds(charter: Charter, expert_map: ExpertMap, held_micro: int, asked: To
             "hands in what is trained when the hold is used up"
         )
         return Refusal(Code.EXCEEDS_HOLD, message)
-    most = bound(charter, entry, ordered_gflop(charter, expert_map), None)
+    most = bound(charter, entry, ordered_gflop(charter, expert_map, asked.round), None)
     if isinstance(most, Refusal):
         return most
     if held_micro + asked.amount_micro > most.amount_micro:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from commons.charter import Charter
 from commons.errors import Refusal
+from commons.exchange import Exchange
 from commons.experts.map import ExpertMap
 from commons.names import RunId, SiteId
 from commons.notes import Signer
@@ -16,6 +17,7 @@ from governance.consortium import Consortium
 from orchestrator.late import too_late
 from orchestrator.live import Live
 from orchestrator.masking import Masking
+from orchestrator.probing import Probing
 from orchestrator.progress import RoundState, Runs, RunState
 from orchestrator.spool import Spool
 
@@ -34,6 +36,7 @@ class Desk:
     bell: Bell
     """Rings for every record, and when a site comes, goes or refuses."""
     masking: Masking = field(default_factory=Masking)
+    probing: Probing = field(default_factory=Probing)
     stopping: threading.Event = field(default_factory=threading.Event)
     _maps: dict[int, ExpertMap] = field(default_factory=dict, repr=False)
 
@@ -42,6 +45,12 @@ class Desk:
         if version not in self._maps:
             self._maps[version] = ExpertMap.from_charter(self.consortium.members.charters[version])
         return self._maps[version]
+
+    def exchange(self, found: RoundState) -> Exchange:
+        """What that round moves. Call it while holding the lock."""
+        version = found.charter_version
+        learning = self.consortium.members.charters[version].learning
+        return Exchange(self.expert_map(version), learning, found.number)
 
     def charter_of_next(self, run: RunState) -> Charter:
         """Of the round that is open, or opens next as things are. Call it while holding the lock."""

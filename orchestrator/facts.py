@@ -1,4 +1,5 @@
-"""The records that a run's course is written in: RUN, ROUND, REJECTION, CLOSE, REMADE and FINISH, field by field.
+"""The records that a run's course is written in: RUN, ROUND, REJECTION, VERDICT, WORTH, CLOSE, REMADE
+and FINISH, field by field.
 
 `orchestrator.progress` folds them.
 """
@@ -9,6 +10,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 from commons.names import Digest, Micro, RoundNumber, RunId, SiteId
 from commons.records import Kind, Record, fact
+from commons.verdict import Word
 from orchestrator.progress import RunState
 
 MESSAGE_CHARS_MAX = 1000
@@ -144,6 +146,67 @@ def remade_fact(
         state=state,
         momentum_base=run.momentum or "",
         momentum=momentum or "",
+    )
+
+
+def verdict_fact(
+    now_ms: int,
+    *,
+    run: RunId,
+    number: RoundNumber,
+    base: Digest,
+    state: Digest,
+    word: Word,
+    change_ppm: int | None,
+    limit_ppm: int | None,
+    without: Mapping[str, str] | None = None,
+) -> Record:
+    """What all measurements of `base` and `state` that stand before it say of the round's new `state`.
+
+    `change_ppm`: None where nobody measured both; `limit_ppm`: where the charter asks for no more than the measure.
+    `without`: ``site/round`` of an update -> the state without it, where that was looked at; only then in the record.
+    Followed by the CLOSE, or by the REJECTION of the update that is left out.
+    """
+    more = {"without": dict(without)} if without else {}
+    return fact(
+        Kind.VERDICT,
+        now_ms,
+        run=run,
+        round=number,
+        base=base,
+        state=state,
+        verdict=word,
+        change_ppm=change_ppm,
+        limit_ppm=limit_ppm,
+        **more,
+    )
+
+
+def worth_fact(
+    now_ms: int,
+    *,
+    run: RunId,
+    number: RoundNumber,
+    state: Digest,
+    updates: Mapping[str, tuple[Digest, int, int]],
+    experts: Mapping[str, tuple[Digest, int, int]],
+    dragging: Collection[str] = (),
+) -> Record:
+    """What the probe loss of the round's new `state` rises by, in ppm, without one update (``site/round``) or one expert.
+
+    Before it the state without, whose measurements stand before this record; behind it the same of the part of the probe
+    that it helps most. What nobody measured is not named. `dragging`: updates that hold the others up, where the charter asks.
+    """
+    more = {"dragging": sorted(dragging)} if dragging else {}
+    return fact(
+        Kind.WORTH,
+        now_ms,
+        run=run,
+        round=number,
+        state=state,
+        updates={name: list(found) for name, found in updates.items()},
+        experts={name: list(found) for name, found in experts.items()},
+        **more,
     )
 
 

@@ -8,6 +8,7 @@ device is taken `orchestrator.usages`.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from commons.charter import Charter
@@ -15,7 +16,8 @@ from commons.charter import Site as CharterSite
 from commons.codec import CodecError, encoded_bytes
 from commons.codec import check_frame as check_values
 from commons.errors import Code, Refusal
-from commons.experts.map import ExpertMap, Kind
+from commons.exchange import Exchange
+from commons.experts.map import ExpertMap, Slice
 from commons.names import Digest, RunId, SiteId
 from commons.notes import NoteError, Verifier, digest, open_note
 from commons.pricing import rates_of
@@ -156,15 +158,17 @@ def check_claim(
         return Refusal(
             Code.STALE_BASE, f"site {site} started from {update.base[:80]}, round from {found.base}"
         )
-    # 9  the manifest lists exactly the site's slices, in the codecs in force
-    if refusal := _check_parts(claim, charter, expert_map):
+    # 9  the manifest lists exactly what the round takes of the site, in the codecs in force, and routes every token
+    if refusal := _check_parts(claim, charter, Exchange(expert_map, charter.learning, found.number)):
+        return refusal
+    if refusal := _check_routed(claim, Exchange(expert_map, charter.learning, found.number)):
         return refusal
     # 10 note, manifest and usage agree on the payload
     if update.payload_bytes != claim.manifest.payload_bytes:
         return Refusal(Code.UPDATE_MALFORMED, f"site {site}: note and manifest differ in payload bytes")
     if claim.usage.update != update.payload:
         return Refusal(Code.UPDATE_MALFORMED, f"site {site}: the usage record is for another update")
-    if refusal := _check_routed(claim, expert_map):
+    if refusal := _check_said(claim, expert_map):
         return refusal
     # 11 to 16
     return check_usage(found, claim, charter, expert_map) or check_overlap(claim, usages)
@@ -175,12 +179,13 @@ def check_usage(found: RoundState, claim: Claim, charter: Charter, expert_map: E
     usage, site = claim.usage, claim.site
     entry = charter.site(site)
     assert entry is not None, f"assigned site {site} is in its charter"
-    # 11 the work lies inside the lease, as far as clocks agree
-    earliest, latest = found.opened_ms - CLOCK_SLACK_MS, found.lease_until_ms + CLOCK_SLACK_MS
+    # 11 the work lies inside the lease, as far as clocks agree; its first steps before it, where rounds overlap
+    from_ms = found.before_ms if charter.learning.overlap_steps else found.opened_ms
+    earliest, latest = from_ms - CLOCK_SLACK_MS, found.lease_until_ms + CLOCK_SLACK_MS
     if not earliest <= usage.started_ms <= usage.ended_ms <= latest:
         message = (
             f"usage of site {site} runs from {usage.started_ms} to {usage.ended_ms}, outside its lease "
-            f"({found.opened_ms} to {found.lease_until_ms}); its operator checks the site's clock"
+            f"({from_ms} to {found.lease_until_ms}); its operator checks the site's clock"
         )
         return Refusal(Code.USAGE_OUTSIDE_LEASE, message)
     # 12 it names devices the site may have
@@ -195,7 +200,7 @@ def check_usage(found: RoundState, claim: Claim, charter: Charter, expert_map: E
         )
         return Refusal(Code.RATE_UNKNOWN, message)
     # 14 it states the update's work, at most what was ordered
-    if refusal := _check_work(claim, charter, expert_map):
+    if refusal := _check_work(claim, charter, Exchange(expert_map, charter.learning, found.number)):
         return refusal
     # 15 the devices had the time for it, and the speed
     return _check_time(usage, rates[0].peak_gflops)
@@ -243,28 +248,29 @@ def check_norm(site: SiteId, norm: float) -> Refusal | None:
     return Refusal(Code.UPDATE_NORM, message)
 
 
-def payload_bytes(expert_map: ExpertMap, site: SiteId, charter: Charter) -> int:
-    """Exact size of the site's update under this charter."""
-    return sum(
-        encoded_bytes(in_length(encoding_of(charter, s.kind)), s.shape) for s in expert_map.uplink(site)
-    )
+def payload_bytes(wanted: Iterable[Slice], charter: Charter) -> int:
+    """Exact size of an update of these slices under this charter."""
+    return sum(encoded_bytes(in_length(encoding_of(charter, s.kind)), s.shape) for s in wanted)
 
 
-def _check_parts(claim: Claim, charter: Charter, expert_map: ExpertMap) -> Refusal | None:
-    site = claim.site
-    wanted = expert_map.uplink(site)
-    expected = payload_bytes(expert_map, site, charter)
+def _check_parts(claim: Claim, charter: Charter, exchange: Exchange) -> Refusal | None:
+    site, wanted = claim.site, exchange.uplink(claim.site)
+    sent, names = [part.name for part in claim.manifest.parts], [s.name for s in wanted]
+    if foreign := sorted(set(sent) - set(names)):
+        message = (
+            f"site {site} sent {foreign[0]}, which is not its to send in round {exchange.number} under strategy "
+            f"{charter.learning.strategy}; its operator pulls the run again"
+        )
+        return Refusal(Code.EXPERT_MAP_MISMATCH, message)
+    expected = payload_bytes(wanted, charter)
     if claim.manifest.payload_bytes > expected:
         message = (
             f"update of site {site} takes {claim.manifest.payload_bytes} bytes, its slices take {expected}"
         )
         return Refusal(Code.UPDATE_TOO_LARGE, message)
-    sent = [part.name for part in claim.manifest.parts]
-    if sent != [s.name for s in wanted]:
-        odd = sorted(set(sent) ^ {s.name for s in wanted})
-        message = (
-            f"site {site} sent other slices than its own, first {odd[0]}; its operator pulls the run again"
-        )
+    if sent != names:
+        lacking = min(set(names) - set(sent))
+        message = f"the update of site {site} lacks slices of its own, first {lacking}; its operator pulls the run again"
         return Refusal(Code.EXPERT_MAP_MISMATCH, message)
     for part, want in zip(claim.manifest.parts, wanted, strict=True):
         codec = encoding_of(charter, want.kind)
@@ -277,20 +283,39 @@ def _check_parts(claim: Claim, charter: Charter, expert_map: ExpertMap) -> Refus
     return None
 
 
-def _check_routed(claim: Claim, expert_map: ExpertMap) -> Refusal | None:
+def _check_said(claim: Claim, expert_map: ExpertMap) -> Refusal | None:
     """Counts that may stand in the journal: of experts there are, and no more than the update's tokens could give."""
     update = claim.update
     try:
         counts = routed_tokens(update.routed)
     except NoteError as error:
         return Refusal(Code.UPDATE_MALFORMED, f"update of site {claim.site}: {error}")
-    layers = len({s.name for s in expert_map.slices if s.kind is Kind.ROUTER and len(s.shape) == 2})
-    most = update.tokens * expert_map.experts_per_token * layers
+    most = update.tokens * expert_map.experts_per_token * len(expert_map.routed_layers)
     if counts.keys() - set(expert_map.experts) or sum(counts.values()) > most:
         message = (
             f"update of site {claim.site} gave tokens to other experts than there are, or more than {most}"
         )
         return Refusal(Code.UPDATE_MALFORMED, message)
+    return None
+
+
+def _check_routed(claim: Claim, exchange: Exchange) -> Refusal | None:
+    """Counts are there where they are wanted, and every layer gives each token its experts."""
+    site, routed, expert_map = claim.site, claim.manifest.routed, exchange.expert_map
+    may = exchange.may_route_to(site)
+    layers = len(expert_map.routed_layers) if exchange.counts else 0
+    if [len(layer) for layer in routed] != [len(may)] * layers:
+        message = f"site {site} counts routed tokens of {len(routed)} layers, wanted are {layers} of {len(may)} experts each"
+        return Refusal(Code.UPDATE_MALFORMED, message)
+    each = claim.update.tokens * min(expert_map.experts_per_token, sum(may))
+    for number, layer in zip(expert_map.routed_layers, routed, strict=False):
+        strange = sum(count for count, allowed in zip(layer, may, strict=True) if not allowed)
+        if sum(layer) != each or strange:
+            message = (
+                f"site {site} counts {sum(layer)} routed tokens in layer {number}, {strange} of them to experts it does not "
+                f"hold; {claim.update.tokens} tokens make {each}"
+            )
+            return Refusal(Code.UPDATE_MALFORMED, message)
     return None
 
 
@@ -323,15 +348,16 @@ def _check_devices(usage: UsageNote, entry: CharterSite) -> Refusal | None:
     return None
 
 
-def _check_work(claim: Claim, charter: Charter, expert_map: ExpertMap) -> Refusal | None:
+def _check_work(claim: Claim, charter: Charter, exchange: Exchange) -> Refusal | None:
     usage, site, learning = claim.usage, claim.site, charter.learning
     if (usage.steps, usage.tokens) != (claim.update.steps, claim.update.tokens):
         return Refusal(Code.USAGE_IMPLAUSIBLE, f"update and usage of site {site} state different work")
-    if not 1 <= usage.steps <= learning.inner_steps:
-        message = f"site {site} states {usage.steps} steps where at most {learning.inner_steps}, and some, were ordered"
+    most = learning.steps_in(exchange.number)
+    if not 1 <= usage.steps <= most:
+        message = f"site {site} states {usage.steps} steps where at most {most}, and some, were ordered"
         return Refusal(Code.USAGE_IMPLAUSIBLE, message)
     tokens = usage.steps * learning.batch_size * learning.sequence_length
-    gflop = expert_map.training_gflop(tokens)
+    gflop = exchange.gflop(usage.steps)
     if (usage.tokens, usage.gflop) != (tokens, gflop):
         message = (
             f"site {site} states {usage.tokens} tokens and {usage.gflop} gflop; {usage.steps} steps are {tokens} "

@@ -78,6 +78,10 @@ def too_late(
             f"{what} is of other experts, or of another site's, than the model has now; its next order is new"
         )
         return Refusal(Code.EXPERT_MAP_MISMATCH, message)
+    mine, theirs = own.learning, taking.learning
+    if (mine.strategy, mine.counts) != (theirs.strategy, theirs.counts):
+        message = f"{what} was made under another strategy or weighting than the one in force; its next order is new"
+        return Refusal(Code.ROUND_CLOSED, message)
     if now_ms >= found.lease_until_ms:
         message = f"{what} did not come before its lease was over; its next order is new"
         return Refusal(Code.LEASE_EXPIRED, message)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from commons.names import SiteId
 from commons.work import AssignmentNote
 from orchestrator.desk import Desk
+from orchestrator.judging import order_to_measure
 from orchestrator.plan import evaluating, training
 from orchestrator.progress import RoundState, RunState
 
@@ -54,6 +55,8 @@ def order_for(desk: Desk, site: SiteId, *, over_before: Collection[str]) -> Orde
             return Order(why=f"waiting for round {run.closed + 1}")
         if site in opened.waiting:
             return _training(desk, run, opened, site)
+        if measuring := order_to_measure(desk, run, opened, site):
+            return Order(measuring)
         return Order(why=_why_not(run, opened, site))
 
 

@@ -81,17 +81,18 @@ def plan_round(
     number = before.number if before else RoundNumber(run.closed + 1)
     attempt = before.attempt + 1 if before else 1
     settled = before.admitted if before else {}
-    gflop = ordered_gflop(charter, expert_map)
+    gflop = ordered_gflop(charter, expert_map, number)
     lease_until_ms = now_ms + charter.rounds.lease_s * 1000
     rate_card = rate_card_digest(charter.rate_card)
     requests: list[HoldRequest] = []
     left_out: dict[SiteId, Rejected] = {}
+    apart = quarantined(charter, run, present, number)
     for site in sorted(charter.sites, key=lambda s: s.name):
         name = SiteId(site.name)
         most = bound(charter, site, gflop, run.last_usage(name))
         if name in settled:
             continue
-        if why := _away(run, name, present) or noised.forbids(charter, name, number):
+        if why := _away(run, name, present) or apart.get(name) or noised.forbids(charter, name, number):
             left_out[name] = Rejected(why.code, why.message)
         elif isinstance(most, Refusal):
             left_out[name] = Rejected(most.code, most.message)
@@ -132,6 +133,28 @@ def _away(run: RunState, name: SiteId, present: Collection[SiteId]) -> Refusal |
         message = f"site {name} is not connected; its operator starts it, and the next round takes it in"
         return Refusal(Code.NOT_ASSIGNED, message)
     return None
+
+
+def quarantined(
+    charter: Charter, run: RunState, present: Collection[SiteId], number: RoundNumber
+) -> dict[SiteId, Refusal]:
+    """Sites that sit round `number` out since an update of theirs did harm, and why.
+
+    Nobody where the others that are here are fewer than the quorum: a quarantine never stops a run.
+    """
+    rounds = charter.rollback.quarantine_rounds
+    apart = {site: last for site, last in run.harmful.items() if number - last <= rounds}
+    others = [s for s in charter.sites if SiteId(s.name) not in apart and SiteId(s.name) in present]
+    if not charter.rollback.on or len(others) < charter.rounds.quorum:
+        return {}
+    return {
+        site: Refusal(
+            Code.QUARANTINED,
+            f"site {site} sits out until round {last + rounds + 1}: its update of round {last} made the model worse on the "
+            "probe; its operator looks at its text and training meanwhile",
+        )
+        for site, last in sorted(apart.items())
+    }
 
 
 def without_lacking(plan: Plan, refusal: Refusal, currency: str) -> Plan:
@@ -220,6 +243,28 @@ def evaluating(
         rounds=run.rounds,
         lease=f"lease/{run.run}/evaluate/{site}",
         lease_until=run.last_ms + charter.rounds.lease_s * 1000,
+        hold="-",
+        hold_micro=0,
+    )
+
+
+def probing(
+    charter: Charter, run: RunState, opened: RoundState, site: SiteId, state: Digest
+) -> AssignmentNote:
+    """The order to measure a state of the open round on the probe; nothing is charged."""
+    return AssignmentNote(
+        consortium=charter.consortium.name,
+        run=run.run,
+        round=opened.number,
+        work="probe",
+        site=site,
+        base=state,
+        charter_version=charter.version,
+        charter=opened.charter,
+        expert_map=opened.expert_map,
+        rounds=run.rounds,
+        lease=f"lease/{run.run}/{opened.number}/{site}/probe",
+        lease_until=opened.lease_until_ms + charter.rounds.lease_s * 1000,
         hold="-",
         hold_micro=0,
     )

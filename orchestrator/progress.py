@@ -1,6 +1,6 @@
 """Where every run stands: the view that folds the journal's run records.
 
-Reads the facts RUN, ROUND, REJECTION, CLOSE, REMADE and FINISH (`orchestrator.facts` writes them) and the sites' notes. Pure:
+Reads the facts RUN, ROUND, REJECTION, VERDICT, WORTH, CLOSE, REMADE and FINISH (`orchestrator.facts` writes them) and the sites' notes. Pure:
 no clock, no disk. Rebuilt from the journal, it is the same.
 """
 
@@ -14,7 +14,8 @@ from commons.errors import Code, Refusal
 from commons.names import Digest, Micro, RoundNumber, RunId, SiteId
 from commons.notes import digest, parse
 from commons.records import Kind, Record
-from commons.work import EvaluationNote, UpdateNote, UsageNote
+from commons.work import EvaluationNote, ProbeNote, UpdateNote, UsageNote
+from orchestrator.measured import Measured
 from orchestrator.noised import Noised
 from orchestrator.usages import Usages
 
@@ -52,6 +53,8 @@ class RoundState:
     attempts: dict[SiteId, int] = field(default_factory=dict)
     """The attempt in which each site was assigned."""
     assigned_ms: dict[SiteId, int] = field(default_factory=dict)
+    before_ms: int = 0
+    """When the round before was opened, or this one where it is the first."""
     left_out: dict[SiteId, Rejected] = field(default_factory=dict)
     rejected: dict[SiteId, Rejected] = field(default_factory=dict)
     rejected_usages: dict[SiteId, UsageNote] = field(default_factory=dict)
@@ -73,6 +76,15 @@ class RoundState:
     """Those of the missing that stayed at work."""
     bytes_down: int = 0
     closed_ms: int | None = None
+    verdict: str = ""
+    """Its last one, where its state was measured (`commons.verdict`)."""
+    change_ppm: int | None = None
+    probe_loss: float | None = None
+    """Of its state, by the median of the sites."""
+    worth_ppm: dict[str, int] = field(default_factory=dict)
+    """``site/round`` of an update -> what the probe loss rises by without it, in rounds that were appraised."""
+    experts_ppm: dict[str, int] = field(default_factory=dict)
+    """The same of experts."""
 
     @property
     def waiting(self) -> list[SiteId]:
@@ -116,6 +128,12 @@ class RunState:
     """Updates that were admitted after their round had closed -> that round, until the next close takes them."""
     evaluations: dict[SiteId, tuple[int, EvaluationNote]] = field(default_factory=dict)
     """Of the final state: journal index and note."""
+    measured: Measured = field(default_factory=Measured)
+    """Of states on the probe."""
+    dragging: frozenset[SiteId] = frozenset()
+    """Sites whose update held the others up the last time it was appraised."""
+    harmful: dict[SiteId, RoundNumber] = field(default_factory=dict)
+    """Sites whose update was left out for the harm it did -> the last such round."""
     finished: str | None = None
     """`finished` or `stopped`; None while it goes on."""
     reason: str = ""
@@ -187,6 +205,13 @@ class Runs:
                 self._take_usage(UsageNote.from_note(parse(record.body)))
             case Kind.REJECTION:
                 self._reject(record.at_ms, record.facts)
+            case Kind.PROBE:
+                said = ProbeNote.from_note(parse(record.body))
+                self.by_id[RunId(said.run)].measured.take(index, said)
+            case Kind.VERDICT:
+                self._judge(record.facts)
+            case Kind.WORTH:
+                self._appraise(record.facts)
             case Kind.CLOSE:
                 self._close(record.at_ms, record.facts)
             case Kind.REMADE:
@@ -238,6 +263,7 @@ class Runs:
             holds=holds,
             attempts=dict.fromkeys(holds, attempt),
             assigned_ms=dict.fromkeys(holds, at_ms),
+            before_ms=run.history[-1].opened_ms if run.history else at_ms,
             last_ms=at_ms,
         )
         before = run.open_round
@@ -250,10 +276,11 @@ class Runs:
                 opened.holds[site], opened.attempts[site] = before.holds[site], before.attempts[site]
                 opened.assigned_ms[site] = before.assigned_ms[site]
             opened.opened_ms, opened.quorum_ms = before.opened_ms, before.quorum_ms
+            opened.before_ms = before.before_ms
             run.history.pop()
         else:
             began = (run.history[number - 1].opened_ms for number in run.carried.values())
-            self.usages.forget_until(min((at_ms, *began)))
+            self.usages.forget_until(min((opened.before_ms, *began)))
         run.history.append(opened)
         run.charter_version = opened.charter_version
 
@@ -288,20 +315,39 @@ class Runs:
         for under_way in (run.carried, run.late):
             if under_way.get(site) == found.number:
                 del under_way[site]
+        if facts["code"] == Code.UPDATE_HARMFUL:
+            run.harmful[site] = max(found.number, run.harmful.get(site, found.number))
         target = found.rejected if site in found.holds else found.left_out
         target[site] = Rejected(facts["code"], facts["message"])
         admitted = found.admitted.pop(site, None) or found.late.pop(site, None)
-        if admitted is not None:  # beside the others it was out of all proportion
+        if admitted is not None:  # what is wrong with it showed beside the others
             if admitted.usage is not None:
                 found.rejected_usages[site] = admitted.usage
             if len(found.admitted) < found.quorum:
                 found.quorum_ms = None
         found.last_ms = at_ms
 
+    def _judge(self, facts: Mapping[str, Any]) -> None:
+        run, found = self.by_id[RunId(facts["run"])], self._round(facts["run"], facts["round"])
+        found.verdict, found.change_ppm = facts["verdict"], facts["change_ppm"]
+        found.probe_loss = run.measured.typical(Digest(facts["state"]))
+        run.measured.judged(facts["verdict"], facts["change_ppm"])
+
+    def _appraise(self, facts: Mapping[str, Any]) -> None:
+        run, found = self.by_id[RunId(facts["run"])], self._round(facts["run"], facts["round"])
+        found.worth_ppm = {name: ppm for name, (_, ppm, _) in facts["updates"].items()}
+        found.experts_ppm = {name: ppm for name, (_, ppm, _) in facts["experts"].items()}
+        looked, dragging = (
+            {SiteId(name.rpartition("/")[0]) for name in names}
+            for names in (facts["updates"], facts.get("dragging", ()))
+        )
+        run.dragging = run.dragging - looked | dragging
+
     def _close(self, at_ms: int, facts: Mapping[str, Any]) -> None:
         run = self.by_id[RunId(facts["run"])]
         closed = self._round(facts["run"], facts["round"])
         closed.state = run.state = Digest(facts["state"])
+        run.measured.keep(run.state)
         run.momentum = Digest(facts["momentum"]) if facts["momentum"] else None
         closed.missing = tuple(SiteId(s) for s in facts["missing"])
         closed.takes = {SiteId(s): RoundNumber(n) for s, n in facts.get("late", {}).items()}

@@ -1,4 +1,4 @@
-"""One round: plan, hold, admit, combine, save, settle, track. Start reading here.
+"""One round: plan, hold, admit, combine, save, judge, settle, track. Start reading here.
 
 `run_round` reads top to bottom as these steps; the rules are pure functions elsewhere (`plan`, `intake`,
 `combine`, the ledger), this module waits and carries out. Every step is durable before the next begins, so a
@@ -17,10 +17,12 @@ from commons.privacy.terms import Robust
 from commons.records import Record
 from governance.ledger import decide_expire, decide_failed, decide_grants, decide_hold, decide_rulings
 from orchestrator import checkpoints
+from orchestrator.appraising import Key
 from orchestrator.charges import end_hold, end_holds
 from orchestrator.combine import Combined, Contribution, Opening, Unmoved, combine
 from orchestrator.desk import Desk
 from orchestrator.facts import close_fact, finish_fact
+from orchestrator.judging import Judged, judge, stands
 from orchestrator.late import late_updates, staying
 from orchestrator.plan import (
     Verdict,
@@ -60,7 +62,12 @@ def run_round(desk: Desk, run: RunId, *, first: bool) -> bool:
         combined = _combine_and_save(desk, run)
         if combined is None:
             return False
-        if _settle(desk, run, combined):
+        judged = judge(desk, run, combined, lambda key: _combine_and_save(desk, run, without=key))
+        if judged is None:
+            if desk.stopping.is_set():
+                return False
+            continue
+        if _settle(desk, run, judged):
             _track(desk, run)
             return True
 
@@ -120,17 +127,20 @@ def _admit(desk: Desk, run: RunId) -> Verdict | None:
     return None
 
 
-def _combine_and_save(desk: Desk, run: RunId) -> Combined | None:
-    """The new state, durable. The same admitted updates give the same bytes, however often this runs."""
+def _combine_and_save(desk: Desk, run: RunId, *, without: Key | None = None) -> Combined | None:
+    """The new state, durable. The same admitted updates give the same bytes, however often this runs.
+
+    `without`: as if that update were not there.
+    """
     with desk.consortium.lock:
         found = desk.open_round(run)
         if found is None:
             return None
         state, opened = found
         charter = desk.consortium.members.charters[opened.charter_version]
-        admitted = {site: a.update for site, a in opened.admitted.items()}
-        late = late_updates(state, charter)
-        momentum, expert_map = state.momentum, desk.expert_map(opened.charter_version)
+        admitted = {s: a.update for s, a in opened.admitted.items() if (s, opened.number) != without}
+        late = [one for one in late_updates(state, charter) if (one.site, one.found.number) != without]
+        momentum, exchange = state.momentum, desk.exchange(opened)
     rule = _rule(desk, run, charter)
     if rule is None and charter.privacy.mode == "secagg":
         return None
@@ -152,10 +162,8 @@ def _combine_and_save(desk: Desk, run: RunId) -> Combined | None:
             desk.store,
             base=opened.base,
             momentum=momentum,
-            expert_map=expert_map,
-            outer=charter.learning.outer,
+            exchange=exchange,
             contributions=contributions,
-            down=charter.learning.codecs.down,
             rule=rule,
         )
 
@@ -171,11 +179,13 @@ def _rule(desk: Desk, run: RunId, charter: Charter) -> Robust | Opening | Unmove
             return None
 
 
-def _settle(desk: Desk, run: RunId, combined: Combined) -> bool:
-    """The commit point: the round's CLOSE and the end of all its holds, in one transaction.
+def _settle(desk: Desk, run: RunId, judged: Judged) -> bool:
+    """The commit point: the round's verdict, its CLOSE and the end of all its holds, in one transaction.
 
-    False when another update was admitted while these were combined, or the round is gone: nothing was written.
+    False when another update was admitted while these were combined, the sites have measured more, or the round is gone:
+    nothing was written.
     """
+    combined = judged.combined
     if reject_outliers(desk, run):  # one that came after the last look
         return False
 
@@ -185,6 +195,8 @@ def _settle(desk: Desk, run: RunId, combined: Combined) -> bool:
             return []
         (state, opened), consortium = found, desk.consortium
         if opened.admitted.keys() != combined.sites or state.late.keys() != combined.late:
+            return []
+        if not stands(desk, run, judged):
             return []
         charter = consortium.members.charters[opened.charter_version]
         at_work = desk.live.maybe_working(run, opened.number, opened.waiting)
@@ -211,7 +223,8 @@ def _settle(desk: Desk, run: RunId, combined: Combined) -> bool:
         stay |= {(number, site) for site, number in state.carried.items() if site not in vain}
         charters = consortium.members.charters
         ended = end_holds(consortium.ledger, charters, state, now_ms, stay=stay)
-        return [closed, *letting_go(state, vain, now_ms), *ended]
+        said = judged.records(now_ms, state, opened, charter)
+        return [*said, closed, *letting_go(state, vain, now_ms), *ended]
 
     return bool(desk.consortium.commit(decide))
 
@@ -245,7 +258,7 @@ def carry_out_votes(desk: Desk, run: RunId | None) -> None:
         if run is not None and desk.runs.by_id[run].late:
             return []
         number = desk.runs.by_id[run].closed + 1 if run else 1
-        return consortium.proposals.decide_execute(consortium.charter, number, now_ms)
+        return consortium.proposals.decide_execute(consortium.charter, number, now_ms, run=run or "")
 
     executed = consortium.commit(decide)
     if isinstance(executed, Refusal):

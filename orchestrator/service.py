@@ -22,6 +22,7 @@ from commons.records import Record
 from commons.wire.channel import caller, refuse
 from commons.wire.v1 import consortium_pb2 as wire
 from commons.wire.v1.consortium_pb2_grpc import EnrolmentServicer, OperatorServicer, SiteLinkServicer
+from commons.work import ProbeNote
 from governance.reversing import decide_operator_reversal, reversal_id
 from orchestrator import release
 from orchestrator.board import STATES
@@ -30,6 +31,7 @@ from orchestrator.desk import Desk
 from orchestrator.enrolment import Enrolments
 from orchestrator.evaluation import decide_evaluation
 from orchestrator.facts import run_fact
+from orchestrator.judging import decide_measurement
 from orchestrator.live import WORKING, Beat
 from orchestrator.masking import Said
 from orchestrator.orders import Order, order_for, runs_over
@@ -119,10 +121,11 @@ class SiteLink(SiteLinkServicer):
             known: list[int] = []
 
             def decide(now_ms: int) -> list[Record] | Refusal:
-                key = consortium.members.site_key(site)
-                found = decide_evaluation(
-                    self._desk.runs, consortium.charter, site, key, request.note, now_ms
-                )
+                key, note = consortium.members.site_key(site), request.note
+                if note.startswith(ProbeNote.KIND.encode()):
+                    found = decide_measurement(self._desk, site, key, note, now_ms)
+                else:
+                    found = decide_evaluation(self._desk.runs, consortium.charter, site, key, note, now_ms)
                 if isinstance(found, int):
                     known.append(found)
                     return []

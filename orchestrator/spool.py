@@ -1,7 +1,7 @@
 """Where updates lie until their round is combined: the claim and the payload of each site.
 
 Owns durability and resuming. A payload comes in lanes, a file each, into which frames are written in order once they are
-verified, so a resumed upload begins at a frame. Files of earlier rounds are written over (`orchestrator.spare`), so a file's
+verified, so a resumed upload begins at a frame. Files of earlier rounds are written over (`commons.spare`), so a file's
 length says nothing: a process knows what it wrote, and the next one verifies it again. A lane is resumed only for the same claim (update note) cut into as many lanes; another claim of
 the same site starts anew. What makes a frame right is `orchestrator.intake`.
 """
@@ -14,7 +14,7 @@ import shutil
 import threading
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,9 +22,9 @@ from commons.disk import begin_writeback, sync
 from commons.errors import Code, Refusal, StoreError
 from commons.names import Digest, RunId, SiteId
 from commons.notes import NoteError, digest, parse
+from commons.spare import SpareFiles
 from commons.updates import Frame, Lane, UpdateManifest
 from orchestrator.intake import Claim, check_frame
-from orchestrator.spare import SpareFiles
 
 MESSAGE_BYTES_MAX = 1 << 20
 _WRITEBACK_BYTES = 8 << 20
@@ -66,6 +66,7 @@ class Spool:
         self._held: dict[Path, _Held] = {}
         self._turns: defaultdict[Path, threading.Lock] = defaultdict(threading.Lock)
         self._spare = SpareFiles(root / ".spare")
+        self._spare.clear()
 
     @property
     def root(self) -> Path:
@@ -152,14 +153,14 @@ class Spool:
 
         `more`: the run goes on, and what its last round took is kept to be written over.
         """
-        with self._lock:
-            self._spare.clear()
+        self._spare.clear()
         for folder in self._root.glob("[!.]*/*"):
             if folder.parent.name != run or int(folder.name) < number:
                 with self._lock:
                     for place in [place for place in self._held if place.parent == folder]:
                         _end_uploads(self._held.pop(place))
                         del self._turns[place]
+                with suppress(OSError):  # what is not kept goes with its folder
                     for part in folder.glob("*.part") if more else ():
                         self._spare.put(part)
                 shutil.rmtree(folder, ignore_errors=True)
@@ -203,9 +204,7 @@ class Spool:
                 old.unlink()
             held = _held(place, claim.key, claim.manifest, lanes)
             for landing in held.lanes:
-                with self._lock:
-                    reused = self._spare.take(landing.lane.bytes, landing.path)
-                if not reused:
+                if not self._spare.take(landing.lane.bytes, landing.path):
                     landing.path.touch()
             note = claim.upload.update
             place.write_bytes(b"%d\n%b%b" % (len(note), note, claim.upload.manifest))

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,7 @@ from commons.names import SiteId
 from workers.backoff import pauses
 from workers.data import Corpus, CorpusError
 from workers.gauge import Gauge
+from workers.probe import Probe
 from workers.ray_start import connected, ray
 from workers.seal import Trained
 from workers.site_file import SiteFile
@@ -54,6 +55,7 @@ class Bench:
     site: str
     text: Path
     public: Path | None
+    probe: Path | None
     home: Path
     threads: int
 
@@ -70,7 +72,7 @@ def in_ray(file: SiteFile, stop: threading.Event) -> Iterator[RemoteTrainer]:
     """The site's trainer in the Ray that its file names, for the length of the `with` block (`workers.training.Begin`)."""
     cpus, gpus = file.ray.cpus, file.ray.gpus
     threads, rounds = max(1, int(cpus)), file.home / "rounds"
-    bench = Bench(file.partner, file.name, file.text, file.public, rounds, threads)
+    bench = Bench(file.partner, file.name, file.text, file.public, file.probe, rounds, threads)
     with connected(file.ray.address, namespace=f"hansa-{file.name}", cpus=cpus, gpus=gpus, stop=stop):
         trainer = RemoteTrainer(bench, cpus=cpus, gpus=gpus, stop=stop)
         trainer.start()
@@ -88,6 +90,8 @@ class TrainingActor:
         self._progress = Progress()
         self._abandoned = self._finished = 0
         self._turn = threading.Lock()
+        self._begun: tuple[tuple[str, int], Gauge] | None = None
+        """Run and number of the round that was begun ahead of its order, and what it took so far."""
         self._trainer: Trainer | None = None
         self._trains: tuple[object, ...] = ()
 
@@ -121,8 +125,32 @@ class TrainingActor:
         not_before_ms: int,
     ) -> Trained | Failed:
         """One round. Calls are numbered from 1; one that comes while another trains waits for its end."""
+        begun = self._begun
+        if begun is not None and begun[0] != (run, number):
+            self.abandon(call - 1)
         with self._turn:
             return self._train(call, run, number, charter, base, not_before_ms)
+
+    def ahead(self, call: int, run: str, number: int, charter: Charter, not_before_ms: int) -> None:
+        """As `workers.training.Training` says. What it cannot do, the round itself will say."""
+        from workers.trainer import TrainingError
+
+        def on_step(step: int, loss: float) -> bool:
+            if self._abandoned >= call:
+                raise Abandoned
+            return False
+
+        with self._turn:
+            gauge = self._gauge(not_before_ms)
+            self._begun = (run, number), gauge
+            with contextlib.suppress(TrainingError, CorpusError, KeyError, Abandoned):
+                self._trainer_of(run, charter).ahead(
+                    round_number=number,
+                    learning=charter.learning.in_run(run),
+                    on_step=on_step,
+                    gauge=gauge,
+                    experts=_experts(charter),
+                )
 
     def _train(
         self,
@@ -135,20 +163,20 @@ class TrainingActor:
     ) -> Trained | Failed:
         from workers.trainer import TrainingError
 
-        learning, bench = charter.learning, self._bench
-        processor = f"cpu/{bench.partner}/{bench.site}"
-        gauge = Gauge(SystemClock(), processor, not_before_ms=not_before_ms)
-        self._progress = Progress(steps=learning.inner_steps)
-        began, total = time.monotonic(), 0.0
+        learning, begun, self._begun = charter.learning.in_run(run), self._begun, None
+        gauge = begun[1] if begun and begun[0] == (run, number) else self._gauge(not_before_ms)
+        steps = learning.steps_in(number)
+        self._progress = Progress(steps=steps)
+        began, done, total = time.monotonic(), 0, 0.0
         tokens = learning.batch_size * learning.sequence_length
 
         def on_step(step: int, loss: float) -> bool:
-            nonlocal total
+            nonlocal done, total
             if self._abandoned >= call:
                 raise Abandoned
-            total += loss
-            speed = step * tokens / max(time.monotonic() - began, 1e-9)
-            self._progress = Progress(step, learning.inner_steps, speed, total / step, gauge.device_ms)
+            done, total = done + 1, total + loss  # without the steps made ahead
+            speed = done * tokens / max(time.monotonic() - began, 1e-9)
+            self._progress = Progress(step, steps, speed, total / done, gauge.device_ms)
             return self._finished >= call
 
         try:
@@ -158,7 +186,7 @@ class TrainingActor:
                 learning=learning,
                 on_step=on_step,
                 gauge=gauge,
-                experts="base" if charter.privacy.noises_experts else "kept",
+                experts=_experts(charter),
             )
         except (TrainingError, CorpusError, KeyError) as error:
             return Failed(str(error))
@@ -173,8 +201,8 @@ class TrainingActor:
             held_out_loss=result.held_out_loss,
             gflop=result.gflop,
             usage=result.usage,
+            routed=result.routed,
             model_bytes=result.peak_model_bytes,
-            routed=result.expert_tokens,
         )
 
     def evaluate(self, run: str, charter: Charter, state: Mapping[str, Array]) -> tuple[float, int] | Failed:
@@ -191,6 +219,23 @@ class TrainingActor:
         except (TrainingError, CorpusError, KeyError) as error:
             return Failed(str(error))
         return loss, len(corpus.held_out_rows(length=length, limit=EVALUATION_ROWS)) * length
+
+    def probe(self, run: str, charter: Charter, state: Mapping[str, Array]) -> tuple[float, ...] | Failed:
+        """Losses of `state` on the parts of the charter's probe, by the shard that trains."""
+        from workers.trainer import TrainingError
+
+        self._progress, wanted = Progress(), charter.probe
+        try:
+            text = Probe.load(self._bench.probe, digest=wanted.text, size=wanted.bytes)
+            trainer, limit = self._trainer_of(run, charter), wanted.rows // wanted.parts
+            with self._turn:
+                return tuple(trainer.evaluate(state, part, limit=limit) for part in text.parts(wanted.parts))
+        except (TrainingError, CorpusError, KeyError) as error:
+            return Failed(str(error))
+
+    def _gauge(self, not_before_ms: int) -> Gauge:
+        processor = f"cpu/{self._bench.partner}/{self._bench.site}"
+        return Gauge(SystemClock(), processor, not_before_ms=not_before_ms)
 
     def _trainer_of(self, run: str, charter: Charter) -> Trainer:
         """The run's trainer; made anew when the charter changed what it is built from."""
@@ -220,12 +265,16 @@ class TrainingActor:
         return Corpus.load(path, sequence_length=charter.learning.sequence_length)
 
 
+def _experts(charter: Charter) -> Literal["kept", "base"]:
+    return "base" if charter.privacy.noises_experts else "kept"
+
+
 class RemoteTrainer:
     """`workers.training.Training`: the site's hold on its actor. One caller at a time."""
 
     def __init__(self, bench: Bench, *, cpus: float, gpus: float, stop: threading.Event) -> None:
         self._bench, self._stop = bench, stop
-        self._kind = ray.remote(TrainingActor).options(num_cpus=cpus, num_gpus=gpus, max_concurrency=3)
+        self._kind = ray.remote(TrainingActor).options(num_cpus=cpus, num_gpus=gpus, max_concurrency=4)
         self._wants = f"{cpus:g} CPUs and {gpus:g} GPUs"
         self._actor: Any = None
         self._calls = 0
@@ -260,6 +309,12 @@ class RemoteTrainer:
         assert isinstance(result, Trained)
         return result
 
+    def ahead(self, run: str, number: int, charter: Charter, *, not_before_ms: int) -> None:
+        """As `workers.training.Training` says; an actor that dies of it is replaced by the next call."""
+        self._calls += 1
+        with contextlib.suppress(ray.exceptions.RayError):
+            self._actor.ahead.remote(self._calls, run, number, charter, not_before_ms)
+
     def evaluate(
         self, run: str, charter: Charter, state: Mapping[str, Array], *, watch: Watch
     ) -> tuple[float, int]:
@@ -267,6 +322,13 @@ class RemoteTrainer:
         arrays = ray.put(dict(state))
         loss, size = self._run(lambda actor, _: actor.evaluate.remote(run, charter, arrays), watch)
         return float(loss), int(size)
+
+    def probe(
+        self, run: str, charter: Charter, state: Mapping[str, Array], *, watch: Watch
+    ) -> tuple[float, ...]:
+        """As `workers.training.Training` says."""
+        arrays = ray.put(dict(state))
+        return tuple(map(float, self._run(lambda actor, _: actor.probe.remote(run, charter, arrays), watch)))
 
     def _run(self, call: Callable[[Any, int], Any], watch: Watch) -> Any:
         waits = pauses(first_s=1.0, longest_s=30.0)

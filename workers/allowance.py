@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from commons.charter import Charter
 from commons.errors import HansaError, Refused
+from commons.exchange import Exchange
 from commons.experts.map import ExpertMap
 from commons.identity import write_file
 from commons.pricing import exact_pico, rates_of, whole_micro
@@ -72,7 +73,7 @@ class Allowance:
         """Whether the next step may be done after `step` steps took `device_ms`. May ask for a top-up first."""
         assert self._order is not None, "suffices() before begin()"
         charter = self._order.charter
-        steps = charter.learning.inner_steps
+        steps = charter.learning.steps_in(self._order.note.round)
         if step == 0:
             self.exhausted = ""
         if not 0 < step < steps or self.exhausted:
@@ -133,7 +134,8 @@ class Allowance:
         site = charter.site(self._order.note.site)
         assert site is not None, "an order for this site is under a charter that has it"
         self._why = f"the charter allows {charter.accounting.topups} top-ups a round"
-        most = self._cost(charter.learning.inner_steps, charter.rounds.lease_s * 1000 * site.devices)
+        steps = charter.learning.steps_in(self._order.note.round)
+        most = self._cost(steps, charter.rounds.lease_s * 1000 * site.devices)
         if self._limit_micro is not None and self._limit_micro < most:
             most = self._limit_micro
             self._why = f"[policy] max_charge_micro_per_round allows {most}"
@@ -163,6 +165,6 @@ def cost_micro(charter: Charter, expert_map: ExpertMap, site: str, steps: int, d
     """What `steps` of a round that took `device_ms` cost at this site, by the device's dearest rate."""
     entry, learning = charter.site(site), charter.learning
     assert entry is not None, "an order for this site is under a charter that has it"
-    gflop = expert_map.training_gflop(steps * learning.batch_size * learning.sequence_length)
+    gflop = Exchange(expert_map, learning, 1).gflop(steps)
     rates = rates_of(charter.rate_card, entry.device, None)
     return whole_micro(max(exact_pico(rate, gflop, device_ms) for rate in rates))

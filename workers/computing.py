@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Sequence
 
 import numpy as np
 
 from commons.charter import Charter
 from commons.codec import FRAME, decode_frame, frame_bytes
 from commons.errors import HansaError
+from commons.experts.map import Slice
 from commons.names import Digest, SiteId
 from commons.notes import Signer
 from commons.states import StateStore
 from commons.updates import UpdateManifest
-from commons.work import EvaluationNote
+from commons.verdict import LOSS_MAX
+from commons.work import EvaluationNote, ProbeNote
 from workers import seal
 from workers.allowance import Allowance
 from workers.link import Link
@@ -61,8 +64,8 @@ class Computing:
         Raises Abandoned when the coordinator no longer wants it, HansaError with the reason it cannot be.
         """
         note, charter = order.note, order.charter
-        base = self._fetch(order, whole=charter.learning.routing == "joint")
-        steps = charter.learning.inner_steps
+        base = self._fetch(order, order.exchange.held(self._name))
+        steps = charter.learning.steps_in(note.round)
         log.info("round %d: training %d steps from %s", note.round, steps, note.base[:19])
         self._status.set(state="training", why="", steps=steps)
         self._allowance.begin(order)
@@ -75,6 +78,9 @@ class Computing:
             watch=lambda progress: self._watch(order, progress),
         )
         self._meter.take(note.run, note.round, trained.usage)
+        if charter.learning.overlap_steps and trained.steps == steps and note.round < note.rounds:
+            # Under the charter that is verified; should the next order be under another, it is begun anew.
+            self._trainer.ahead(note.run, note.round + 1, charter, not_before_ms=self._meter.ended_ms)
         short = "" if trained.steps == steps else f"ended after {trained.steps} of {steps} steps"
         why = f"{short}: {self._allowance.exhausted or 'the hold was used up'}" if short else ""
         self._status.set(
@@ -97,9 +103,8 @@ class Computing:
                 trained,
                 base=base,
                 residual=self._outbox.residual(note, order.expert_map),
-                expert_map=order.expert_map,
+                exchange=order.exchange,
                 site=self._name,
-                codecs=charter.learning.codecs,
                 folder=folder,
                 masking=masking,
                 noising=noising,
@@ -113,7 +118,7 @@ class Computing:
                 device=entry.device,
                 signer=self._signer,
                 losses=noising is None,
-                counts=noising is None and masking is None,
+                experts=() if noising is not None or masking is not None else order.expert_map.experts,
             )
             what = f"trained, loss {trained.loss:.4f}, update of {manifest.payload_bytes} bytes"
             log.info("round %d: %s%s", note.round, what, f" ({why})" if why else "")
@@ -122,7 +127,7 @@ class Computing:
     def evaluate(self, order: Order) -> bytes:
         """A signed hansa-evaluation/v1 note of the order's state on this site's held-out text. Raises as `train`."""
         note = order.note
-        state = self._fetch(order, whole=True)
+        state = self._fetch(order, order.expert_map.slices)
         log.info("evaluating %s on the held-out text", note.base[:19])
         self._status.enter("training", "evaluating")
         loss, size = self._trainer.evaluate(
@@ -142,13 +147,34 @@ class Computing:
         log.info("held-out loss of the consortium's model: %.4f nats per byte", loss)
         return self._signer.sign(said.text)
 
+    def probe(self, order: Order) -> bytes:
+        """A signed hansa-probe/v1 note of the order's state on the charter's probe. Raises as `train`."""
+        note, charter = order.note, order.charter
+        state = self._fetch(order, order.exchange.held(self._name))
+        self._status.enter("training", "measuring a state on the probe")
+        losses = self._trainer.probe(
+            note.run, charter, state, watch=lambda progress: self._watch(order, progress)
+        )
+        said = ProbeNote(
+            consortium=note.consortium,
+            run=note.run,
+            round=note.round,
+            site=note.site,
+            probe=charter.probe.text,
+            state=note.base,
+            losses=tuple(min(loss, LOSS_MAX) if loss >= 0 else LOSS_MAX for loss in losses),
+        )
+        log.info("round %d: probe loss of %s: %.4f nats per byte", note.round, note.base[:19], said.loss)
+        return self._signer.sign(said.text)
+
     def anticipate(self, order: Order, sealed: Sealed) -> None:
-        """Drop older states; keep what the coordinator must compute for this site's own experts: base + delta.
+        """Keep what the coordinator must compute for this site's own experts: base + delta.
 
         States are addressed by content, so a coordinator that computes otherwise costs a download, no more.
         """
         base = Digest(order.note.base)
-        self._store.prune([base])
+        if not order.exchange.owners_keep or not order.exchange.due:
+            return
         blobs = self._store.manifest(base)
         own = {part.name: part for part in order.expert_map.owned_by(self._name)}
         weights, delta = np.empty(FRAME, np.float32), np.empty(FRAME, np.float32)
@@ -170,11 +196,12 @@ class Computing:
                 new.close()
             ahead.publish()
 
-    def _fetch(self, order: Order, *, whole: bool) -> dict[str, seal.Array]:
-        """The order's base: every slice, or those this site trains."""
+    def _fetch(self, order: Order, parts: Sequence[Slice]) -> dict[str, seal.Array]:
+        """These slices of the order's base. Older states make room for it."""
         self._status.enter("fetching")
         base = Digest(order.note.base)
-        parts = order.expert_map.slices if whole else order.expert_map.uplink(self._name)
+        self._link.fetch(base, [])
+        self._store.prune([base])
         self._link.fetch(base, [part.name for part in parts])
         manifest = self._store.manifest(base)
         for part in parts:
@@ -195,7 +222,7 @@ class Computing:
         )
         if not self._stands(order):
             return Wish.ABANDON
-        if order.note.work == "evaluate" or self._allowance.suffices(progress.step, progress.device_ms):
+        if order.note.work != "train" or self._allowance.suffices(progress.step, progress.device_ms):
             return Wish.GO_ON
         self._status.set(why=self._allowance.exhausted)
         return Wish.FINISH

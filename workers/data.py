@@ -31,14 +31,18 @@ class CorpusError(ValueError):
     """The text cannot be trained on. The message names the file and what its owner should do."""
 
 
-class Source(Protocol):
+class HeldOut(Protocol):
+    """Whatever a loss is measured on."""
+
+    def held_out_rows(self, *, length: int, limit: int) -> Rows: ...
+
+
+class Source(HeldOut, Protocol):
     """Whatever batches are drawn from."""
 
     def batch(self, step: int, *, rows: int, length: int, seed: int) -> Rows:
         """Rows of one inner step: a pure function of the arguments and the text."""
         ...
-
-    def held_out_rows(self, *, length: int, limit: int) -> Rows: ...
 
 
 @dataclass(frozen=True)
@@ -81,9 +85,7 @@ class Corpus:
 
     def held_out_rows(self, *, length: int, limit: int) -> Rows:
         """At most `limit` non-overlapping windows, evenly spread over the held-out side; at least one."""
-        available = (len(self.held_out) - 1) // length
-        chosen = np.linspace(0, available - 1, min(limit, available)).astype(np.int64)
-        return _windows(self.held_out, chosen * length, length)
+        return spread_rows(self.held_out, length=length, limit=limit)
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,13 @@ class Mixture:
 
     def held_out_rows(self, *, length: int, limit: int) -> Rows:
         return self.sources[0][0].held_out_rows(length=length, limit=limit)
+
+
+def spread_rows(text: NDArray[np.uint8], *, length: int, limit: int) -> Rows:
+    """At most `limit` non-overlapping windows, evenly spread over `text`; at least one, if it holds one."""
+    available = (len(text) - 1) // length
+    chosen = np.linspace(0, available - 1, min(limit, available)).astype(np.int64)
+    return _windows(text, chosen * length, length)
 
 
 def _windows(text: NDArray[np.uint8], starts: NDArray[np.int64], length: int) -> Rows:

@@ -45,6 +45,8 @@ def read_facts(path: Path) -> dict[str, Any]:
     return facts
 
 
-def read_arrays(path: Path) -> dict[str, Array]:
+def read_arrays(path: Path, under: str = "") -> dict[str, Array]:
+    """Those whose names begin with `under`, without it."""
     with safe_open(path, framework="numpy") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+        names = [name for name in file.keys() if name.startswith(under)]  # noqa: SIM118 (not a mapping)
+        return {name.removeprefix(under): file.get_tensor(name) for name in names}

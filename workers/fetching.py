@@ -29,6 +29,8 @@ from workers.status import Status
 log = logging.getLogger("hansa.site")
 
 BLOBS_PER_CALL = 1024
+_OVER_BYTES_MAX = 64 << 20
+"""Of a blob that is written over a file nobody needs: killed meanwhile, this site fetches it from its beginning again."""
 
 
 @dataclass(frozen=True)
@@ -117,19 +119,24 @@ class Fetching:
     def _take(self, one: Wanted, frames: _Frames) -> bool:
         """One blob from the stream into the store; False when what had come of it earlier was wrong, and is gone."""
         begun_at = at = self._begun(one)
-        total = hashlib.sha256()
-        with self._part(one.blob).open("ab", buffering=0) as part:
-            while at < one.bytes:
-                piece = frames.take(one.bytes - at)
-                total.update(piece)
-                at += len(piece)
-                while piece:
-                    piece = piece[part.write(piece) :]
+        path, total = self._part(one.blob), hashlib.sha256()
+        over = not at and one.bytes <= _OVER_BYTES_MAX and self._store.reuse(one.bytes, path)
+        with path.open("r+b" if over else "ab", buffering=0) as part:
+            try:
+                while at < one.bytes:
+                    piece = frames.take(one.bytes - at)
+                    total.update(piece)
+                    at += len(piece)
+                    while piece:
+                        piece = piece[part.write(piece) :]
+            finally:
+                if over and at < one.bytes:
+                    part.truncate(at)
         found = None if begun_at else Digest(f"sha256:{total.hexdigest()}")
         try:
-            self._store.adopt(self._part(one.blob), one.blob, found=found)
+            self._store.adopt(path, one.blob, found=found)
         except StoreError:
-            if not begun_at or self._part(one.blob).exists():
+            if not begun_at or path.exists():
                 raise
             return False
         return True
@@ -166,7 +173,10 @@ class Fetching:
     def _begun(self, one: Wanted) -> int:
         """Bytes of the blob that came earlier."""
         part = self._part(one.blob)
-        size = part.stat().st_size if part.exists() else 0
+        try:
+            size = part.stat().st_size
+        except FileNotFoundError:
+            return 0
         if size > one.bytes:
             part.unlink()
             return 0

@@ -20,7 +20,10 @@ Counter = Callable[[], int | None]
 
 
 class Gauge:
-    """For one round. `begin` when the devices begin to work, then `device_ms` at any time, `end` once."""
+    """For one round. `begin` when the devices begin to work, then `device_ms` at any time, `end` once.
+
+    Between `rest` and `go_on` they wait: that is none of their time.
+    """
 
     def __init__(
         self,
@@ -37,6 +40,7 @@ class Gauge:
         self._devices: tuple[str, ...] = ()
         self._counters: Sequence[Counter] = ()
         self._started_ms = self._began_ns = 0
+        self._rested_ns = self._resting_ns = 0
 
     def begin(self, gpu: str | None) -> None:
         """Work begins, on the GPU of that id or on the processor. Begun again, what was before counts no more."""
@@ -45,7 +49,13 @@ class Gauge:
         for counter in self._counters:
             counter()
         self._started_ms = max(self._clock.now_ms(), self._not_before_ms)
-        self._began_ns = self._ticks_ns()
+        self._began_ns, self._rested_ns, self._resting_ns = self._ticks_ns(), 0, 0
+
+    def rest(self) -> None:
+        self._resting_ns = self._ticks_ns()
+
+    def go_on(self) -> None:
+        self._rested_ns += self._ticks_ns() - self._resting_ns
 
     @property
     def device_ms(self) -> int:
@@ -59,7 +69,7 @@ class Gauge:
         elapsed_ms = self._elapsed_ms()
         return Usage(
             started_ms=self._started_ms,
-            ended_ms=self._started_ms + elapsed_ms,
+            ended_ms=self._started_ms + elapsed_ms + self._rested_ns // 1_000_000,
             device_ms=elapsed_ms * len(self._devices),
             device_ids=self._devices,
             precision=precision,
@@ -67,7 +77,7 @@ class Gauge:
         )
 
     def _elapsed_ms(self) -> int:
-        return -(-(self._ticks_ns() - self._began_ns) // 1_000_000)
+        return -(-(self._ticks_ns() - self._began_ns - self._rested_ns) // 1_000_000)
 
 
 def _packages(rapl: Path) -> list[Counter]:

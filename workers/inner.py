@@ -7,7 +7,7 @@ of rounds or files.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -40,6 +40,11 @@ class InnerOptimizer:
 
     def __init__(self, shard: nn.Module, expert_map: ExpertMap, learning: Learning) -> None:
         self._named, self._fixed = weights(shard), fixed_rows(shard)
+        readers = {s.name for s in expert_map.slices if s.kind is Kind.READER}
+        self._clipped = [
+            found for of in (False, True) if (found := [n for n in self._named if (n in readers) is of])
+        ]
+        """Names of the parameters that are clipped together."""
         decayed = {s.name for s in expert_map.slices if s.kind in (Kind.TRUNK_MATRIX, Kind.EXPERT)}
         orthogonal = (
             _inside(shard, self._named, decayed) if learning.inner_optimizer == "muon" else set[str]()
@@ -53,6 +58,8 @@ class InnerOptimizer:
         ]
         adam = torch.optim.AdamW(groups, lr=rate, betas=BETAS, fused=True)
         self._optimizers: list[_Part] = [_Part(adam, _ADAM, by_adam)]
+        self._resting: dict[str, Array] = {}
+        self._resting_steps: dict[str, int] = {}
         if by_muon:
             # A step then has the size of AdamW's, so that one rate and one decay serve both (arXiv 2502.16982, 2.2).
             muon = torch.optim.Muon(
@@ -62,18 +69,38 @@ class InnerOptimizer:
             self._optimizers.append(_Part(muon, _MUON, by_muon))
 
     def step(self, loss: Tensor, rate: float) -> None:
-        """One step down the gradient of `loss`, clipped to `CLIP_NORM` over all parameters."""
+        """One step down the gradient of `loss`, clipped to `CLIP_NORM` over all parameters; a reader's apart from them."""
         for optimizer, _, _ in self._optimizers:
             optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self._named.values(), CLIP_NORM)
+        for together in self._clipped:
+            parts = [self._named[name] for name in together]
+            nn.utils.clip_grads_with_norm_(parts, CLIP_NORM, self._norm(together))
         for optimizer, _, _ in self._optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate
             optimizer.step()
 
+    def _norm(self, names: Sequence[str]) -> Tensor:
+        """L2, of these gradients together. Rows that are fixed are none of it, so that not a bit depends on how many there are."""
+        found = []
+        for name in names:
+            parameter = self._named[name]
+            if parameter.grad is not None:
+                moving = sorted(set(range(len(parameter))) - set(self._fixed.get(name, ())))
+                found.append(parameter.grad[moving] if name in self._fixed else parameter.grad)
+        return nn.utils.get_total_norm(found)
+
     def restore(self, arrays: Mapping[str, Array], steps: Mapping[str, int]) -> None:
-        """Go on from what `arrays` and `steps` of an earlier round say; what they do not name starts at zero."""
+        """Go on from what `arrays` and `steps` of an earlier round say; what they do not name starts at zero.
+
+        Moments of weights that are not trained now rest until they are.
+        """
+        for key, array in arrays.items():
+            prefix, _, name = key.partition("/")
+            if prefix in {**_ADAM, **_MUON} and name not in self._named:
+                self._resting[key] = array
+        self._resting_steps = {name: count for name, count in steps.items() if name not in self._named}
         for optimizer, keys, names in self._optimizers:
             for name in names:
                 if not all(f"{prefix}/{name}" in arrays for prefix in keys):
@@ -91,8 +118,8 @@ class InnerOptimizer:
                 optimizer.state[parameter] = state
 
     def arrays(self) -> dict[str, Array]:
-        """Moments, by `first/NAME`, `second/NAME` and `momentum/NAME`; none for what has not moved."""
-        return {
+        """Moments, by `first/NAME`, `second/NAME` and `momentum/NAME`; none for what has never moved."""
+        return self._resting | {
             f"{prefix}/{name}": state[key].cpu().numpy()
             for part in self._optimizers
             for name, state in self._moved(part)
@@ -102,7 +129,7 @@ class InnerOptimizer:
     def steps(self) -> dict[str, int]:
         """Steps of AdamW so far, by parameter."""
         adam = self._optimizers[0]
-        return {name: int(state["step"]) for name, state in self._moved(adam)}
+        return self._resting_steps | {name: int(state["step"]) for name, state in self._moved(adam)}
 
     def bytes(self) -> int:
         """Of gradients and moments, once everything has moved."""

@@ -126,7 +126,7 @@ class SiteMasks:
         assert part is not None, "begun above"
         masker = part.masker(stands)
         terms, sites = order.charter.privacy.secagg, len(order.charter.sites)
-        slices = {part.name: number for number, part in enumerate(order.expert_map.shared())}
+        slices = {part.name: number for number, part in enumerate(order.exchange.shared)}
         return Masking(FixedPoint.of(terms, sites), masker, slices)
 
 

@@ -1,9 +1,7 @@
 """How a site gets its Ray: an embedded one of its own, or the cluster its owner names, and never another.
 
-Ray looks for clusters in environment variables and in its default temporary folder, and decides by itself whether
-calls are authenticated. Here both are decided: a stranger's cluster is not joined, and calls carry a token, the
-owner's (`RAY_AUTH_TOKEN`, `RAY_AUTH_TOKEN_PATH` or Ray's own file) or one made for this process. An owner who set
-`RAY_AUTH_MODE` is obeyed. Ray reads the mode once, while it is imported: other modules take `ray` from here.
+Ray looks for clusters in environment variables and in its default temporary folder: here a stranger's cluster is not
+joined. Which processes an embedded one has, and who may call them, is `workers.ray_head`'s.
 """
 
 from __future__ import annotations
@@ -11,10 +9,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import secrets
 import shutil
 import signal
-import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -23,27 +19,21 @@ from pathlib import Path
 from typing import NamedTuple
 
 from commons.errors import Unreachable
+from workers.ray_head import head, ray
 from workers.training import Interrupted
-
-if "RAY_AUTH_MODE" not in os.environ and "ray" not in sys.modules:
-    os.environ["RAY_AUTH_MODE"] = "token"
-    given = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
-    if not given and not (Path.home() / ".ray" / "auth_token").exists():
-        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-
-import ray
 
 __all__ = ["ADDRESS_VARIABLE", "connected", "ray"]
 
 log = logging.getLogger("hansa.site")
 
 ADDRESS_VARIABLE = "HANSA_RAY_ADDRESS"
-"""Overrides `[ray] address`; a site that runs as a Ray job is sent to the job's cluster by it."""
+"""Overrides `[ray] address`; a site that runs as a Ray job is sent to the job's cluster by it. An absolute path names a file
+that holds the address once the cluster is up, so that both can be started together."""
 STARTS_MAX = 3
 """Now and then a Ray beside another one on its machine does not get its raylet up in the 30 s it gives itself."""
 LEAVE_S = 2.0
 """How long Ray may take to end by itself."""
+_LOOK_S = 0.05
 
 
 @contextlib.contextmanager
@@ -56,7 +46,7 @@ def connected(
     sites can share a cluster. Raises Unreachable naming the address when the cluster does not answer, Interrupted
     as soon as `stop` is set while it starts. Leaving takes at most `LEAVE_S` and leaves no process behind.
     """
-    address = os.environ.get(ADDRESS_VARIABLE, address)
+    address = _told(os.environ.get(ADDRESS_VARIABLE, address), stop)
     # A Unix socket's path is limited to 107 bytes, so the folder cannot lie in a site's home.
     folder = Path(tempfile.mkdtemp(prefix="hansa-ray-")) if address == "local" else None
     ray_of = _embedded(folder, namespace, cpus, gpus) if folder else _joined(address, namespace)
@@ -75,7 +65,7 @@ def connected(
     foreign, holder = _below(), threading.Thread(target=hold, name="ray", daemon=True)
     holder.start()
     try:
-        while not ready.wait(0.05):
+        while not ready.wait(_LOOK_S):
             if stop.is_set():
                 raise Interrupted
         if failed:
@@ -95,6 +85,17 @@ def connected(
             shutil.rmtree(folder, ignore_errors=True)
 
 
+def _told(address: str, stop: threading.Event) -> str:
+    """The address itself, or what its file says once somebody has written it."""
+    if not address.startswith("/"):
+        return address
+    file = Path(address)
+    while not file.exists():
+        if stop.wait(_LOOK_S):
+            raise Interrupted
+    return file.read_text()
+
+
 def _take_signals_back() -> None:
     """Put this process's handlers in again: Ray's core has put its own, which prints a stack trace, beneath them."""
     if threading.current_thread() is threading.main_thread():
@@ -106,10 +107,14 @@ def _take_signals_back() -> None:
 def _embedded(folder: Path, namespace: str, cpus: float, gpus: float) -> Iterator[None]:
     os.environ.pop("RAY_ADDRESS", None)
     log.info("starting an embedded Ray")
-    try:
+    with contextlib.ExitStack() as stack:
         for attempt in range(1, STARTS_MAX + 1):
             try:
-                _start(folder / str(attempt), namespace, cpus, gpus)
+                address = stack.enter_context(head(folder / str(attempt), ceil(cpus), ceil(gpus)))
+                ray.init(
+                    address=address, namespace=namespace, log_to_driver=False, logging_level=logging.ERROR
+                )
+                stack.callback(ray.shutdown)
                 break
             except Exception as error:
                 ray.shutdown()
@@ -120,21 +125,6 @@ def _embedded(folder: Path, namespace: str, cpus: float, gpus: float) -> Iterato
                     ) from error
                 log.warning("an embedded Ray did not start (%s); trying again", error)
         yield
-    finally:
-        ray.shutdown()
-
-
-def _start(folder: Path, namespace: str, cpus: float, gpus: float) -> None:
-    ray.init(
-        address="local",
-        namespace=namespace,
-        num_cpus=ceil(cpus),
-        num_gpus=ceil(gpus),
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        _temp_dir=str(folder),
-    )
 
 
 @contextlib.contextmanager

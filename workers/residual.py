@@ -13,8 +13,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from commons.codec import FRAME
 from commons.experts.map import ExpertMap, Kind
 from commons.experts.remaking import elements_before
+from commons.experts.slices import Slice
 from commons.notes import digest_file
 
 Array = NDArray[np.float32]
@@ -38,6 +40,13 @@ class ResidualWriter:
         self._file.write(data)
         self._index[name] = (first, count + values.size)
         self._size += values.size
+
+    def carry(self, residual: Residual, part: Slice) -> None:
+        """What is left over of a slice that was not sent stays left over."""
+        for first in range(0, part.size, FRAME):
+            values = residual.read(part.name, first, min(FRAME, part.size - first))
+            if values is not None:
+                self.add(part.name, values)
 
     def close(self) -> None:
         self._file.close()

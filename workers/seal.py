@@ -1,16 +1,17 @@
 """From a trained round to an update: deltas, error feedback, codecs, signed notes.
 
 Works frame by frame from arrays to files: sealing takes no memory beyond one slice. Everything sent is a delta against
-the assignment's base. For shared slices what quantisation dropped is added to the next round's delta (error feedback, EF-SGD, arXiv 1901.09847); own experts need
-none, since their next delta is taken against the base the coordinator built from this one. Under noise a delta is clipped and
+the assignment's base. For slices that all sites send what quantisation dropped is added to the next round's delta (error
+feedback, EF-SGD, arXiv 1901.09847); own experts that stay as their owner has them need none, since their next delta is taken
+against the base the coordinator built from this one. Under noise a delta is clipped and
 noised before all that (`workers.noise`).
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,8 +20,9 @@ from numpy.typing import NDArray
 
 from commons.codec import FRAME, encode_frame, encode_with_feedback
 from commons.disk import begin_writeback
-from commons.experts.map import ExpertMap, Slice
-from commons.learning import Codec, Codecs
+from commons.exchange import Exchange
+from commons.experts.map import Slice
+from commons.learning import Codec
 from commons.masking import FixedPoint, Masker, to_bytes
 from commons.names import SiteId
 from commons.notes import Signer, digest
@@ -39,17 +41,17 @@ class Trained:
 
     trunk_delta: Mapping[str, Array]
     experts: Mapping[str, Array]
-    """Own experts' weights after the round."""
+    """Weights after the round of the experts that the site trains."""
     steps: int
     tokens: int
     loss: float
     held_out_loss: float | None
     gflop: int
     usage: Usage
+    routed: tuple[tuple[int, ...], ...] = ()
+    """Tokens given to each expert, by index, in each layer that has a router."""
     model_bytes: int = 0
     """Weights, gradients and moments held while training."""
-    routed: Mapping[str, int] = field(default_factory=dict)
-    """Tokens given to each expert, summed over layers."""
 
 
 PAYLOAD = "payload.bin"
@@ -60,37 +62,44 @@ def pack(
     *,
     base: Mapping[str, Array],
     residual: Residual,
-    expert_map: ExpertMap,
+    exchange: Exchange,
     site: SiteId,
-    codecs: Codecs,
     folder: Path,
     masking: Masking | None = None,
     noising: Noising | None = None,
 ) -> UpdateManifest:
-    """Encode every slice this site sends into `folder`: the payload, and what the codecs dropped for the next round.
+    """Encode every slice this site sends in this round into `folder`: the payload, and what the codecs dropped for the
+    next round.
 
     `masking`: shared slices are sent masked. `noising`: what it covers is clipped and noised first, and what an earlier round
     left over without noise is forgotten, as it would tell what the noise hides. A payload that is there already is written over. The same arguments give the same bytes. Raises CodecError when a delta is not finite.
     """
     parts: list[Part] = []
-    left = ResidualWriter(folder, expert_map=expert_map, noised=noising is not None)
+    sends, codecs = exchange.uplink(site), exchange.learning.codecs
+    left = ResidualWriter(folder, expert_map=exchange.expert_map, noised=noising is not None)
     path = folder / PAYLOAD
     noise = None
     if noising is not None:
-        covered = (part for part in expert_map.uplink(site) if noising.covers(part))
+        covered = (part for part in sends if noising.covers(part))
         noise = noising.begin((part.name, _delta(part, trained, base)) for part in covered)
-        residual = residual if residual.noised else Residual(None, expert_map)
+        residual = residual if residual.noised else Residual(None, exchange.expert_map)
     with path.open("r+b" if path.exists() else "wb") as payload:
         try:
-            for part in expert_map.uplink(site):
+            for part in sends:
                 at = parts[-1].offset + parts[-1].bytes if parts else 0
                 delta = _delta(part, trained, base)
-                how = masking if masking and part.expert is None else codecs.of(part.kind)
-                parts.append(_encode(part, delta, how, at, residual, left, payload, noise))
+                how = masking if masking and exchange.by_all(part) else codecs.of(part.kind)
+                apart = exchange.owners_keep and not exchange.by_all(part)
+                feedback = None if apart else _Feedback(residual, left)
+                parts.append(_encode(part, delta, how, at, feedback, payload, noise))
+            names = {part.name for part in sends}
+            for part in (part for part in exchange.expert_map.slices if part.name not in names):
+                left.carry(residual, part)
         finally:
             left.close()
         payload.truncate()
-        return UpdateManifest(parts=tuple(parts), payload_bytes=payload.tell())
+        routed = trained.routed if exchange.counts else ()
+        return UpdateManifest(parts=tuple(parts), payload_bytes=payload.tell(), routed=routed)
 
 
 def _delta(part: Slice, trained: Trained, base: Mapping[str, Array]) -> Array:
@@ -105,8 +114,7 @@ def _encode(
     delta: Array,
     how: Codec | Masking,
     offset: int,
-    residual: Residual,
-    left: ResidualWriter,
+    feedback: _Feedback | None,
     payload: BinaryIO,
     noise: Noise | None,
 ) -> Part:
@@ -116,14 +124,15 @@ def _encode(
         values = delta[first : first + FRAME]
         if noise is not None and noise.covers(part.name):
             values = noise.frame(part.name, number, values)
-        earlier = residual.read(part.name, first, values.size) if part.expert is None else None
+        earlier = feedback.before.read(part.name, first, values.size) if feedback else None
         if isinstance(how, Masking):
+            assert feedback is not None, "what is masked goes into a sum"
             data, rest = how.frame(part.name, number, values, earlier)
-            left.add(part.name, rest)
-        elif part.expert is None and (how != "fp32" or earlier is not None):
+            feedback.left.add(part.name, rest)
+        elif feedback and (how != "fp32" or earlier is not None):
             data, rest = encode_with_feedback(how, values, earlier)
             if how != "fp32":
-                left.add(part.name, rest)
+                feedback.left.add(part.name, rest)
         else:
             data = encode_frame(how, values)
         written += payload.write(data)
@@ -134,6 +143,14 @@ def _encode(
     return Part(
         name=part.name, codec=codec, shape=part.shape, offset=offset, bytes=written, frames=tuple(digests)
     )
+
+
+@dataclass(frozen=True)
+class _Feedback:
+    """What a codec drops of a slice, from round to round."""
+
+    before: Residual
+    left: ResidualWriter
 
 
 @dataclass(frozen=True)
@@ -162,12 +179,12 @@ def sign(
     device: str,
     signer: Signer,
     losses: bool = True,
-    counts: bool = True,
+    experts: Sequence[str] = (),
 ) -> tuple[bytes, bytes]:
     """The update note and the usage note of a packed round. `device`: its kind, as the rate card names it.
 
-    `losses`: False withholds them, as they are of the text without noise; `counts`: False withholds which experts its
-    tokens went to.
+    `losses`: False withholds them, as they are of the text without noise. `experts`: in index order, where the note is to
+    say which of them its tokens went to.
     """
     payload, usage = manifest.payload_digest, trained.usage
     update = UpdateNote(
@@ -183,7 +200,7 @@ def sign(
         tokens=trained.tokens,
         loss=trained.loss if losses else None,
         held_out_loss=trained.held_out_loss if losses else None,
-        routed=routed_text(trained.routed) if counts else "-",
+        routed=routed_text({e: sum(layer[n] for layer in trained.routed) for n, e in enumerate(experts)}),
     )
     used = UsageNote(
         consortium=order.consortium,

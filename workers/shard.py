@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -24,8 +24,10 @@ from commons.charter import Model
 from commons.experts.families import FAMILIES
 from commons.experts.initial import deviation
 from commons.experts.map import ExpertMap, Kind
-from commons.names import ExpertId
+from commons.experts.readers import PREFIX
+from commons.names import ExpertId, SiteId
 from workers.experts import Experts, InputGated, expert
+from workers.readers import Readers, read_with
 from workers.routers import Router
 
 Array = NDArray[np.float32]
@@ -53,6 +55,8 @@ def build_shard(
         shard = architecture(config)
         for layer in family.mixed(family.settings(model.config)):
             _place(shard.model.layers[layer], model, present, owned, total=len(expert_map.experts))
+        if model.reader:
+            _listen(shard, model, expert_map, present, owned)
     shard.to_empty(device=compute_device())
     shard.tie_weights()
     shard.model.rotary_emb = type(shard.model.rotary_emb)(config).to(compute_device())
@@ -85,10 +89,41 @@ def _place(layer: nn.Module, model: Model, present: Sequence[int], owned: set[in
         block.gate, block.experts = router, experts
 
 
+def _listen(
+    shard: nn.Module, model: Model, expert_map: ExpertMap, present: Sequence[int], owned: set[int]
+) -> None:
+    """The readers of all sites that have an expert here; trained: that of the only owner. Nobody reads for an expert in
+    escrow, so it is not chosen."""
+    groups: dict[SiteId, list[int]] = {}
+    for index in present:
+        if (owner := expert_map.owners[expert_map.experts[index]]) is not None:
+            groups.setdefault(owner, []).append(index)
+    owners = {expert_map.owners[expert_map.experts[index]] for index in owned}
+    keys = FAMILIES[model.family].settings(model.config)
+    readers = Readers(
+        groups,
+        trained=next(iter(owners)) if len(owners) == 1 else None,
+        width=model.reader,
+        hidden=keys.whole("hidden_size"),
+        vocabulary=keys.whole("vocab_size"),
+    )
+    read_with(shard, readers)
+    for module in shard.modules():
+        if isinstance(module, Router):
+            module.shares, module.groups = readers.shares, readers.groups
+        if isinstance(module, Experts):
+            module.skips = readers.choose
+
+
 def weights(shard: nn.Module) -> dict[str, nn.Parameter]:
-    """What the shard trains, by canonical name: the trunk, the router, its own experts."""
-    named = _canonical(shard)
-    return {named(name): parameter for name, parameter in shard.named_parameters()}
+    """What the shard trains, by canonical name: trunk, router and its own experts, or what `train_only` left of them."""
+    return {name: parameter for name, parameter in _parameters(shard).items() if parameter.requires_grad}
+
+
+def train_only(shard: nn.Module, names: Collection[str]) -> None:
+    """Of trunk, router and own experts those with these names are trained; the others take no gradient and cost none."""
+    for name, parameter in _parameters(shard).items():
+        parameter.requires_grad_(name in names)
 
 
 def fixed_rows(shard: nn.Module) -> dict[str, tuple[int, ...]]:
@@ -126,15 +161,14 @@ def resident_bytes(shard: nn.Module) -> int:
     return sum(held.values())
 
 
-def expert_tokens(shard: nn.Module, expert_map: ExpertMap) -> dict[ExpertId, int]:
-    """Rows given to each expert in training since the last call, summed over layers."""
-    totals = dict.fromkeys(expert_map.experts, 0)
+def routed_tokens(shard: nn.Module) -> tuple[tuple[int, ...], ...]:
+    """Rows given to each expert in training since the last call, by index, in each layer that has a router."""
+    found = []
     for module in shard.modules():
         if isinstance(module, Experts):
-            for expert, count in zip(expert_map.experts, module.tokens, strict=True):
-                totals[expert] += count
+            found.append(tuple(module.tokens))
             module.tokens = [0] * module.total
-    return totals
+    return tuple(found)
 
 
 def initial_state(model: Model, expert_map: ExpertMap, *, seed: int) -> dict[str, Array]:
@@ -155,10 +189,15 @@ def initial_state(model: Model, expert_map: ExpertMap, *, seed: int) -> dict[str
     return state
 
 
+def _parameters(shard: nn.Module) -> dict[str, nn.Parameter]:
+    named = _canonical(shard)
+    return {named(name): parameter for name, parameter in shard.named_parameters()}
+
+
 def _tensors(shard: nn.Module) -> dict[str, Tensor]:
     """Canonical name -> tensor; without what a release does not hold (rotary tables, the routers' masks)."""
     named, unreleased = _canonical(shard), (".absent", "inv_freq")
-    held: dict[str, Tensor] = dict(weights(shard))
+    held: dict[str, Tensor] = dict(_parameters(shard))
     return held | {
         named(name): tensor for name, tensor in shard.named_buffers() if not name.endswith(unreleased)
     }
@@ -167,10 +206,8 @@ def _tensors(shard: nn.Module) -> dict[str, Tensor]:
 def _canonical(shard: nn.Module) -> Callable[[str], str]:
     """From a tensor's place in transformers' module to its canonical name."""
     mixture = FAMILIES[cast(Any, shard).config.model_type].mixture
-    if mixture.module == mixture.stored:
-        return str
     block = re.compile(rf"^(model\.layers\.\d+)\.{mixture.module}\.")
-    return lambda name: block.sub(rf"\1.{mixture.stored}.", name)
+    return lambda name: block.sub(rf"\1.{mixture.stored}.", name).replace("readers.of_", PREFIX, 1)
 
 
 def compute_device() -> torch.device:

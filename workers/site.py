@@ -133,7 +133,7 @@ class _Site:
         self._link, self._status, self._outbox = link, status, outbox
         self._verification, self._computing, self._masks = verification, computing, masks
         self._witness, self._stop = witness, stop
-        self._evaluated: dict[str, bytes] = {}
+        self._said_of: dict[tuple[str, int, str], bytes] = {}
         self._said = ""
 
     def carry_out(self, data: bytes) -> None:
@@ -154,8 +154,8 @@ class _Site:
         order = self._verification.order(data, self._link.chain)
         if isinstance(order, Refusal):
             raise _Unwitnessed(order) if LACKS in order.details else _RefusedHere(order)
-        if order.note.work == "evaluate":
-            self._evaluate(order)
+        if order.note.work != "train":
+            self._measure(order)
             return
         self._masks.begin(order)
         sealed = self._outbox.find(order.note) or self._computing.train(order)
@@ -220,13 +220,15 @@ class _Site:
         log.info("round %d: the update %s", order.note.round, what)
         self._status.enter("idle", "waiting for the round to close")
 
-    def _evaluate(self, order: Order) -> None:
-        base = order.note.base
-        if base not in self._evaluated:
-            self._evaluated = {base: self._computing.evaluate(order)}
+    def _measure(self, order: Order) -> None:
+        """The final state on this site's held-out text, or a round's on the probe; measured before, said again."""
+        probe, asked = order.note.work == "probe", (order.note.work, order.note.round, order.note.base)
+        if asked not in self._said_of:
+            note = self._computing.probe(order) if probe else self._computing.evaluate(order)
+            self._said_of = {asked: note}
         self._status.enter("uploading")
-        self._link.evaluated(self._evaluated[base])
-        self._status.enter("idle", "evaluated")
+        self._link.evaluated(self._said_of[asked])
+        self._status.enter("idle", "measured; waiting for the round to close" if probe else "evaluated")
 
     def _idle_if_alone(self) -> None:
         if self._status.now.state == "idle" and self._witness.fork:

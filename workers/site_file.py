@@ -29,6 +29,8 @@ class SiteTable(Section):
     """UTF-8 file or folder of .txt files; never leaves the site."""
     public: Text | None = None
     """The consortium's public text, where the charter mixes some into every batch."""
+    probe: Text | None = None
+    """The public text that the charter's `[probe]` names, where it names one."""
     seat: Text = "seat"
     home: Text = "state"
     """What makes the site go on after a stop: cached model, finished rounds, verified checkpoint."""
@@ -58,6 +60,7 @@ class SiteFile(Section):
     partner: str
     text: Path
     public: Path | None
+    probe: Path | None
     seat: Path
     home: Path
     ray: RayTable
@@ -80,6 +83,7 @@ def load(path: Path) -> SiteFile:
         partner=site.partner,
         text=folder / site.text,
         public=None if site.public is None else folder / site.public,
+        probe=None if site.probe is None else folder / site.probe,
         seat=folder / site.seat,
         home=folder / site.home,
         ray=document.ray,
@@ -93,6 +97,9 @@ def _missing(document: _Document, folder: Path) -> Iterator[Problem]:
         if given is not None and not (folder / given).exists():
             what = f"{folder / given} does not exist (name a UTF-8 text file or a folder of .txt files)"
             yield Problem(("site", key), what)
+    if site.probe is not None and not (folder / site.probe).is_file():
+        what = f"{folder / site.probe} is no file (name the text that the charter's [probe] names)"
+        yield Problem(("site", "probe"), what)
     if not (folder / site.seat / "seat.toml").exists():
         what = f"{folder / site.seat} holds no seat (join first: `hansa site join INVITE`)"
         yield Problem(("site", "seat") if "seat" in site.model_fields_set else ("site",), what)

@@ -82,10 +82,24 @@ class Training(Protocol):
         """
         ...
 
+    def ahead(self, run: str, number: int, charter: Charter, *, not_before_ms: int) -> None:
+        """Begin round `number` while its order is not here: the steps that come before its base is taken in. Returns at once.
+
+        `train` of that round under the same charter goes on from there, and gives what it would give without this.
+        """
+        ...
+
     def evaluate(
         self, run: str, charter: Charter, state: Mapping[str, Array], *, watch: Watch
     ) -> tuple[float, int]:
         """(loss in nats per byte, bytes of held-out text); raises as `train` does."""
+        ...
+
+    def probe(
+        self, run: str, charter: Charter, state: Mapping[str, Array], *, watch: Watch
+    ) -> tuple[float, ...]:
+        """Losses of `state` on the parts of the charter's probe, nats per byte, routed as in training; no number where the
+        state gives none. Raises as `train` does, also where the site lacks the text."""
         ...
 
 

@@ -26,6 +26,7 @@ from commons.chain import Trust, VerifiedCharter, verify_chain
 from commons.charter import Charter
 from commons.clock import Clock
 from commons.errors import Code, HansaError, Refusal
+from commons.exchange import Exchange
 from commons.experts.map import ExpertMap
 from commons.identity import Seat, write_file
 from commons.log import Checkpoint
@@ -64,6 +65,11 @@ class Order:
     """What was checked, for people."""
     sites: Mapping[str, Verifier] = field(default_factory=dict)
     """Every enrolled site's signing key, as its partner signed for it."""
+
+    @property
+    def exchange(self) -> Exchange:
+        """What the order's round moves."""
+        return Exchange(self.expert_map, self.charter.learning, self.note.round)
 
 
 class Verification:

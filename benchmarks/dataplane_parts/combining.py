@@ -26,8 +26,9 @@ from benchmarks import procfs
 from benchmarks.dataplane_parts.models import blocks, replicated
 from commons.charter import Model
 from commons.codec import FRAME, encode_frame
+from commons.exchange import Exchange
 from commons.experts.map import ExpertMap
-from commons.learning import Codec, Outer
+from commons.learning import Codec, Learning
 from commons.names import Digest, ExpertId, SiteId
 from commons.states import StateStore
 from commons.updates import Lane, Part, UpdateManifest
@@ -64,6 +65,8 @@ def measure(
     folder.mkdir(parents=True)
     model = Model(family="glm4_moe", config=replicated(mb, 2))
     expert_map = ExpertMap.from_owners(model, {ExpertId("a"): OWNER, ExpertId("b"): OWNER})
+    learning = Learning(rounds=rounds, inner_steps=1, batch_size=1, sequence_length=8, learning_rate=0.1)
+    exchange = Exchange(expert_map, learning, 1)
     store = StateStore(folder / "states", durable=durable)
     base = _base(store, expert_map)
     whole = _update(folder / "0.payload", expert_map, codec, OWNER)
@@ -82,8 +85,7 @@ def measure(
         for _ in range(rounds):
             began = time.perf_counter()
             done = combine(
-                store, base=base, momentum=None, expert_map=expert_map, outer=Outer(), contributions=contributions,
-                threads=THREADS,
+                store, base=base, momentum=None, exchange=exchange, contributions=contributions, threads=THREADS,
             )  # fmt: skip
             times.append(time.perf_counter() - began)
             # Each round begins from another base, so that every one writes a whole state and the oldest goes.

@@ -47,8 +47,7 @@ def empty_run_s(folder: Path, *, ray: bool) -> float:
         crowd.start_coordinator()
         crowd.join()
         if address is not None:
-            crowd.wait_until(address.exists, "Ray")
-            crowd.environment = {**crowd.environment, "HANSA_RAY_ADDRESS": address.read_text()}
+            crowd.environment = {**crowd.environment, "HANSA_RAY_ADDRESS": str(address)}
             crowd.site_program = HANSA_SITE
         crowd.start_sites()
         crowd.start_run()

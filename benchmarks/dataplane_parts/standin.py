@@ -34,6 +34,8 @@ NOISE = 1 << 16
 """Different values of it."""
 SHARE = "HANSA_STAND_IN_SHARE"
 """Environment variable: how much of each slice is moved."""
+STEP_S = "HANSA_STAND_IN_STEP_S"
+"""Environment variable: how long an inner step takes, in seconds."""
 LOST = "HANSA_STAND_IN_LOST"
 """Environment variable: SITE/ROUND, the site that dies in that round, some time after it took its order."""
 LOST_AFTER_S = 1.0
@@ -60,9 +62,13 @@ class Lazy(Mapping[str, Array]):
 class StandIn:
     """`workers.training.Training`. The same round of the same site from the same base gives the same bytes."""
 
-    def __init__(self, partner: str, site: str, *, share: float = 1.0) -> None:
-        """`share`: how much of each slice is moved, from its beginning; the rest stays as it is."""
+    def __init__(self, partner: str, site: str, *, share: float = 1.0, step_s: float = 0.0) -> None:
+        """`share`: how much of each slice is moved, from its beginning; the rest stays as it is. `step_s`: of an inner
+        step, in which nothing is computed."""
         self._device, self._site, self._share = f"cpu/{partner}/{site}", SiteId(site), share
+        self._step_s = step_s
+        self._ahead: tuple[int, float] = 0, 0.0
+        """The round that was begun ahead of its order, and when."""
 
     def train(
         self,
@@ -75,13 +81,14 @@ class StandIn:
         watch: Watch,
     ) -> Trained:
         learning = charter.learning
-        steps, tokens = learning.inner_steps, learning.batch_size * learning.sequence_length
+        steps, tokens = learning.steps_in(number), learning.batch_size * learning.sequence_length
         began_ms = max(_now_ms(), not_before_ms)
         if watch(Progress(step=steps, steps=steps, loss=LOSS)) is Wish.ABANDON:
             raise Abandoned
         if os.environ.get(LOST) == f"{self._site}/{number}":
             time.sleep(LOST_AFTER_S)
             os._exit(9)
+        time.sleep(self._steps_s(number, charter))
         noise = _noise(f"{run}/{number}/{self._site}")
         expert_map = ExpertMap.from_charter(charter)
         shared = tuple(part.name for part in expert_map.shared())
@@ -98,17 +105,33 @@ class StandIn:
             usage=Usage(began_ms, ended_ms, ended_ms - began_ms, (self._device,), "fp32"),
         )
 
+    def ahead(self, run: str, number: int, charter: Charter, *, not_before_ms: int) -> None:
+        self._ahead = number, time.monotonic()
+
+    def _steps_s(self, number: int, charter: Charter) -> float:
+        """What the round's steps still take."""
+        learning, (begun, since_s) = charter.learning, self._ahead
+        made_s = min(time.monotonic() - since_s, learning.overlap_steps * self._step_s)
+        return learning.inner_steps * self._step_s - (made_s if begun == number else 0.0)
+
     def evaluate(
         self, run: str, charter: Charter, state: Mapping[str, Array], *, watch: Watch
     ) -> tuple[float, int]:
         watch(Progress())
         return LOSS, charter.learning.sequence_length
 
+    def probe(
+        self, run: str, charter: Charter, state: Mapping[str, Array], *, watch: Watch
+    ) -> tuple[float, ...]:
+        watch(Progress())
+        return (LOSS,) * charter.probe.parts
+
 
 @contextlib.contextmanager
 def standing_in(file: SiteFile, stop: threading.Event) -> Iterator[Training]:
     """`workers.training.Begin`."""
-    yield StandIn(file.partner, file.name, share=float(os.environ.get(SHARE, "1")))
+    share, step_s = (float(os.environ.get(name, default)) for name, default in ((SHARE, "1"), (STEP_S, "0")))
+    yield StandIn(file.partner, file.name, share=share, step_s=step_s)
 
 
 def _noise(of: str) -> Array:

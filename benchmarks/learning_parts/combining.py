@@ -1,12 +1,11 @@
 """What an exchange makes of the sites' deltas: the product's outer step over a mean that may differ by slice and by row.
 
-A plain mean gives the bytes that `orchestrator.combine` gives (a test holds it to that); what it cannot do yet, weights
-by routed tokens and radial averaging, is tried out here.
+A plain mean gives the bytes that `orchestrator.combine` gives (a test holds it to that). Stretching that changes over a
+run, adaptivity and SPES's merging are tried out here.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -14,19 +13,14 @@ from numpy.typing import NDArray
 
 from commons.experts.map import ExpertMap, Kind, Slice
 from commons.learning import Outer
+from orchestrator.combine.distances import Distances
 from orchestrator.combine.outer import outer_step
+from orchestrator.combine.weights import along
 
 Array = NDArray[np.float32]
 State = dict[str, Array]
 Routed = Mapping[int, Sequence[int]]
 """Layer -> tokens routed to each expert, by index."""
-_LAYER = re.compile(r"\.layers\.(\d+)\.")
-
-
-def layer_of(name: str) -> int:
-    found = _LAYER.search(name)
-    assert found, f"{name} belongs to no layer"
-    return int(found[1])
 
 
 def mean(deltas: Sequence[Array], weights: NDArray[np.float64] | None) -> Array:
@@ -45,21 +39,15 @@ def mean(deltas: Sequence[Array], weights: NDArray[np.float64] | None) -> Array:
 
 
 def radial(deltas: Sequence[Array], weights: NDArray[np.float64] | None, share: float) -> Array:
-    """The mean of the directions, stretched by `share` from the mean's own length to the mean length, geometrically.
-
-    With share 1 it is radial-directional averaging (RDA, arXiv 2604.21428). The plain mean where there is no direction.
-    """
-    lengths = [np.float32(np.linalg.norm(d)) for d in deltas]
-    plain = mean(deltas, weights)
-    if min(lengths) <= 0:
-        return plain
-    direction = mean([d / n for d, n in zip(deltas, lengths, strict=True)], weights)
-    size, short = float(np.linalg.norm(direction)), float(np.linalg.norm(plain))
-    if size < 1e-6 or short <= 0:
-        return plain
-    length = float(mean([np.full(1, n, np.float32) for n in lengths], weights)[0])
-    stretched: Array = direction * np.float32(short ** (1 - share) * length**share / size)
-    return stretched
+    """The mean of the directions, stretched by `share` from the mean's own length to the mean length, geometrically: with
+    share 1 the product's radial merge. `weights`: [n]."""
+    alike = np.full(len(deltas), 1 / len(deltas)) if weights is None else weights / max(weights.sum(), 1.0)
+    distances = Distances(len(deltas))
+    distances.add(np.stack([d.ravel() for d in deltas]))
+    total = np.zeros_like(deltas[0])
+    for delta, counted in zip(deltas, along(distances, alike, share=share), strict=True):
+        total += delta * np.float32(counted)
+    return total
 
 
 def exchanged(
@@ -103,10 +91,10 @@ def _levelled(delta: Array, name: str, memory: State, decay: float) -> Array:
 def towards_nearest(experts: Mapping[str, Array], expert_map: ExpertMap, alpha: float) -> State:
     """Each expert moved by `alpha` towards the mean of its four nearest of the layer, by cosine of gate_proj (SPES)."""
     new: State = {}
-    groups: dict[tuple[int, str], list[Slice]] = {}
+    groups: dict[tuple[int | None, str], list[Slice]] = {}
     for part in expert_map.slices:
         if part.kind is Kind.EXPERT:
-            groups.setdefault((layer_of(part.name), part.name.split(".")[-2]), []).append(part)
+            groups.setdefault((part.layer, part.name.split(".")[-2]), []).append(part)
     for (layer, _), parts in groups.items():
         by_expert = {p.expert: p for p in parts}
         keys = {p.expert: experts[p.name].ravel() for p in groups[layer, "gate_proj"]}
@@ -124,6 +112,7 @@ def towards_nearest(experts: Mapping[str, Array], expert_map: ExpertMap, alpha: 
 def _by_tokens(part: Slice, routed: Sequence[Routed], expert_map: ExpertMap) -> NDArray[np.float64] | None:
     if part.kind not in (Kind.EXPERT, Kind.ROUTER):
         return None
-    layer = layer_of(part.name)
+    assert part.layer is not None, "experts and routers are in a layer"
+    layer = part.layer
     rows = np.array([site[layer] for site in routed], np.float64)
     return rows if part.expert is None else rows[:, expert_map.index(part.expert)]

@@ -10,16 +10,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from benchmarks.learning_parts.bad import Bad
 from commons.charter import Model
 from commons.experts.map import ExpertMap
-from commons.learning import Codec, Outer
+from commons.learning import Codec, Outer, Strategy
 from commons.names import ExpertId, SiteId
+from commons.privacy.terms import Robust
 
 Config = dict[str, bool | int | float | str | tuple[int, ...]]
 EXPERTS = 8
 AVERAGED, NESTEROV = Outer(), Outer(learning_rate=0.7, momentum=0.9, nesterov=True)
 HALF = Outer(learning_rate=1.0, momentum=0.5)
 STRONG, LEADING = Outer(learning_rate=1.0, momentum=0.75), Outer(learning_rate=1.0, momentum=0.9)
+READER = 128
 NEVER = 10**6
 """Rounds: but for the last exchange, which all runs end with."""
 
@@ -43,9 +46,12 @@ class Size:
     seed_steps: int = 0
     """Central steps of the seed phase, each of 4 * batch rows: a quarter of `steps`."""
 
+    reader: int = 0
+    """Width of the sites' readers, where a variant has them."""
+
     @property
     def model(self) -> Model:
-        return Model(family="glm4_moe", config=self.config)
+        return Model(family="glm4_moe", config=self.config, reader=self.reader)
 
     def experts(self, sites: Sequence[str]) -> ExpertMap:
         """The map of EXPERTS experts dealt evenly over the sites, in their order."""
@@ -89,6 +95,10 @@ class Variant:
     trunk_every: int = 1
     """Rounds from one exchange of trunk and router to the next."""
     experts_every: int = 1
+    fragments: int = 1
+    """Parts of trunk and router that take turns: a round exchanges one of them (the charter's `fragments`)."""
+    overlap: int = 0
+    """Steps of a round made before the last exchange is taken in (the charter's `overlap_steps`)."""
     closing: float = 0.0
     """Share of the rounds, at the end, in which everything is exchanged every round."""
     experts_by: Literal["owner", "alike", "routed"] = "owner"
@@ -122,7 +132,24 @@ class Variant:
     rate: float = 1.0
     """Inner learning rate, as a multiple of the size's. Other than 1 for tuning on central and for asking what makes
     the gap; the comparison of T1 has 1 everywhere."""
+    reader: int = 0
+    """Width of the sites' readers (`commons.experts.readers`)."""
+    bad: Bad = ""
+    """What is wrong with the last site; empty: nothing."""
+    rule: Robust | None = None
+    """How shared slices are combined in place of their mean."""
+    judged: Literal["", "watched", "rollback"] = ""
+    """Whether rounds are measured on a probe; `watched`: what each update is worth, and nothing is done about it."""
     note: str = ""
+
+    @property
+    def strategy(self) -> Strategy:
+        """What its sites train by; when and how what they trained is combined is said here alone."""
+        if self.trains == "experts":
+            return "sovereign"
+        if self.holds == "all":
+            return "diloco"
+        return "branch_mix" if self.trunk_every == self.experts_every == NEVER else "expert_diloco"
 
     def __post_init__(self) -> None:
         assert (self.experts_by == "owner") == (self.holds != "all"), f"{self.name}: who moves an expert?"
@@ -141,6 +168,26 @@ _ROUTED = replace(_FEDAVG, name="routed", experts_by="routed", router_by="routed
 _RADIAL = replace(_ROUTED, name="routed-radial", radial=1.0)
 _LEAN_ONCE = replace(_LEAN, trunk_every=NEVER, experts_every=NEVER)
 _COPIES = replace(_RADIAL, name="copies", inner_steps=5, radial_end=0.0)
+_RULES = (
+    Robust(rule="norm_clip"),
+    Robust(rule="trimmed_mean"),
+    Robust(rule="median"),
+    Robust(rule="centred_clip"),
+)
+_KINDS: tuple[Bad, ...] = ("", "little", "random", "shuffled", "flipped", "huge")
+_BAD = (
+    *(replace(_LEAN, name=f"bad-{kind}", bad=kind) for kind in (*_KINDS[1:], "absent")),
+    *(
+        replace(_LEAN, name=f"bad-{kind or 'none'}-{rule.rule.replace('_', '-')}", bad=kind, rule=rule)
+        for rule in _RULES
+        for kind in _KINDS
+    ),
+    *(
+        replace(_LEAN, name=f"bad-{kind or 'none'}-{judged}", bad=kind, judged=judged)
+        for judged in ("watched", "rollback")
+        for kind in _KINDS
+    ),
+)
 
 _ALL = (
     _CENTRAL,
@@ -166,7 +213,13 @@ _ALL = (
     _SPES,
     replace(_SPES, name="spes-often", nearest_every=1),
     _LEAN,
+    replace(_LEAN, name="lean-read", reader=READER, note="as `lean` to the byte, and a reader at every site"),
     replace(_LEAN, name="lean-30", inner_steps=30),
+    replace(_LEAN, name="lean-20", inner_steps=20),
+    replace(_LEAN, name="lean-fragments-2", inner_steps=5, fragments=2, note="as many bytes as lean"),
+    replace(_LEAN, name="lean-fragments-4", inner_steps=5, fragments=4, note="as many bytes as lean-20"),
+    replace(_LEAN, name="lean-overlap", overlap=3),
+    replace(_LEAN, name="lean-fragments-4-overlap", inner_steps=5, fragments=4, overlap=3),
     replace(_LEAN, name="lean-momentum", outer=HALF),
     replace(_LEAN, name="lean-130", inner_steps=130),
     replace(_LEAN, name="lean-130-int4", inner_steps=130, trunk_codec="int4", expert_codec="int4"),
@@ -202,6 +255,7 @@ _ALL = (
     replace(_COPIES, name="copies-int4", trunk_codec="int4", expert_codec="int4"),
     replace(_CENTRAL, name="central-scratch", start="scratch"),
     replace(_FEDAVG, name="fedavg-scratch", start="scratch"),
+    *_BAD,
     replace(_COPIES, name="copies-alike", split="alike"),
     replace(_FEDAVG, name="fedavg-alike", split="alike"),
 )
@@ -209,11 +263,12 @@ VARIANTS: dict[str, Variant] = {v.name: v for v in _ALL}
 
 RANKED = tuple(v.name for v in _ALL)
 """The short regime, one seed."""
-OURS, OURS_SCRATCH, EIGHT, FAR = "lean", "lean-scratch", "lean-8", "lean-130-int4"
+OURS, UNREAD, OURS_SCRATCH, EIGHT, FAR = "lean-read", "lean", "lean-scratch", "lean-8", "lean-130-int4"
 _ONE, _THREE = (0,), (0, 1, 2)
 T1: dict[str, tuple[int, ...]] = {
     "central": _THREE,
     "lean": _THREE,
+    "lean-read": _THREE,
     "central-faster": _ONE,
     "alone": _THREE,
     "central-scratch": _THREE,

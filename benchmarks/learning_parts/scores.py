@@ -18,7 +18,7 @@ from commons.experts.map import ExpertMap
 from commons.names import ExpertId, SiteId
 from workers.data import Rows, Source
 from workers.objectives import held_out_loss
-from workers.shard import build_shard, expert_tokens
+from workers.shard import build_shard, routed_tokens
 
 ROWS = 256
 _BATCH = 32
@@ -60,11 +60,13 @@ def load(
     shard = build_shard(model, expert_map, own=expert_map.experts, guests=False, state=state)
     found = {}
     for domain, some in rows.items():
-        expert_tokens(shard, expert_map)
+        routed_tokens(shard)
         with torch.inference_mode():
             shard(input_ids=torch.from_numpy(some[:64, :-1]), use_cache=False)
-        counts = expert_tokens(shard, expert_map)
-        found[domain] = {e: round(n / sum(counts.values()), 4) for e, n in counts.items()}
+        counts = np.sum(routed_tokens(shard), axis=0)
+        found[domain] = {
+            e: round(int(n) / int(counts.sum()), 4) for e, n in zip(expert_map.experts, counts, strict=True)
+        }
     return found
 
 

@@ -6,29 +6,29 @@ depends on is in the trainers' own files and in one file of this module, so a ki
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from torch import nn
 
-from benchmarks.learning_parts.combining import Array, State, exchanged, layer_of, towards_nearest
+from benchmarks.learning_parts.bad import believed, spoilt, times_sent
+from benchmarks.learning_parts.combining import Array, State, exchanged, towards_nearest
+from benchmarks.learning_parts.judged import Judge
 from benchmarks.learning_parts.plan import Size, Variant
 from benchmarks.learning_parts.texts import Texts
 from commons.codec import decode, encode_with_feedback, encoded_bytes
+from commons.exchange import Exchange
 from commons.experts.map import ExpertMap, Kind, Slice
 from commons.learning import Codec, Learning, Outer
 from commons.names import SiteId
-from workers.data import Corpus, Source
+from workers.data import Corpus, Source, spread_rows
 from workers.durable import read_arrays, read_facts, write_durably
-from workers.experts import Experts
-from workers.inner import InnerOptimizer
-from workers.shard import weights
-from workers.trainer import OnStep, Trainer
+from workers.trainer import Trainer
 
 EVERYTHING = SiteId("everything")
+PROBE_ROWS = 24
+"""Of each domain."""
 
 
 @dataclass
@@ -37,6 +37,8 @@ class Moved:
 
     up: int = 0
     down: int = 0
+    peak_up: int = 0
+    """Of one exchange, the last of the run aside."""
 
 
 class Consortium:
@@ -47,6 +49,7 @@ class Consortium:
     ) -> None:
         self.variant, self.home = variant, home
         self.texts = _texts(variant, texts)
+        self.bad = list(self.texts)[-1] if variant.bad else ""
         owners = list(self.texts) if variant.data == "apart" else list(texts.train)
         self.map = size.experts(owners)
         self.learning = _learning(variant, size, seed, pooled=len(texts.train))
@@ -59,6 +62,10 @@ class Consortium:
         self.moved, self.tokens = Moved(), 0
         self._routed: dict[str, dict[int, list[int]]] = {}
         public = getattr(texts, variant.public) if variant.public_share else None
+        self.judge: Judge | None = None
+        if variant.judged:
+            rows = {d: spread_rows(t, length=size.length, limit=PROBE_ROWS) for d, t in texts.probe.items()}
+            self.judge = Judge(size.model, self.map, rows)
         self._size, self._public = size, getattr(texts, variant.public)
         self._trainers = {s: self._trainer(size, s, text, public) for s, (_, text) in self.texts.items()}
         self._load()
@@ -66,18 +73,24 @@ class Consortium:
     def step(self) -> float:
         """One round; the mean of the sites' training losses."""
         self.round += 1
-        losses = []
+        losses, moved_before = [], self.moved.up
+        # A trainer that goes on with its own values of what is not exchanged knows its experts best too.
+        streams = self.variant.fragments > 1 or self.variant.overlap > 0
         for site, trainer in self._trainers.items():
-            base = self.local[site]
+            branches = self.learning.strategy == "branch_mix"  # what they did not send yet the trainers keep
+            base = self.state if branches else self.local[site]
             result = trainer.train_round(
-                round_number=self.round, base=base, learning=self.learning, on_step=_on, experts="base"
-            )
+                round_number=self.round, base=base, learning=self.learning, on_step=_on,
+                experts="kept" if streams or branches else "base",
+            )  # fmt: skip
             moved = {n: base[n] + d for n, d in result.trunk_delta.items()}
             self.local[site] = base | moved | result.experts
             losses.append(result.loss)
             self.tokens += result.tokens
-            self._count(site, trainer.routed(self.round))
+            self._count(site, dict(zip(self.map.routed_layers, result.routed, strict=True)))
         self._exchange()
+        if self.round < self.rounds:
+            self.moved.peak_up = max(self.moved.peak_up, self.moved.up - moved_before)
         self._save()
         return float(np.mean(losses))
 
@@ -91,13 +104,13 @@ class Consortium:
             "batch_size": 4 * size.batch,
             "routing": "joint",
             "public_share": 0.0,
+            "strategy": "expert_diloco",
         }
         learning = self.learning.model_copy(update=changed)
-        trainer = CountingTrainer(
+        trainer = _RouterTrainer(
             model=size.model, expert_map=ExpertMap.from_owners(size.model, dict.fromkeys(self.map.owners, EVERYTHING)),
             site=EVERYTHING, learning=learning, corpus=self._public, public=None, home=self.home / "fit",
         )  # fmt: skip
-        trainer.trained = (Kind.ROUTER,)
         found = trainer.train_round(round_number=1, base=self.state, learning=learning, on_step=_on)
         self.state = {**self.state, **{n: self.state[n] + d for n, d in found.trunk_delta.items() if d.any()}}
 
@@ -108,12 +121,17 @@ class Consortium:
             return
         closing = self.round > self.rounds * (1 - v.closing)
         last = closing or self.round == self.rounds
-        experts = [s for s in self.map.slices if s.kind is Kind.EXPERT]
+        experts = [s for s in self.map.slices if s.expert is not None]
+        self.counted = self._counted(shared)
         if last or self.round % v.trunk_every == 0:
-            trunk = [s for s in shared if s.kind is not Kind.ROUTER]
-            router = [s for s in shared if s.kind is Kind.ROUTER]
-            self._combine(trunk, v.trunk_codec, self._outer(v.outer), by="alike")
-            self._combine(router, "fp32", self._outer(v.outer), by=v.router_by)
+            moves = Exchange(self.map, self.learning, self.round)
+            trunk = [s for s in shared if s.kind is not Kind.ROUTER and moves.by_all(s)]
+            router = [s for s in shared if s.kind is Kind.ROUTER and moves.by_all(s)]
+            if v.rule:  # it looks at all that an update moves
+                self._combine([*trunk, *router], "fp32", self._outer(v.outer), by="alike")
+            else:
+                self._combine(trunk, v.trunk_codec, self._outer(v.outer), by="alike")
+                self._combine(router, "fp32", self._outer(v.outer), by=v.router_by)
         if last or self.round % v.experts_every == 0:
             self._combine(experts, v.expert_codec, self._outer(v.expert_outer), by=v.experts_by)
             alpha = v.nearest * max(0.0, 1 - 2 * self.round / self.rounds)
@@ -123,9 +141,35 @@ class Consortium:
                 self._spread(near)
             self._routed = {}
 
+    def _counted(self, shared: list[Slice]) -> list[str]:
+        """The sites whose updates of the shared slices count in this round; none: the slices stay."""
+        v = self.variant
+        if v.bad == "absent":
+            return [site for site in self.texts if site != self.bad]
+        if self.judge is None:
+            return list(self.texts)
+        sent = {site: {part.name: self._delta(site, part) for part in shared} for site in self.texts}
+
+        def combine(sites: Sequence[str]) -> State:
+            deltas, memory = [sent[s] for s in sites], dict(self.momentum)
+            given = [believed(v.rule, shared, deltas)] if v.rule else deltas
+            return exchanged(
+                shared, self.state, given, routed=None, expert_map=self.map, momentum=memory, outer=v.outer
+            )
+
+        found = self.judge.counted(
+            self.round, self.local, self.state, combine, leaves_out=v.judged == "rollback"
+        )
+        return list(found or ())
+
     def _combine(self, parts: list[Slice], codec: Codec, outer: Outer, *, by: str) -> None:
-        deltas = [self._sent(site, parts, codec, owner_only=by == "owner") for site in self.texts]
+        counted = self.texts if by == "owner" else self.counted
+        deltas = [self._sent(site, parts, codec, owner_only=by == "owner") for site in counted]
         routed = [self._routed[s] for s in self.texts] if by == "routed" else None
+        if not deltas:
+            return self._spread({part.name: self.state[part.name] for part in parts})
+        if self.variant.rule and by == "alike":
+            deltas = [believed(self.variant.rule, parts, deltas)]
         new = exchanged(
             parts, self.state, deltas, routed=routed, expert_map=self.map, momentum=self.momentum, outer=outer,
             stretch=self._falling(self.variant.radial, self.variant.radial_end),
@@ -143,7 +187,7 @@ class Consortium:
         """What arrives of a site's deltas."""
         sent: State = {}
         for part in self._held(parts, site) if owner_only else parts:
-            delta = self.local[site][part.name] - self.state[part.name]
+            delta = self._delta(site, part)
             self.moved.up += encoded_bytes(codec, part.shape)
             if codec != "fp32":
                 kept = self.residual[site]
@@ -151,6 +195,11 @@ class Consortium:
                 delta = decode(codec, data, part.shape)
             sent[part.name] = delta
         return sent
+
+    def _delta(self, site: str, part: Slice) -> Array:
+        """As its site sends it, before it is encoded."""
+        delta: Array = self.local[site][part.name] - self.state[part.name]
+        return delta * np.float32(times_sent(self.variant.bad)) if site == self.bad else delta
 
     def _held(self, parts: list[Slice], site: str) -> list[Slice]:
         return [p for p in parts if p.expert is None or self.map.owners[p.expert] == site]
@@ -166,24 +215,18 @@ class Consortium:
     def _falling(self, start: float, end: float | None) -> float:
         return start if end is None else start + (end - start) * self.round / self.rounds
 
-    def _count(self, site: str, found: Mapping[int, list[int]]) -> None:
+    def _count(self, site: str, found: Mapping[int, Sequence[int]]) -> None:
         before = self._routed.get(site)
         self._routed[site] = {
             layer: [a + b for a, b in zip(before[layer], row, strict=True)] if before else list(row)
             for layer, row in found.items()
         }
 
-    def _trainer(self, size: Size, site: str, text: Source, public: Corpus | None) -> CountingTrainer:
-        expert_map = self.map
-        if self.variant.holds == "all":
-            expert_map = ExpertMap.from_owners(size.model, dict.fromkeys(self.map.owners, SiteId(site)))
-        trainer = CountingTrainer(
-            model=size.model, expert_map=expert_map, site=SiteId(site), learning=self.learning, corpus=text,
+    def _trainer(self, size: Size, site: str, text: Source, public: Corpus | None) -> Trainer:
+        return Trainer(
+            model=size.model, expert_map=self.map, site=SiteId(site), learning=self.learning, corpus=text,
             public=public, home=self.home / site,
         )  # fmt: skip
-        if self.variant.trains == "experts":
-            trainer.trained = (Kind.ROUTER, Kind.EXPERT)
-        return trainer
 
     @property
     def _file(self) -> Path:
@@ -200,6 +243,7 @@ class Consortium:
             "tokens": self.tokens,
             "moved": asdict(self.moved),
             "routed": self._routed,
+            "judged": self.judge.remembered() if self.judge else None,
         }
         write_durably(self._file, arrays, facts)
 
@@ -209,51 +253,37 @@ class Consortium:
         arrays, facts = read_arrays(self._file), read_facts(self._file)
         self.round, self.tokens, self.moved = facts["round"], facts["tokens"], Moved(**facts["moved"])
         self._routed = {s: {int(k): row for k, row in rows.items()} for s, rows in facts["routed"].items()}
+        if self.judge:
+            self.judge.remember(facts["judged"])
         self.state = _under("state/", arrays)
         self.momentum = _under("momentum/", arrays)
         self.local = {s: {**self.state, **_under(f"local/{s}/", arrays)} for s in self.texts}
         self.residual = {s: _under(f"residual/{s}/", arrays) for s in self.texts}
 
 
-class CountingTrainer(Trainer):
-    """The product's trainer, which also keeps how many tokens each layer routed to each expert."""
+class _RouterTrainer(Trainer):
+    """The product's trainer, of the router alone."""
 
-    trained: tuple[Kind, ...] = tuple(Kind)
-    """Slices of other kinds are frozen."""
-
-    def _shard_at(self, state: Mapping[str, Array]) -> nn.Module:
-        shard = super()._shard_at(state)
-        trained = {s.name for s in self._map.slices if s.kind in self.trained}
-        for name, parameter in weights(shard).items():
-            parameter.requires_grad_(name in trained)
-        return shard
-
-    def routed(self, round_number: int) -> dict[int, list[int]]:
-        """Of the last round trained."""
-        found = json.loads((self._home / "routed.json").read_text())
-        assert found["round"] == round_number, "only the last round is asked again"
-        return {int(layer): row for layer, row in found["layers"].items()}
-
-    def _inner_steps(
-        self, round_number: int, shard: nn.Module, optimizer: InnerOptimizer, on_step: OnStep
-    ) -> tuple[int, float]:
-        found = super()._inner_steps(round_number, shard, optimizer, on_step)
-        rows = {layer_of(f".{n}."): m.tokens for n, m in shard.named_modules() if isinstance(m, Experts)}
-        self._home.mkdir(parents=True, exist_ok=True)
-        (self._home / "routed.json").write_text(json.dumps({"round": round_number, "layers": rows}))
-        return found
+    def _trained(self, exchange: Exchange) -> list[Slice]:
+        return [s for s in super()._trained(exchange) if s.kind is Kind.ROUTER]
 
 
 def _texts(variant: Variant, texts: Texts) -> dict[str, tuple[str, Source]]:
     if variant.data == "pooled":
         return {EVERYTHING: ("all", texts.pooled())}
-    return texts.sites(variant.sites) if variant.split == "domains" else texts.alike(variant.sites)
+    found = texts.sites(variant.sites) if variant.split == "domains" else texts.alike(variant.sites)
+    if variant.bad:
+        last = list(found)[-1]
+        domain, text = found[last]
+        found[last] = domain, spoilt(variant.bad, text)
+    return found
 
 
 def _learning(variant: Variant, size: Size, seed: int, *, pooled: int) -> Learning:
     """With other than four sites each makes so many steps that all together see as many tokens."""
     steps = size.steps * pooled // variant.sites
     return Learning(
+        strategy=variant.strategy,
         routing="lean" if variant.holds == "own" else "joint",
         seed=seed,
         rounds=steps // variant.inner_steps,
@@ -264,6 +294,8 @@ def _learning(variant: Variant, size: Size, seed: int, *, pooled: int) -> Learni
         warmup_steps=size.warmup,
         final_rate=size.final_rate,
         public_share=variant.public_share,
+        fragments=variant.fragments,
+        overlap_steps=variant.overlap,
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +41,8 @@ class Texts:
     """Public text of other domains than the sites'."""
     kin: Corpus
     """Public text of the sites' own kinds."""
+    probe: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
+    """By domain: the same text, which nobody trains on where no variant takes it for public text."""
 
     @classmethod
     def read(cls) -> Texts:
@@ -50,7 +52,8 @@ class Texts:
         test = {d: _corpus(d, sides[d][0], sides[d][2]) for d in SITES}
         rest = _corpus("rest", _dealt([sides[d][0] for d in REST]), _dealt([sides[d][1] for d in REST]))
         kin = _corpus("kin", _dealt([sides[d][3] for d in SITES]), _dealt([sides[d][1] for d in SITES]))
-        return cls(train, test, rest, kin)
+        probe = {d: np.frombuffer(b"".join(x + _END for x in sides[d][3]), np.uint8) for d in SITES}
+        return cls(train, test, rest, kin, probe)
 
     def pooled(self) -> Source:
         """All domains in equal parts of every batch."""

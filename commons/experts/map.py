@@ -14,6 +14,7 @@ from functools import cached_property
 
 from commons.charter import Charter, Model
 from commons.experts.families import FAMILIES
+from commons.experts.readers import first_experts, reader_slices
 from commons.experts.settings import SettingError
 from commons.experts.slices import Kind, Slice
 from commons.experts.tokenizer import VOCABULARY
@@ -33,7 +34,7 @@ class Parameters:
     """One expert over all its layers."""
     total: int
     active: int
-    """Multiplied per token: trunk, router and `experts_per_token` experts, without the embedding look-up."""
+    """Multiplied per token: trunk, router and `experts_per_token` experts, without the embedding look-up and readers."""
 
 
 @dataclass(frozen=True)
@@ -59,21 +60,23 @@ class ExpertMap:
     def from_owners(cls, model: Model, owners: Mapping[ExpertId, SiteId | None]) -> ExpertMap:
         """The map of `model` with these experts, in the mapping's order, whatever its vocabulary. Raises SettingError."""
         experts, family = tuple(owners), FAMILIES[model.family]
-        config = family.hf_config(model.config, len(experts))
+        config, keys = family.hf_config(model.config, len(experts)), family.settings(model.config)
+        hidden, vocabulary = keys.whole("hidden_size"), keys.whole("vocab_size")
+        readers = reader_slices(owners, width=model.reader, hidden=hidden, vocabulary=vocabulary)
         return cls(
             family=model.family,
             experts=experts,
             owners=dict(owners),
-            slices=tuple(sorted(family.slices(model.config, experts), key=lambda s: s.name)),
+            slices=tuple(sorted((*family.slices(model.config, experts), *readers), key=lambda s: s.name)),
             experts_per_token=int(str(config["num_experts_per_tok"])),
         )
 
     def shared(self) -> tuple[Slice, ...]:
         """Trunk and router, in name order: what every site sends."""
-        return tuple(s for s in self.slices if s.kind is not Kind.EXPERT)
+        return tuple(s for s in self.slices if s.expert is None)
 
     def owned_by(self, site: SiteId) -> tuple[Slice, ...]:
-        """The slices of the site's own experts, in name order; empty for a site that owns none."""
+        """The slices of the site's own experts and of its reader, in name order; empty for a site that owns none."""
         return tuple(s for s in self.slices if s.expert is not None and self.owners[s.expert] == site)
 
     def uplink(self, site: SiteId) -> tuple[Slice, ...]:
@@ -82,6 +85,19 @@ class ExpertMap:
 
     def experts_of(self, site: SiteId) -> tuple[ExpertId, ...]:
         return tuple(e for e in self.experts if self.owners[e] == site)
+
+    @property
+    def readers(self) -> dict[SiteId, ExpertId]:
+        """The sites that have a reader, each with the expert it goes with; empty where the model has none."""
+        held = {s.expert for s in self.slices if s.kind is Kind.READER}
+        return {site: expert for site, expert in first_experts(self.owners).items() if expert in held}
+
+    @cached_property
+    def routed_layers(self) -> tuple[int, ...]:
+        """Layers that have a router, in their order."""
+        return tuple(
+            sorted({layer for s in self.slices if s.kind is Kind.ROUTER and (layer := s.layer) is not None})
+        )
 
     def index(self, expert: ExpertId) -> int:
         """The expert's index in the released model."""
@@ -98,7 +114,8 @@ class ExpertMap:
 
     def parameters(self) -> Parameters:
         trunk = _count(self.shared())
-        expert = _count(s for s in self.slices if s.expert == self.experts[0])
+        expert = _count(s for s in self.slices if s.kind is Kind.EXPERT and s.expert == self.experts[0])
+        readers = _count(s for s in self.slices if s.kind is Kind.READER)
         names = {s.name for s in self.slices}
         look_up = 0
         if "lm_head.weight" in names:
@@ -106,16 +123,22 @@ class ExpertMap:
         return Parameters(
             trunk=trunk,
             expert=expert,
-            total=trunk + expert * len(self.experts),
+            total=trunk + expert * len(self.experts) + readers,
             active=trunk - look_up + expert * self.experts_per_token,
         )
 
-    def training_gflop(self, tokens: int) -> int:
+    def training_gflop(self, tokens: int, *, frozen_trunk: bool = False) -> int:
         """Useful model FLOPs of training on `tokens`, in whole GFLOP rounded up.
 
-        2 per active parameter and token forward, twice that backward; attention scores are left out.
+        2 per active parameter and token forward, twice that backward: once for the gradient that is passed on, once for the
+        weight's own, which a frozen trunk does without. Guests count as if they were trained; attention scores are left out.
         """
-        return -(-6 * self.parameters().active * tokens // 10**9)
+        counts = self.parameters()
+        each = 6 * counts.active
+        if frozen_trunk:
+            router = _count(s for s in self.slices if s.kind is Kind.ROUTER)
+            each -= 2 * (counts.active - counts.expert * self.experts_per_token - router)
+        return -(-each * tokens // 10**9)
 
 
 def model_problems(charter: Charter) -> Iterator[Problem]:
@@ -125,6 +148,10 @@ def model_problems(charter: Charter) -> Iterator[Problem]:
     except SettingError as wrong:
         yield Problem(("model", "config", wrong.key), wrong.what)
         return
+    if charter.learning.balance_rate and not FAMILIES[charter.model.family].mixture.biased:
+        yield Problem(
+            ("learning", "balance_rate"), f"{charter.model.family} has no selection biases to balance with"
+        )
     keys = FAMILIES[charter.model.family].settings(charter.model.config)
     context, length = keys.whole("max_position_embeddings"), charter.learning.sequence_length
     if length > context:

@@ -24,7 +24,7 @@ from commons.experts.initial import initial_blocks
 from commons.experts.map import ExpertMap
 from commons.experts.slices import Kind, Slice
 from commons.names import Digest, ExpertId
-from commons.states import FP32, Blob, BlobReader, StateStore, manifest_bytes
+from commons.states import FP32, Blob, BlobReader, StateStore, StateWriter, manifest_bytes
 
 Array = NDArray[np.float32]
 _INDEX = re.compile(r"\.experts\.(\d+)\.")
@@ -123,8 +123,12 @@ def _pieces(
         origin = change.origins[part.expert].expert if part.expert is not None else None
         if part.kind is Kind.ROUTER:
             yield part, _router(store, old[part.name], part, change)
-        elif part.expert is None:
+        elif part.expert is None or (part.kind is Kind.READER and part.name in old):
             yield part, old[part.name]
+        elif part.kind is Kind.READER and len(part.shape) == 1:
+            yield part, iter([np.zeros(part.shape, np.float32)])
+        elif part.kind is Kind.READER:
+            yield part, _initial(change.charter, part.expert, part.name, part.size)
         elif origin is not None:
             yield part, old[_INDEX.sub(f".experts.{index[origin]}.", part.name)]
         else:
@@ -132,22 +136,33 @@ def _pieces(
 
 
 def remake_memory(store: StateStore, memory: Digest, change: Change) -> Digest:
-    """What is kept beside shared slices (outer momentum, what the way down dropped), under the new map; as `remake_state`."""
-    routers = {part.name: part for part in change.after.slices if part.kind is Kind.ROUTER}
-    rows = change.rows(memory=True)
+    """What is kept beside slices (outer momentum, what the way down dropped), under the new map; as `remake_state`."""
+    parts = {part.name: part for part in change.after.slices}
+    staying = {expert for expert, origin in change.origins.items() if origin.stays}
     with store.writer() as made:
         for name, blob in store.manifest(memory).items():
-            if part := routers.get(name.removeprefix(_RESIDUAL)):
-                width = part.size // part.shape[0]
-                zero = np.zeros(width, np.float32)
-                with store.open(blob) as reader:
-                    new = made.slice(name, part.shape)
-                    for row in rows:
-                        new.write(zero if row is None else _row(reader, row, width))
-                    new.close()
-            else:
-                made.keep(name, blob)
+            plain = name.removeprefix(_RESIDUAL)
+            index = _INDEX.search(plain)
+            if index and change.before.experts[int(index[1])] not in staying:
+                continue
+            now = name_now(name, change.before.experts, change.after)
+            part = parts.get(plain)
+            if part is not None and part.kind is Kind.ROUTER:
+                _remember_rows(store, name, blob, part, change, made)
+            elif now is not None and now.removeprefix(_RESIDUAL) in parts:
+                made.keep(now, blob)
         return made.finish()
+
+
+def _remember_rows(
+    store: StateStore, name: str, blob: Blob, part: Slice, change: Change, made: StateWriter
+) -> None:
+    width = part.size // part.shape[0]
+    zero, new = np.zeros(width, np.float32), made.slice(name, part.shape)
+    with store.open(blob) as reader:
+        for row in change.rows(memory=True):
+            new.write(zero if row is None else _row(reader, row, width))
+    new.close()
 
 
 def _router(store: StateStore, old: Blob, part: Slice, change: Change) -> Iterator[Array]:

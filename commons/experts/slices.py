@@ -1,12 +1,15 @@
-"""What a tensor of the released model is: trunk, router or one expert's."""
+"""What a tensor of the released model is: trunk, router, one expert's or one site's reader's."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from math import prod
 
 from commons.names import ExpertId
 from commons.words import Word
+
+_LAYER = re.compile(r"\.layers\.(\d+)\.")
 
 
 class Kind(Word):
@@ -15,6 +18,8 @@ class Kind(Word):
     ROUTER = "router"
     """Gate rows and selection biases, one row per expert. Every site sends them with the trunk."""
     EXPERT = "expert"
+    READER = "reader"
+    """Of a site's reader (`commons.experts.readers`), which is its owner's as experts are."""
 
 
 @dataclass(frozen=True)
@@ -25,10 +30,16 @@ class Slice:
     shape: tuple[int, ...]
     kind: Kind
     expert: ExpertId | None = None
-    """The expert it belongs to; None unless `kind` is EXPERT."""
+    """The expert it belongs to, a reader's the first of its site; None for what all sites share."""
     stack: str | None = None
     """The on-disk tensor that holds it as one entry of its first dimension, at the expert's index. None: it is an
     on-disk tensor of its own."""
+
+    @property
+    def layer(self) -> int | None:
+        """The decoder layer it is in; None outside of all."""
+        found = _LAYER.search(self.name)
+        return int(found[1]) if found else None
 
     @property
     def size(self) -> int:

@@ -21,10 +21,12 @@ from commons.experts.map import model_problems
 from commons.features.books import BOOKS
 from commons.features.experts import EXPERTS
 from commons.features.feature import Feature, Patch
+from commons.features.judging import JUDGING
 from commons.features.learning import LEARNING
 from commons.features.privacy import PRIVACY
 from commons.features.rounds import ROUNDS
 from commons.features.sites import SITES
+from commons.learning import Since
 from commons.records import canonical_json
 
 __all__ = [
@@ -40,7 +42,7 @@ __all__ = [
 ]
 
 FEATURES: dict[str, Feature] = {
-    feature.key: feature for feature in (*LEARNING, *EXPERTS, *SITES, *ROUNDS, *PRIVACY, *BOOKS)
+    feature.key: feature for feature in (*LEARNING, *EXPERTS, *SITES, *ROUNDS, *PRIVACY, *JUDGING, *BOOKS)
 }
 """The registry. Adding one is a new release of the program, which each site installs by its own will."""
 
@@ -130,10 +132,12 @@ def _new_problems(before: Charter, changed: Charter) -> list[str]:
     return [problem for problem in found(changed) if problem not in known]
 
 
-def carry_out(history: Sequence[Charter], key: str, params: Mapping[str, Any]) -> Charter | Refusal:
-    """Apply what was voted on `history[0]` to the charter now in force, `history[-1]`.
+def carry_out(
+    history: Sequence[Charter], key: str, params: Mapping[str, Any], *, run: str = "", round_number: int = 1
+) -> Charter | Refusal:
+    """Apply what was voted on `history[0]` to the charter now in force, `history[-1]`, from that round of `run` on.
 
-    `history` holds every version from the proposal's base to the current one. When a later version changed
+    `run`: empty while none goes on. `history` holds every version from the proposal's base to the current one. When a later version changed
     a path this feature's patch touches, the voters saw another charter: the proposal is stale
     (PROPOSAL_STALE). Otherwise the same patch applies to the current one. What is appended to a list stands on
     no ground but its name: any number of such proposals become law, unless two entries would have one name.
@@ -159,14 +163,25 @@ def carry_out(history: Sequence[Charter], key: str, params: Mapping[str, Any]) -
     changed = apply(current, key, params)
     if isinstance(changed, Refusal):
         return Refusal(Code.PROPOSAL_STALE, f"it no longer applies: {changed.message}")
-    return changed
+    return _going_on(current, changed, run, round_number)
+
+
+def _going_on(before: Charter, after: Charter, run: str, round_number: int) -> Charter:
+    """`after`, which says at which inner step the run stands where it makes rounds longer or shorter."""
+    old, new = before.learning, after.learning
+    if (old.inner_steps, old.warm) == (new.inner_steps, new.warm):
+        return after
+    since = None
+    if run and round_number > 1:
+        since = Since(run=run, round=round_number, step=old.in_run(run).first_step(round_number))
+    return after.model_copy(update={"learning": new.model_copy(update={"since": since})})
 
 
 def execution_facts(
-    proposal: str, number: int, before: Charter, after: Charter, round_number: int
+    proposal: str, number: int, before: Charter, after: Charter, round_number: int, run: str = ""
 ) -> dict[str, Any]:
     """The fields of the journal's EXECUTION record; the CHARTER record that follows it is `after`."""
-    return {
+    return ({"run": run} if run else {}) | {
         "proposal": proposal,
         "number": number,
         "round": round_number,

@@ -7,8 +7,10 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from commons.charter import Charter
+from commons.errors import Code, Refusal
+from commons.experts.families import FAMILIES
 from commons.features.feature import Feature, Patch, replaced
-from commons.learning import Codec, InnerOptimizer
+from commons.learning import Codec, InnerOptimizer, Strategy
 from commons.section import Section
 
 
@@ -29,6 +31,13 @@ class InnerSteps(Section):
     steps: Annotated[int, Field(ge=1, le=100_000)]
 
 
+class Fragments(Section):
+    """Only what is named changes."""
+
+    fragments: Annotated[int, Field(ge=1, le=64)] = 1
+    overlap_steps: Annotated[int, Field(ge=0, le=100_000)] = 0
+
+
 class LearningRate(Section):
     learning_rate: Annotated[float, Field(gt=0, le=1)]
 
@@ -45,6 +54,24 @@ class Precision(Section):
 
 class Routing(Section):
     routing: Literal["joint", "lean"]
+
+
+class ChosenStrategy(Section):
+    strategy: Strategy
+    routing: Literal["joint", "lean"] = "joint"
+    """Not named: as it is now."""
+
+
+class Merge(Section):
+    merge: Literal["mean", "radial"]
+
+
+class Balancing(Section):
+    rate: Annotated[float, Field(ge=0, le=1)]
+
+
+class ExpertWeights(Section):
+    by: Literal["alike", "routed"]
 
 
 class OuterStep(Section):
@@ -68,9 +95,26 @@ def _uplink(_: Charter, codecs: UplinkCodec) -> Patch:
     return _set(**{f"codecs__{kind}": getattr(codecs, kind) for kind in named})
 
 
+def _fragments(_: Charter, wish: Fragments) -> Patch:
+    return _set(
+        **{name: getattr(wish, name) for name in Fragments.model_fields if name in wish.model_fields_set}
+    )
+
+
 def _inner_step(_: Charter, step: InnerStep) -> Patch:
     rate = {"learning_rate": step.learning_rate} if "learning_rate" in step.model_fields_set else {}
     return _set(inner_optimizer=step.optimizer, **rate)
+
+
+def _strategy(_: Charter, chosen: ChosenStrategy) -> Patch:
+    return _set(**{name: getattr(chosen, name) for name in chosen.model_fields_set})
+
+
+def _balancing(charter: Charter, wanted: Balancing) -> Patch | Refusal:
+    if wanted.rate and not FAMILIES[charter.model.family].mixture.biased:
+        message = f"the routers of {charter.model.family} have no selection biases to balance with"
+        return Refusal(Code.FEATURE_PARAMETERS_INVALID, message)
+    return _set(balance_rate=wanted.rate)
 
 
 LEARNING = (
@@ -94,6 +138,13 @@ LEARNING = (
         InnerSteps,
         ("/learning/inner_steps",),
         lambda _, p: _set(inner_steps=p.steps),
+    ),
+    Feature(
+        "fragments",
+        "Exchange one of so many parts of the model a round, and go on training while that is under way (overlap_steps)",
+        Fragments,
+        ("/learning/fragments", "/learning/overlap_steps"),
+        _fragments,
     ),
     Feature(
         "learning-rate",
@@ -124,6 +175,21 @@ LEARNING = (
         lambda _, p: _set(routing=p.routing),
     ),
     Feature(
+        "strategy",
+        "What sites train and exchange: trunk and own experts (expert_diloco), own experts alone (sovereign), everything (diloco), "
+        "or nothing before the last round (branch_mix)",
+        ChosenStrategy,
+        ("/learning/strategy", "/learning/routing"),
+        _strategy,
+    ),
+    Feature(
+        "merge",
+        "Combine what all sites send by its mean, or matrices by mean direction and mean length (radial)",
+        Merge,
+        ("/learning/merge",),
+        lambda _, p: _set(merge=p.merge),
+    ),
+    Feature(
         "outer-step",
         "Outer step on the averaged trunk delta",
         OuterStep,
@@ -131,6 +197,31 @@ LEARNING = (
         lambda _, p: _set(
             outer__learning_rate=p.learning_rate, outer__momentum=p.momentum, outer__nesterov=p.nesterov
         ),
+    ),
+    Feature(
+        "expert-outer-step",
+        "Outer step on what an owner's update makes of its experts; rate 1 without momentum: as it has them",
+        OuterStep,
+        ("/learning/expert_outer",),
+        lambda _, p: _set(
+            expert_outer__learning_rate=p.learning_rate,
+            expert_outer__momentum=p.momentum,
+            expert_outer__nesterov=p.nesterov,
+        ),
+    ),
+    Feature(
+        "expert-weights",
+        "Count sites alike in what belongs to an expert, or by the tokens they routed to it (routed)",
+        ExpertWeights,
+        ("/learning/expert_weights",),
+        lambda _, p: _set(expert_weights=p.by),
+    ),
+    Feature(
+        "balancing",
+        "Move selection biases by this much a round towards an even load over the consortium; 0: leave them",
+        Balancing,
+        ("/learning/balance_rate",),
+        _balancing,
     ),
     Feature(
         "public-share",

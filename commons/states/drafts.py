@@ -19,6 +19,7 @@ from typing import IO
 from commons.disk import begin_writeback
 from commons.errors import StoreError
 from commons.names import Digest
+from commons.spare import SpareFiles
 
 BLOCK_BYTES = 1 << 20
 """What is hashed and copied at a time: it stays in the processor's cache between the two."""
@@ -39,13 +40,13 @@ def saving(where: str) -> Iterator[None]:
 class Draft:
     """One file that grows, and the digest of what is in it. For one thread at a time."""
 
-    def __init__(self, folder: Path, *, durable: bool) -> None:
-        """`durable`: it will be synced. Raises OSError."""
+    def __init__(self, path: Path, *, durable: bool, over: bool) -> None:
+        """`durable`: it will be synced. `over`: there is a file of just the bytes that will come. Raises OSError."""
         self._durable, self._written_back = durable, 0
-        handle, name = tempfile.mkstemp(dir=folder)
-        self.path = Path(name)
+        self.path = path
         self.bytes = 0
-        self._file = os.fdopen(handle, "wb", buffering=0)
+        new = 0 if over else os.O_CREAT | os.O_EXCL
+        self._file = os.fdopen(os.open(path, os.O_WRONLY | new, 0o600), "wb", buffering=0)
         self._digest = hashlib.sha256()
 
     def append(self, data: memoryview) -> None:
@@ -75,17 +76,21 @@ class Draft:
 class Drafts:
     """The folder of one writer, made when the first draft is."""
 
-    def __init__(self, parent: Path, *, durable: bool) -> None:
-        """`durable`: its drafts will be synced."""
-        self._parent, self._durable = parent, durable
+    def __init__(self, parent: Path, *, durable: bool, spare: SpareFiles | None = None) -> None:
+        """`durable`: its drafts will be synced. `spare`: what may be written over."""
+        self._parent, self._durable, self._spare = parent, durable, spare
         self._folder: Path | None = None
         self._lock: IO[bytes] | None = None
+        self._made = 0
 
-    def new(self) -> Draft:
-        """Raises OSError. Not for two threads at a time."""
+    def new(self, size: int | None = None) -> Draft:
+        """`size`: the bytes it will have, where that is known. Raises OSError. Not for two threads at a time."""
         while self._folder is None:
             self._begin()
-        return Draft(self._folder, durable=self._durable)
+        self._made += 1
+        path = self._folder / str(self._made)
+        over = size is not None and self._spare is not None and self._spare.take(size, path)
+        return Draft(path, durable=self._durable, over=over)
 
     def remove(self) -> None:
         """The folder goes with all that is left in it."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from commons.disk import sync
 from commons.errors import StoreError
 from commons.names import Digest
+from commons.spare import SpareFiles
 from commons.states.drafts import Drafts, saving, sweep
 from commons.states.manifest import DIGEST
 
@@ -18,7 +19,7 @@ from commons.states.manifest import DIGEST
 class File:
     """A blob opened for reading (`commons.states.place.Source`)."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: str) -> None:
         """Raises StoreError when there is none."""
         self._path, self._handle = path, -1
         with self._reading():
@@ -54,12 +55,14 @@ class File:
 
 
 class Folder:
-    """Blobs in ``blobs/``, named by their digests; what is being written in ``drafts/`` (`commons.states.place.Place`)."""
+    """Blobs in ``blobs/``, named by their digests; what is being written in ``drafts/``, over what lies in ``spare/``
+    (`commons.states.place.Place`)."""
 
     def __init__(self, root: Path, *, durable: bool) -> None:
         """`durable`: False leaves it to the system when bytes reach the disk."""
         self.root, self.where = root, str(root)
         self._blobs, self._drafts, self._durable = root / "blobs", root / "drafts", durable
+        self._spare = SpareFiles(root / "spare")
         try:
             self._blobs.mkdir(parents=True, exist_ok=True)
             self._drafts.mkdir(exist_ok=True)
@@ -68,16 +71,16 @@ class Folder:
 
     def path(self, digest: Digest) -> Path:
         """Where the blob is or would be. Raises ValueError for a text that is no digest."""
-        if not DIGEST.fullmatch(digest):
-            raise ValueError(f"not a digest: {digest[:80]!r}")
-        return self._blobs / digest.removeprefix("sha256:")
+        return Path(self.address(digest))
 
     def address(self, digest: Digest) -> str:
-        return str(self.path(digest))
+        if not DIGEST.fullmatch(digest):
+            raise ValueError(f"not a digest: {digest[:80]!r}")
+        return f"{self._blobs}/{digest.removeprefix('sha256:')}"  # asked for every slice, many times a round
 
     def size(self, digest: Digest) -> int | None:
         try:
-            found = self.path(digest).stat()
+            found = os.stat(self.address(digest))
         except OSError:
             return None
         return found.st_size if stat.S_ISREG(found.st_mode) else None
@@ -86,7 +89,7 @@ class Folder:
         return self.size(digest) == size
 
     def open(self, digest: Digest) -> File:
-        return File(self.path(digest))
+        return File(self.address(digest))
 
     def sources(self, digests: Iterable[Digest]) -> Iterator[File]:
         for digest in digests:
@@ -94,7 +97,12 @@ class Folder:
                 yield source
 
     def drafts(self) -> Drafts:
-        return Drafts(self._drafts, durable=self._durable)
+        return Drafts(self._drafts, durable=self._durable, spare=self._spare)
+
+    def reuse(self, size: int, path: Path) -> bool:
+        """Put a file of `size` bytes that was removed here at `path`, its content being anything; False when there is none."""
+        with saving(self.where):
+            return self._spare.take(size, path)
 
     def secure(self, draft: Path, digest: Digest) -> None:
         if self._durable:
@@ -104,7 +112,7 @@ class Folder:
     def publish(self, secured: Sequence[tuple[Path, Digest]]) -> None:
         with saving(self.where):
             for draft, digest in secured:
-                draft.replace(self.path(digest))
+                os.replace(draft, self.address(digest))
             if secured and self._durable:
                 sync(self._blobs)
 
@@ -115,14 +123,16 @@ class Folder:
 
     def remove(self, digests: Iterable[Digest]) -> None:
         for digest in digests:
-            name = digest.removeprefix("sha256:")
+            path = self.path(digest)
             try:
-                (self._blobs / name).unlink(missing_ok=True)
+                with suppress(FileNotFoundError):
+                    self._spare.put(path)
             except OSError as error:
-                raise StoreError(f"cannot remove {self._blobs / name}: {error.strerror}") from error
+                raise StoreError(f"cannot remove {path}: {error.strerror}") from error
 
     def sweep(self) -> None:
         sweep(self._drafts)
+        self._spare.clear()
 
     def close(self) -> None:
         pass

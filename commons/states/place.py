@@ -61,7 +61,7 @@ class Place(Protocol):
         """What is not here is no error."""
 
     def sweep(self) -> None:
-        """Remove what crashed writers left."""
+        """Remove what crashed writers left, and what was kept to be written over."""
 
     def close(self) -> None:
         """Nothing is tried again any more."""

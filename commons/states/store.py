@@ -99,6 +99,11 @@ class StateStore:
         self._place.publish([(file, digest)])
         self._known.vouch([digest])
 
+    def reuse(self, size: int, path: Path) -> bool:
+        """Put a file of `size` bytes that was pruned from a local store at `path`, to be written over; False when there is
+        none. Its content is anything. Raises StoreError."""
+        return self._local.reuse(size, path)
+
     def path(self, digest: Digest) -> Path:
         """The blob's file in a local store, be it there or not. Raises ValueError for a text that is no digest."""
         return self._local.path(digest)
@@ -155,7 +160,7 @@ class StateStore:
         for source in self._place.sources(digests):
             at = min(offset, source.size)
             offset -= at
-            while piece := source.read(at, room):
+            while at < source.size and (piece := source.read(at, room)):
                 pieces.append(piece)
                 at, room = at + len(piece), room - len(piece)
                 if not room:
@@ -209,15 +214,20 @@ class StateStore:
             writer.publish()
 
     def prune(self, keep: Iterable[Digest]) -> int:
-        """Remove every blob that no state in `keep` and none being written uses, and what crashed writers left; returns
-        how many blobs went."""
-        used: set[Digest] = set()
+        """Remove every blob that no state in `keep` and none being written uses, nor can be built from, and what crashed
+        writers left; returns how many blobs went."""
+        here, used = set(self._place.digests()), set[Digest]()
         for state in keep:
-            slices = self.manifest(state).values()
-            used |= {state, *(blob.digest for blob in slices), *(b.step.digest for b in slices if b.step)}
-        with self._known.removing(d for d in self._place.digests() if d not in used) as gone:
-            self._place.remove(gone)
+            used.add(state)
+            for blob in self.manifest(state).values():
+                used.add(blob.digest)
+                if blob.step is not None:
+                    used.add(blob.step.digest)
+                    if blob.digest not in here:
+                        used.add(blob.step.base)
         self._place.sweep()
+        with self._known.removing(here - used) as gone:
+            self._place.remove(gone)
         return len(gone)
 
     @property

@@ -29,9 +29,10 @@ _AT_ONCE = 8
 class BlobWriter:
     """Bytes of one blob, in order; for one thread at a time. Made by `StateWriter.frames`."""
 
-    def __init__(self, state: StateWriter) -> None:
+    def __init__(self, state: StateWriter, size: int | None = None) -> None:
+        """`size`: the bytes there will be, where that is known."""
         self._state = state
-        self._draft = state._draft()
+        self._draft = state._draft(size)
 
     def write(self, data: bytes | memoryview) -> None:
         """The next bytes; written, but not yet durable. Raises StoreError when the disk is full."""
@@ -52,7 +53,7 @@ class SliceWriter:
     def __init__(self, state: StateWriter, name: str, shape: tuple[int, ...]) -> None:
         self._state, self._name, self._shape = state, name, shape
         self._lacking = prod(shape)
-        self._blob = BlobWriter(state)
+        self._blob = BlobWriter(state, self._lacking * FP32.itemsize)
 
     def write(self, block: Tensor) -> None:
         """The next elements, of any number and shape. Raises StoreError when the disk is full."""
@@ -150,9 +151,9 @@ class StateWriter:
         self._drafts.remove()
         self._known.unpin(self._pins)
 
-    def _draft(self) -> Draft:
+    def _draft(self, size: int | None) -> Draft:
         with self._lock, saving(self.where):
-            draft = self._drafts.new()
+            draft = self._drafts.new(size)
             self._open.add(draft)
             return draft
 

@@ -6,13 +6,14 @@ Pure: folds records into items. Metrics of a partner with several sites end in `
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from commons import charter_file, notes
 from commons.charter import Charter, Site
 from commons.records import Kind, Record
-from commons.work import EvaluationNote, UpdateNote, UsageNote
+from commons.work import EvaluationNote, ProbeNote, UpdateNote, UsageNote
 from governance.ledger import Ledger
 from governance.tracking.items import End, File, Item, Log, Point, Start, Status
 
@@ -36,6 +37,10 @@ class _Run:
     rounds: dict[int, _Round] = field(default_factory=dict)
     evaluation: dict[str, float] = field(default_factory=dict)
     partners: list[str] = field(default_factory=list)
+    probed: dict[str, dict[str, float]] = field(default_factory=dict)
+    """State -> site -> loss on the probe."""
+    charted: str = ""
+    """State whose probe loss is the curve's last point."""
 
 
 class Training:
@@ -70,6 +75,12 @@ class Training:
                 return [Log(_parent(facts["run"]), tags=tag)]
             case Kind.TRANSFER:
                 return self._transfer(record)
+            case Kind.PROBE:
+                return self._probe(record)
+            case Kind.VERDICT:
+                return self._verdict(record)
+            case Kind.WORTH:
+                return self._worth(record)
             case Kind.CLOSE:
                 return self._close(record)
             case Kind.REMADE:
@@ -231,6 +242,45 @@ class Training:
             said.run, self._site(said.site), said.loss, run.state_number[said.state], record.at_ms
         )
 
+    def _probe(self, record: Record) -> list[Item]:
+        said = ProbeNote.from_note(notes.parse(record.body))
+        self._runs[said.run].probed.setdefault(said.state, {})[said.site] = said.loss
+        return []
+
+    def _verdict(self, record: Record) -> list[Item]:
+        """Of the base and of the state that was measured; one that was not taken is a tag and no point of the curve."""
+        facts = record.facts
+        run, number = self._runs[facts["run"]], facts["round"]
+        said = facts["verdict"] if facts["change_ppm"] is None else _changed(facts)
+        items: list[Item] = [Log(_parent(run.name), tags={f"hansa.verdict.{number}": said})]
+        taken = facts["verdict"] in ("good", "measured")
+        for state, step in ((facts["base"], number - 1), (facts["state"], number)):
+            losses = sorted(run.probed.get(state, {}).values())
+            if losses and state != run.charted and (taken or state == facts["base"]):
+                run.charted = state
+                point = Point("probe/loss", losses[(len(losses) - 1) // 2], step, record.at_ms)
+                items.append(Log(_parent(run.name), (point,)))
+        if facts["change_ppm"] is not None:
+            change = Point("probe/change_percent", facts["change_ppm"] / 10_000, number, record.at_ms)
+            items.append(Log(_parent(run.name), (change,)))
+        if facts["verdict"] != "harmful":
+            run.probed = {s: by for s, by in run.probed.items() if s in (facts["base"], facts["state"])}
+        return items
+
+    def _worth(self, record: Record) -> list[Item]:
+        """Each update on its partner's run, each expert on its owner's."""
+        facts, items = record.facts, list[Item]()
+        run, number = facts["run"], facts["round"]
+        for name, (_, ppm, _) in facts["updates"].items():
+            site, _, of = name.rpartition("/")
+            key = "worth/update_percent" if int(of) == number else "worth/late_update_percent"
+            items.append(self._log(run, self._site(site), {key: ppm / 10_000}, number, record.at_ms))
+        owners = {e: s for s in self._in_force().sites for e in s.experts}
+        for expert, (_, ppm, _) in facts["experts"].items():
+            point = Point(f"worth/expert/{expert}_percent", ppm / 10_000, number, record.at_ms)
+            items.append(Log(_child_of(run, owners[expert].partner), (point,)))
+        return items
+
     def _finish(self, record: Record) -> list[Item]:
         facts = record.facts
         run = self._runs[facts["run"]]
@@ -263,6 +313,11 @@ class Training:
     def _in_force(self) -> Charter:
         assert self._charter is not None, "a run before the consortium was founded"
         return self._charter
+
+
+def _changed(facts: Mapping[str, Any]) -> str:
+    most = "" if facts["limit_ppm"] is None else f", harm above {facts['limit_ppm'] / 10_000:+.2f} %"
+    return f"{facts['verdict']}: {facts['change_ppm'] / 10_000:+.2f} % on the probe{most}"
 
 
 def _parent(run: str) -> str:

@@ -59,6 +59,23 @@ def watch(
     raise typer.Exit(watch_run(seat, run, once=once, as_json=as_json))
 
 
+@app.command("contribution")
+def contribution(
+    run: Annotated[str, typer.Argument(help="The run; empty: the current one.")] = "",
+    seat: Seat = SEAT,
+    as_json: Json = False,
+) -> None:
+    """Show what each site's updates and each expert were worth on the charter's probe.
+
+    \b
+    Example:
+      hansa run contribution --seat alder/seat
+    """
+    from hansa.worth import show_worth
+
+    show_worth(seat, run, as_json=as_json)
+
+
 @app.command("stop")
 def stop(
     run: Annotated[str, typer.Argument(help="The run; empty: the current one.")] = "",

@@ -12,7 +12,7 @@ from typing import Any
 
 from commons.ballots import Choice
 from commons.charter import Charter
-from commons.experts.map import ExpertMap
+from commons.exchange import round_gflop
 from commons.experts.settings import Value
 from commons.records import canonical_json
 from hansa.charters import site_entry, template
@@ -36,6 +36,8 @@ VOTES: dict[str, Choice] = {
 }
 FEATURE, PARAMETERS = "uplink-codec", {"trunk": "int8", "expert": "int8"}
 TITLE = "Send updates as int8: a quarter of the bytes"
+READER = 128
+"""Width of the sites' readers, where shards are lean."""
 ALONE = ("alder",)
 """Measured alone unless `--full` asks for all."""
 
@@ -122,7 +124,7 @@ def charter(
         consortium=CONSORTIUM, log_key=keys[CONSORTIUM], sites=sites, learning=learning,
         members=[plenty | {"name": name, "key": keys[name]} for name in MEMBERS],
     )  # fmt: skip
-    document["model"]["config"] = scale.model
+    document["model"] |= {"config": scale.model, "reader": READER if lean else 0}
     document["rounds"] = {"quorum": len(sites) - 1, "grace_s": 120, "lease_s": 900}
     unfunded = Charter.model_validate_json(canonical_json(document))
     for member in document["members"]:
@@ -132,9 +134,7 @@ def charter(
 
 def price_per_round_micro(charter: Charter) -> int:
     """What one site's round costs: useful model FLOPs by the rate card."""
-    learning = charter.learning
-    tokens = learning.inner_steps * learning.batch_size * learning.sequence_length
-    return ExpertMap.from_charter(charter).training_gflop(tokens) * charter.rate_card.rates[0].micro_per_gflop
+    return round_gflop(charter) * charter.rate_card.rates[0].micro_per_gflop
 
 
 def budget_micro(charter: Charter, script: Script, member: str) -> int:

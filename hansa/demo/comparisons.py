@@ -37,7 +37,7 @@ class Comparisons:
     """The baselines of one demo, in order. What has a result is not run again."""
 
     def __init__(self, stage: Stage, charter: Charter, texts: dict[str, Path], public: Path) -> None:
-        steps = charter.learning.rounds * charter.learning.inner_steps
+        steps = charter.learning.total_steps
         domains = {site.partner: site.domain for site in charter.sites}
         partners = cast.TRAINERS if stage.full else cast.ALONE
         wanted: list[tuple[str, str, str | None]] = [

@@ -13,7 +13,7 @@ import sys
 import threading
 from pathlib import Path
 
-import ray
+from workers.ray_head import head
 
 ADDRESS = "address"
 OBJECT_STORE_BYTES = 256 * 2**20
@@ -26,17 +26,11 @@ def main(arguments: list[str]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopped.set())
     os.environ.pop("RAY_ADDRESS", None)
-    context = ray.init(
-        address="local", num_cpus=cpus, num_gpus=0, include_dashboard=False, log_to_driver=False,
-        object_store_memory=OBJECT_STORE_BYTES, _temp_dir=str(folder),
-        _system_config={"prestart_worker_first_driver": False},  # this driver runs nothing
-    )  # fmt: skip
-    signal.signal(signal.SIGTERM, lambda *_: stopped.set())  # Ray has put its own in place
-    draft = folder / "address.draft"
-    draft.write_text(context.address_info["gcs_address"])
-    draft.replace(folder / ADDRESS)
-    stopped.wait()
-    ray.shutdown()
+    with head(folder, cpus, 0, object_store_bytes=OBJECT_STORE_BYTES) as address:
+        draft = folder / "address.draft"
+        draft.write_text(address)
+        draft.replace(folder / ADDRESS)
+        stopped.wait()
 
 
 if __name__ == "__main__":

@@ -90,7 +90,6 @@ class Performance:
             self._wait(lambda: closing.coordinator_is_up(stage), "the coordinator", coordinator, ray, seed)
         with self._phase("sites"):
             seat_sites(stage, charter, samples)
-            self._wait((self._ray_folder / ADDRESS).exists, "Ray", ray, coordinator, seed)
             sites = self._start_sites(charter)
             seat_members(stage)
             say("All sites and members have enrolled with their own keys")
@@ -142,8 +141,8 @@ class Performance:
         return self.crew.start("seed", ["-m", "hansa.baselines", str(plan)])
 
     def _start_sites(self, charter: Charter) -> list[Child]:
-        """Each as its operator would, but all on the demo's Ray: they share its CPUs."""
-        address = (self._ray_folder / ADDRESS).read_text()
+        """Each as its operator would, but all on the demo's Ray: they share its CPUs, and wait for it by themselves."""
+        address = str(self._ray_folder / ADDRESS)
         files = {site.name: self.stage.site(site.partner) / "site.toml" for site in charter.sites}
         return [
             self.crew.start(name, ["-m", "hansa", "site", "start", str(file)], HANSA_RAY_ADDRESS=address)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from commons.codec import FRAME
+from commons.codec import FRAME, decode_frame
+from commons.experts.map import Slice
 from commons.names import SiteId
 from commons.updates import Frame, UpdateManifest
+from orchestrator.combine.distances import Distances
+from orchestrator.combine.walking import blocks
 
 Array = NDArray[np.float32]
 _FRAME_BYTES = 4 * FRAME
@@ -60,3 +64,29 @@ class Bench(threading.local):
         raw = self._raw[: frame.bytes]
         contribution.update.read_into(frame.offset, raw)
         return raw
+
+
+class Rows:
+    """The updates side by side, one frame of each: [n, count] in every thread."""
+
+    def __init__(self, ordered: Sequence[Contribution], bench: Bench) -> None:
+        self.ordered, self._bench, self._held = ordered, bench, _Held(len(ordered))
+
+    def read(self, part: Slice, number: int, count: int) -> Array:
+        """Frame `number` of a slice, a row for each update in order; the thread's own memory, until its next call."""
+        for row, one in zip(self._held.rows, self.ordered, strict=True):
+            frame = one.frames[part.name][number]
+            decode_frame(frame.part.plain, self._bench.read(one, frame), count, row)
+        return self._held.rows[:, :count]
+
+    def distances(self, part: Slice) -> Distances:
+        """Between the updates of that slice."""
+        found = Distances(len(self.ordered))
+        for number, (_, count) in enumerate(blocks(part.size)):
+            found.add(self.read(part, number, count))
+        return found
+
+
+class _Held(threading.local):
+    def __init__(self, n: int) -> None:
+        self.rows = np.empty((n, FRAME), np.float32)

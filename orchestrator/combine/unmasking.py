@@ -38,13 +38,13 @@ class Unmasking:
         self._numbers = {part.name: number for number, part in enumerate(parts)}
         self._mine = _Mine(opening.streams)
 
-    def delta(self, name: str, number: int, count: int) -> Array:
+    def delta(self, part: Slice, number: int, count: int) -> Array:
         """Of frame `number` of a slice; the thread's own memory, until its next call."""
         total = self._mine.total[:count]
         total.fill(0)
         for one in self._ordered:
-            add_words(total, self._bench.read(one, one.frames[name][number]))
-        self._mine.unmasker.frame(total, self._numbers[name], number)
+            add_words(total, self._bench.read(one, one.frames[part.name][number]))
+        self._mine.unmasker.frame(total, self._numbers[part.name], number)
         return self._fixed.mean(total, len(self._ordered), self._bench.mean)
 
 

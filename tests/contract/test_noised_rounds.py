@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,141 +11,43 @@ import numpy as np
 import pytest
 
 from commons.charter import Charter
-from commons.codec import decode
 from commons.experts.map import ExpertMap, Kind
-from commons.identity import Seat
-from commons.names import SiteId
 from commons.notes import parse
 from commons.privacy.accounting import epsilon_after
 from commons.records import Kind as Records
-from commons.records import Record
-from commons.updates import UpdateManifest
 from commons.views import RunView
 from commons.work import UpdateNote
 from governance.fsck import judge
 from tests.contract.test_services import eventually
-from tests.support.consortium import SITES, Office, charter, enrol, found, over, signer, started
-from workers import site_file
-from workers.meter import Usage
-from workers.seal import Trained
-from workers.site import SPENT, run_site
-from workers.site_file import SiteFile
+from tests.support.consortium import SITES, charter, over
+from tests.support.real_sites import RealStage, Site
+from workers.site import SPENT
 from workers.spending import Spending
-from workers.training import Progress, Training, Watch
 
 Arrays = Mapping[str, np.ndarray]
 Z, CLIP, DELTA = 4.0, 0.5, 1e-6
 TWO = epsilon_after([Z] * 2, DELTA) + 1e-9
-LOSS = 1.375
-STEP = 0.01
-"""What training adds to every value."""
 
 
-class Pretending:
-    """`workers.training.Training`: every value grows by the same, from where the base has it."""
-
-    def __init__(self, site: str) -> None:
-        self._site = SiteId(site)
-        self.rounds: list[int] = []
-
-    def train(
-        self, run: str, number: int, charter: Charter, base: Arrays, *, not_before_ms: int, watch: Watch
-    ) -> Trained:
-        self.rounds.append(number)
-        learning, expert_map = charter.learning, ExpertMap.from_charter(charter)
-        watch(Progress(step=learning.inner_steps, steps=learning.inner_steps, loss=LOSS))
-        tokens = learning.inner_steps * learning.batch_size * learning.sequence_length
-        now_ms = max(time.time_ns() // 1_000_000, not_before_ms)
-        device = f"cpu/{self._site}/{self._site}"
-        return Trained(
-            trunk_delta={s.name: np.full(s.shape, STEP, np.float32) for s in expert_map.shared()},
-            experts={s.name: base[s.name] + np.float32(STEP) for s in expert_map.owned_by(self._site)},
-            steps=learning.inner_steps,
-            tokens=tokens,
-            loss=LOSS,
-            held_out_loss=LOSS,
-            gflop=expert_map.training_gflop(tokens),
-            usage=Usage(now_ms, now_ms, 0, (device,), "fp32"),
-        )
-
-    def evaluate(self, run: str, charter: Charter, state: Arrays, *, watch: Watch) -> tuple[float, int]:
-        return LOSS, charter.learning.sequence_length
-
-
-class Site:
-    """`workers.site.run_site` in a thread of its own."""
-
-    def __init__(self, file: SiteFile) -> None:
-        self.file, self.trainer, self.stop = file, Pretending(file.name), threading.Event()
-        self._thread = threading.Thread(target=lambda: run_site(file, self.stop, self._begin), daemon=True)
-
-    @contextmanager
-    def _begin(self, file: SiteFile, stop: threading.Event) -> Iterator[Training]:
-        yield self.trainer
-
-    def start(self) -> Site:
-        self._thread.start()
-        return self
-
-    def close(self) -> None:
-        self.stop.set()
-        self._thread.join(10)
-        assert not self._thread.is_alive()
-
-
-class NoisedStage:
+class NoisedStage(RealStage):
     """A coordinator and three real sites under noise."""
 
     def __init__(self, folder: Path, policy: str = "", **changes: Any) -> None:
         terms = {"noise_multiplier": Z, "clip_norm": CLIP, "delta": DELTA, "epsilon_max": TWO}
         terms |= changes.pop("terms", {})
-        self.of = charter(
+        of = charter(
             privacy={"mode": "dp", "dp": terms},
             rounds={"quorum": 3, "grace_s": 1, "lease_s": 60},
             learning__rounds=3,
             **changes,
         )
-        self.folder, self.home = folder, found(folder, self.of)
-        self.coordinator = started(self.home)
-        self.office = Office(Seat.load(self.home / "operator"))
-        self.sites = [self._site(name, policy if name == "alder" else "") for name in SITES]
-
-    def _site(self, name: str, policy: str) -> Site:
-        home = self.folder / name
-        enrol(self.coordinator, "site", name, home / "seat")
-        key = home / "seat" / "site.key"
-        key.write_text(signer(f"{name}/{name}").to_text())
-        key.chmod(0o600)
-        (home / "words.txt").write_text("\n\n".join(f"{name} says {i * i} and {i}" for i in range(200)))
-        about = f'[site]\nname = "{name}"\npartner = "{name}"\ntext = "words.txt"\n{policy}'
-        (home / "SITE.toml").write_text(about)
-        return Site(site_file.load(home / "SITE.toml")).start()
-
-    @property
-    def records(self) -> list[Record]:
-        return list(self.coordinator.desk.consortium.journal.records())
+        super().__init__(folder, of, policy)
 
     def closes(self) -> list[dict[str, Any]]:
         return [dict(r.facts) for r in self.records if r.kind is Records.CLOSE]
 
     def updates(self) -> list[UpdateNote]:
         return [UpdateNote.from_note(parse(r.body)) for r in self.records if r.kind is Records.UPDATE]
-
-    def sent(self, site: Site, number: int) -> dict[str, np.ndarray]:
-        """What the site's outbox holds of a round."""
-        folder = site.file.home / "outbox" / f"run-1-{number:06d}"
-        payload = (folder / "payload.bin").read_bytes()
-        parts = UpdateManifest.from_bytes((folder / "manifest.json").read_bytes()).parts
-        return {
-            p.name: decode(p.plain, payload[p.offset : p.offset + p.bytes], p.shape).reshape(p.shape)
-            for p in parts
-        }
-
-    def close(self) -> None:
-        for site in self.sites:
-            site.close()
-        self.office.close()
-        self.coordinator.stop()
 
 
 @pytest.fixture

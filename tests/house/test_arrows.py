@@ -21,6 +21,7 @@ ARROWS = {
 }
 TORCH_DOORS = (
     "workers/shard.py",
+    "workers/readers.py",
     "workers/routers.py",
     "workers/experts.py",
     "workers/routed.py",
@@ -35,7 +36,7 @@ TORCH_DOORS = (
     "hansa/reading.py",
 )
 DOORS = {
-    "ray": ("workers/actor.py", "workers/ray_start.py", "workers/ray_job.py", "hansa/demo/"),
+    "ray": ("workers/actor.py", "workers/ray_head.py", "workers/ray_start.py", "workers/ray_job.py"),
     "mlflow": ("governance/tracking/",),
     "sqlalchemy": ("governance/journal/",),
     "torch": TORCH_DOORS,

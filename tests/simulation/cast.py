@@ -30,6 +30,7 @@ def random_charter(seed: int) -> Charter:
     dice = random.Random(f"charter {seed}")
     members = [f"m{i}" for i in range(dice.randrange(2, 6))]
     sites = [f"s{i}" for i in range(dice.randrange(1, 5))]
+    lateness = _lateness(seed, len(sites))
     return chamber.charter(
         members=tuple(
             {
@@ -54,6 +55,9 @@ def random_charter(seed: int) -> Charter:
         learning__rounds=dice.randrange(2, 6),
         learning__inner_steps=dice.randrange(1, 4),
         learning__batch_size=65_536,
+        learning__fragments=1
+        if "late_rounds" in lateness
+        else random.Random(f"turns {seed}").randrange(1, 4),
         learning__outer={
             "learning_rate": 0.7,
             "momentum": dice.choice((0.0, 0.9)),
@@ -63,7 +67,7 @@ def random_charter(seed: int) -> Charter:
             "quorum": dice.randrange(1, len(sites) + 1),
             "grace_s": dice.randrange(1, 20),
             "lease_s": dice.choice((4, 8, 30)),
-            **_lateness(seed, len(sites)),
+            **lateness,
         },
         rate_card={"currency": "EUR", "rates": _rates(dice)},
         voting={"window_s": dice.randrange(1, 15)},

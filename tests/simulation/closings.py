@@ -37,14 +37,11 @@ class Closings:
         desk = world.desk
         found = desk.runs.by_id[closed["run"]].history[closed["round"] - 1]
         charter = desk.consortium.members.charters[found.charter_version]
-        learning = charter.learning
         again = combine(
             desk.store,
             base=found.base,
             momentum=self._momentum(index),
-            expert_map=world.expert_map,
-            outer=learning.outer,
-            down=learning.codecs.down,
+            exchange=desk.exchange(found),
             rule=charter.privacy.robust if charter.privacy.mode == "robust" else None,
             contributions=[
                 *(self._sent(found, closed["run"], site) for site in closed["contributors"]),

@@ -75,6 +75,7 @@ class Members:
         members = [member.name for member in charter.members]
         wishes: dict[str, Callable[[], dict[str, Any]]] = {
             "inner-steps": lambda: {"steps": dice.randrange(1, 4)},
+            "fragments": lambda: {"fragments": dice.randrange(1, 4)},
             "uplink-codec": lambda: {"trunk": dice.choice(("fp32", "int8")), "expert": "fp32"},
             "grant": lambda: random_grant(dice, f"v{dice.randrange(10**6)}", members, world.time_ms),
             "rates": lambda: {"device": "cpu", "micro_per_gflop": dice.randrange(5)},

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from commons.charter import Charter
 from commons.codec import encode
 from commons.errors import Refusal
+from commons.exchange import Exchange
 from commons.founding import Delegation
 from commons.identity import csr, tls_key_digest
 from commons.learning import Codec
@@ -271,7 +272,8 @@ class Sites:
     ) -> Iterator[tuple[str, Codec, tuple[int, ...], bytes]]:
         noise = np.random.default_rng([order.round, int(site.key.verifier.key_id.hex(), 16)])
         codecs = charter.learning.codecs
-        for part in self._world.expert_map.uplink(site.name):
+        exchange = Exchange(self._world.expert_map, charter.learning, order.round)
+        for part in exchange.uplink(site.name):
             codec = codecs.of(part.kind)
             delta = (noise.standard_normal(part.shape) * 0.01).astype(np.float32)
             data = encode(codec, delta)

@@ -217,8 +217,8 @@ class Chamber:
     def close(self) -> list[int]:
         return self.take(self.proposals.decide_close(self.now_ms))
 
-    def execute(self, round_number: int = 2) -> list[int]:
-        return self.take(self.proposals.decide_execute(self.charter, round_number, self.now_ms))
+    def execute(self, round_number: int = 2, run: str = "") -> list[int]:
+        return self.take(self.proposals.decide_execute(self.charter, round_number, self.now_ms, run=run))
 
     def pass_into_law(self, **changes: Any) -> Opening:
         """Propose, vote for by all, close and execute."""

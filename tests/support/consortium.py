@@ -19,6 +19,7 @@ from commons import charter_file
 from commons.charter import Charter
 from commons.codec import encode
 from commons.errors import Refusal
+from commons.exchange import Exchange
 from commons.experts.map import ExpertMap
 from commons.founding import Delegation, Founding
 from commons.identity import Invite, Seat, csr, save_signer, tls_key_digest, tls_keypair
@@ -84,6 +85,11 @@ def charter(**changes: Any) -> Charter:
         section, _, key = path.partition("__")
         document[section] = {**document[section], key: value} if key else value
     return Charter.model_validate(document)
+
+
+def exchange(expert_map: ExpertMap, *, number: int = 1, **learning: Any) -> Exchange:
+    """What a round of a charter moves with this map and these values of its `[learning]`."""
+    return Exchange(expert_map, charter().learning.model_copy(update=learning), number)
 
 
 def masking_charter(sites: Sequence[str], *, rounds: int = 2, **rules: Any) -> Charter:
@@ -244,13 +250,13 @@ class FakeSite:
         """Update note, usage note, manifest, payload. `changes`: fields of the notes, `delta` for all slices, or
         `lay_out` for how slices are encoded."""
         of, deltas = self.charter(order), {}
-        codecs, expert_map = of.learning.codecs, ExpertMap.from_charter(of)
-        for part in expert_map.uplink(SiteId(self.name)):
+        codecs, moves = of.learning.codecs, Exchange(ExpertMap.from_charter(of), of.learning, order.round)
+        for part in moves.uplink(SiteId(self.name)):
             key = hashlib.sha256(f"{self.name}/{order.round}/{order.base}/{part.name}".encode()).digest()[:16]
             draw = np.random.Generator(np.random.Philox(key=np.frombuffer(key, np.uint64)))
             delta = draw.standard_normal(part.shape, np.float32) * np.float32(0.01)
             deltas[part.name] = changes.get("delta", delta)
-        kinds = {part.name: part.kind for part in expert_map.slices}
+        kinds = {part.name: part.kind for part in moves.expert_map.slices}
         manifest, payload = (
             changes["lay_out"](deltas)
             if "lay_out" in changes
@@ -277,7 +283,7 @@ class FakeSite:
         usage |= {k: v for k, v in changes.items() if k in usage}
         self.ended_ms = usage["ended_ms"]
         if "gflop" not in changes:
-            usage["gflop"] = expert_map.training_gflop(usage["tokens"])
+            usage["gflop"] = moves.gflop(usage["steps"])
         if "device_ms" not in changes:
             usage["device_ms"] = max(0, usage["ended_ms"] - usage["started_ms"])
         return (
@@ -288,7 +294,7 @@ class FakeSite:
         )
 
     def charter(self, order: AssignmentNote) -> Charter:
-        """The version that the order is under."""
+        """In its version of the order."""
         reply = self._chamber.Read(wire.ReadRequest(view="charter", key=str(order.charter_version)))
         from commons.views import CharterView
 

@@ -16,7 +16,7 @@ from commons.records import Kind, Record, canonical_json
 from commons.states import read_manifest
 from commons.states.manifest import manifest_bytes
 from commons.updates import LANES_MAX, UpdateManifest
-from commons.work import AssignmentNote, EvaluationNote, UpdateNote, UsageNote, Words
+from commons.work import AssignmentNote, EvaluationNote, ProbeNote, UpdateNote, UsageNote, Words
 from tests.support.consortium import signer
 from tests.support.mutations import damaged, document, number, text, written
 
@@ -35,6 +35,7 @@ _WORDS: tuple[Words, ...] = (
     EvaluationNote(
         consortium="hanse", run="run-1", site="alder", state=DIGEST, domain="alder-text", bytes=9, loss=2.0
     ),
+    ProbeNote(consortium="hanse", run="run-1", round=1, site="alder", probe=DIGEST, state=DIGEST, losses=(2.0, 1.5)),
     AssignmentNote(
         consortium="hanse", run="run-1", round=1, work="train", site="alder", base=DIGEST, charter_version=1,
         charter=DIGEST, expert_map=DIGEST, rounds=3, lease="lease/run-1/1/alder/1", lease_until=9, hold="hold/run-1/1/alder",

@@ -15,6 +15,7 @@ from commons.ballots import Ballot, Proposal
 from commons.charter import Charter
 from commons.codec import encode
 from commons.errors import Refusal
+from commons.exchange import Exchange
 from commons.experts.map import ExpertMap
 from commons.founding import Delegation
 from commons.learning import Codec
@@ -179,9 +180,10 @@ class Stage:
         learning, expert_map = charter.learning, ExpertMap.from_charter(charter)
         steps = changes.get("steps", learning.inner_steps)
         tokens = steps * learning.batch_size * learning.sequence_length
+        moves = Exchange(expert_map, learning, order.round)
         parts = [
             (s.name, codec or learning.codecs.of(s.kind), np.full(s.shape, value, np.float32))
-            for s in expert_map.uplink(SiteId(site))
+            for s in moves.uplink(SiteId(site))
         ]
         manifest, payload = lay_out(
             (name, how, array.shape, encode(how, array)) for name, how, array in parts
@@ -196,7 +198,7 @@ class Stage:
         usage: dict[str, Any] = {
             "lease": order.lease, "device": "cpu", "device_ids": f"cpu/{entry.partner}/{site}", "precision": "fp32",
             "started_ms": self.at_ms - ms, "ended_ms": self.at_ms, "device_ms": ms, "steps": steps,
-            "tokens": tokens, "gflop": expert_map.training_gflop(tokens), "energy_j": None,
+            "tokens": tokens, "gflop": moves.gflop(steps), "energy_j": None,
             "update": manifest.payload_digest,
         }  # fmt: skip
         key = signer(f"{entry.partner}/{site}")

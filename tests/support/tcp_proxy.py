@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -31,12 +32,16 @@ class TcpProxy:
     """New connections end at once."""
     refused: int = 0
     """How many did."""
+    bytes_per_s: float = 0.0
+    """What all connections together carry each way; 0: as much as comes."""
 
     def __post_init__(self) -> None:
         self._due: dict[bool, tuple[int, Callable[[], object]]] = {}
         self._door = socket.create_server(("127.0.0.1", 0))
         self._changed = threading.Condition()
         self._pairs: set[tuple[socket.socket, socket.socket]] = set()
+        self._free_s = {False: 0.0, True: 0.0}
+        """Per way, when all that came is through."""
         self.address = f"127.0.0.1:{self._door.getsockname()[1]}"
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -145,6 +150,8 @@ class TcpProxy:
                         due = None
                 if due is not None:
                     due[1]()
+                if self.bytes_per_s:
+                    self._take_time(len(piece), down)
                 to.sendall(piece)
                 with self._changed:
                     if down:
@@ -156,6 +163,13 @@ class TcpProxy:
             self._pairs.discard(pair)
         for end in pair:
             _cut(end)
+
+    def _take_time(self, count: int, down: bool) -> None:
+        with self._changed:
+            now_s = time.monotonic()
+            self._free_s[down] = max(now_s, self._free_s[down]) + count / self.bytes_per_s
+            left_s = self._free_s[down] - now_s
+        time.sleep(left_s)
 
 
 @contextmanager

@@ -77,7 +77,7 @@ def work_micro(charter: Charter, steps: int = STEPS) -> int:
 def test_a_site_counts_as_its_coordinator_does() -> None:
     of_all, entry = of(), of().sites[0]
     expert_map = ExpertMap.from_charter(of_all)
-    gflop = ordered_gflop(of_all, expert_map)
+    gflop = ordered_gflop(of_all, expert_map, 1)
     for device_ms in (0, 1, 999, 60_000):
         due = price(of_all.rate_card, "cpu", None, gflop=gflop, device_ms=device_ms)
         assert not isinstance(due, Refusal)

@@ -16,6 +16,7 @@ from commons.charter import Charter
 from commons.clock import SystemClock
 from commons.cosignature import Cosigner, with_cosignatures
 from commons.errors import Code, Refusal
+from commons.learning import Since
 from commons.notes import Signer
 from commons.records import Kind, Record, canonical_json, fact
 from commons.tally import Opening
@@ -164,6 +165,21 @@ def test_the_coordinators_own_store_proves_the_same(tmp_path: Path) -> None:
         assert found.charter == consortium.charter and found.version == 2
     finally:
         journal.close()
+
+
+def test_where_a_run_stood_when_its_rounds_became_longer_is_proven_too() -> None:
+    chamber = Chamber()
+    chamber.vote(chamber.propose(), acme="for", beta="for", coop="for")
+    chamber.close()
+    chamber.execute(3, run="run-1")
+    proven = verify(chamber.journal.all)
+    assert isinstance(proven, VerifiedCharter)
+    assert proven.charter.learning.since == Since(run="run-1", round=3, step=20)
+    *before, executed, law = chamber.journal.all
+    forged = Record(Kind.CHARTER, law.at_ms, law.body.replace(b'"step":20', b'"step":10'))
+    refused(verify([*before, executed, forged]), "5 votes", "/learning/since/step should be 20, is 10")
+    elsewhere = fact(Kind.EXECUTION, executed.at_ms, **executed.facts | {"run": "run-2"})
+    refused(verify([*before, elsewhere, law]), "5 votes", "/learning/since/run should be 'run-2', is 'run-1'")
 
 
 def test_step_1_another_key_signs_the_checkpoint() -> None:

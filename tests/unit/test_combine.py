@@ -10,26 +10,34 @@ import numpy as np
 import pytest
 
 from commons.codec import FRAME, decode, encode
+from commons.experts.fragments import deal
 from commons.experts.map import ExpertMap, Kind
-from commons.learning import Codec, Outer
+from commons.learning import Codec, Codecs, Outer
 from commons.names import Digest, SiteId
+from commons.privacy.terms import Robust
 from commons.states import StateStore
 from commons.updates import lay_out
 from orchestrator.combine import Combined, Contribution, combine
 from orchestrator.combine.outer import outer_step
-from tests.support.consortium import charter, seed_state
+from tests.support.consortium import charter, exchange, seed_state
 from tests.support.updates import UpdateInMemory
 
 MAP = ExpertMap.from_charter(charter())
 
 
 def contribution(
-    site: str, tokens: int, scale: float = 1.0, *, codec: Codec = "fp32"
+    site: str,
+    tokens: int,
+    scale: float = 1.0,
+    *,
+    codec: Codec = "fp32",
+    names: frozenset[str] = frozenset(s.name for s in MAP.slices),
 ) -> tuple[Contribution, dict[str, np.ndarray]]:
     rng = np.random.default_rng(sum(site.encode()))
     deltas = {
         s.name: rng.standard_normal(s.shape, np.float32) * np.float32(scale) for s in MAP.uplink(SiteId(site))
     }
+    deltas = {name: delta for name, delta in deltas.items() if name in names}
     shapes = {s.name: s.shape for s in MAP.slices}
     manifest, payload = lay_out((n, codec, shapes[n], encode(codec, d)) for n, d in deltas.items())
     sent = {n: decode(codec, encode(codec, d), shapes[n]) for n, d in deltas.items()}
@@ -48,7 +56,7 @@ def test_the_trunk_moves_by_the_mean_weighted_by_tokens_and_experts_by_their_own
     base = seed_state(charter())
     (alder, a), (birch, b) = contribution("alder", 300, codec=codec), contribution("birch", 100, codec=codec)
     done = combine(
-        store, base=store.save(base), momentum=None, expert_map=MAP, outer=Outer(),
+        store, base=store.save(base), momentum=None, exchange=exchange(MAP, outer=Outer()),
         contributions=[birch, alder],
     )  # fmt: skip
     new = store.load(done.state)
@@ -68,7 +76,7 @@ def test_the_result_does_not_depend_on_who_came_first(store: StateStore) -> None
     three = [contribution(s, n)[0] for s, n in (("alder", 7), ("birch", 11), ("cedar", 13))]
     outer = Outer(learning_rate=0.7, momentum=0.9, nesterov=True)
     results = {
-        combine(store, base=base, momentum=None, expert_map=MAP, outer=outer, contributions=order)
+        combine(store, base=base, momentum=None, exchange=exchange(MAP, outer=outer), contributions=order)
         for order in itertools.permutations(three)
     }
     assert len(results) == 1
@@ -78,9 +86,13 @@ def test_two_outer_steps_with_momentum_are_those_of_sgd(store: StateStore) -> No
     base = store.save(seed_state(charter()))
     one, sent = contribution("alder", 5)
     outer = Outer(learning_rate=0.5, momentum=0.9)
-    first = combine(store, base=base, momentum=None, expert_map=MAP, outer=outer, contributions=[one])
+    first = combine(store, base=base, momentum=None, exchange=exchange(MAP, outer=outer), contributions=[one])
     second = combine(
-        store, base=first.state, momentum=first.momentum, expert_map=MAP, outer=outer, contributions=[one]
+        store,
+        base=first.state,
+        momentum=first.momentum,
+        exchange=exchange(MAP, outer=outer),
+        contributions=[one],
     )
     name = "model.norm.weight"
     start, delta = store.load(base)[name], sent[name]
@@ -111,7 +123,11 @@ def test_plain_averaging_of_one_site_is_base_plus_its_delta_to_the_bit(store: St
     base = seed_state(charter())
     one, sent = contribution("cedar", 123)
     done = combine(
-        store, base=store.save(base), momentum=None, expert_map=MAP, outer=Outer(), contributions=[one]
+        store,
+        base=store.save(base),
+        momentum=None,
+        exchange=exchange(MAP, outer=Outer()),
+        contributions=[one],
     )
     new = store.load(done.state)
     assert all(np.array_equal(new[n], base[n] + d) for n, d in sent.items())
@@ -121,13 +137,52 @@ def test_switching_momentum_off_forgets_it(store: StateStore) -> None:
     base = store.save(seed_state(charter()))
     one, _ = contribution("alder", 5)
     with_it = combine(
-        store, base=base, momentum=None, expert_map=MAP, outer=Outer(momentum=0.9), contributions=[one]
+        store,
+        base=base,
+        momentum=None,
+        exchange=exchange(MAP, outer=Outer(momentum=0.9)),
+        contributions=[one],
     )
     without = combine(
-        store, base=base, momentum=with_it.momentum, expert_map=MAP, outer=Outer(), contributions=[one]
+        store,
+        base=base,
+        momentum=with_it.momentum,
+        exchange=exchange(MAP, outer=Outer()),
+        contributions=[one],
     )
-    plain = combine(store, base=base, momentum=None, expert_map=MAP, outer=Outer(), contributions=[one])
+    plain = combine(
+        store, base=base, momentum=None, exchange=exchange(MAP, outer=Outer()), contributions=[one]
+    )
     assert isinstance(with_it.momentum, str) and without == plain
+
+
+@pytest.mark.parametrize("rule", [None, Robust(rule="median"), Robust(rule="centred_clip")])
+def test_what_no_update_holds_stays_with_its_momentum_and_its_turn_comes(
+    store: StateStore, rule: Robust | None
+) -> None:
+    base = seed_state(charter())
+    outer, fragments = Outer(learning_rate=0.5, momentum=0.9), deal(MAP, 2)
+    state, momentum = store.save(base), None
+    for number in range(4):
+        names = fragments[number % 2]
+        three = [contribution(s, 1, names=names) for s in ("alder", "birch", "cedar")]
+        before, kept = store.load(state), store.manifest(momentum) if momentum else {}
+        done = combine(
+            store, base=state, momentum=momentum, rule=rule, contributions=[one for one, _ in three],
+            exchange=exchange(MAP, number=2 + number, fragments=2, rounds=99, outer=outer),
+        )  # fmt: skip
+        state, momentum = done.state, done.momentum
+        assert momentum is not None
+        new, now = store.load(state), store.manifest(momentum)
+        assert {n for n in new if not np.array_equal(new[n], before[n])} == names
+        assert all(now.get(n) == kept.get(n) for n in new.keys() - names)
+        assert now.keys() == kept.keys() | {s.name for s in MAP.shared() if s.name in names}
+    if rule is None:
+        for fragment in fragments:
+            name = min(n for n in fragment if n in {s.name for s in MAP.shared()})
+            delta = np.mean([contribution(s, 1)[1][name] for s in ("alder", "birch", "cedar")], axis=0)
+            want = base[name] + 0.5 * delta + 0.5 * 1.9 * delta
+            np.testing.assert_allclose(new[name], want, rtol=1e-5, atol=1e-6)
 
 
 def test_a_lost_base_is_an_error_and_nothing_is_saved(store: StateStore) -> None:
@@ -136,7 +191,7 @@ def test_a_lost_base_is_an_error_and_nothing_is_saved(store: StateStore) -> None
     one, _ = contribution("alder", 5)
     with pytest.raises(StoreError):
         combine(
-            store, base=Digest("sha256:" + "0" * 64), momentum=None, expert_map=MAP, outer=Outer(),
+            store, base=Digest("sha256:" + "0" * 64), momentum=None, exchange=exchange(MAP, outer=Outer()),
             contributions=[one],
         )  # fmt: skip
     assert not list((store.root / "drafts").iterdir())
@@ -147,10 +202,8 @@ def combined(store: StateStore, base: Digest, sent: Contribution, *, down: Codec
         store,
         base=base,
         momentum=more.get("memory"),
-        expert_map=MAP,
-        outer=more.get("outer", Outer()),
+        exchange=exchange(MAP, outer=more.get("outer", Outer()), codecs=Codecs(down=down)),
         contributions=[sent],
-        down=down,
     )
 
 
@@ -221,8 +274,8 @@ def test_a_model_of_many_frames_is_the_same_on_any_number_of_threads(tmp_path: P
             ones.append(Contribution(SiteId(site), number + 1, UpdateInMemory(manifest, payload)))
         found.add(
             combine(
-                store, base=store.save(base), momentum=None, expert_map=expert_map,
-                outer=Outer(momentum=0.9), contributions=ones, down="int8", threads=threads,
+                store, base=store.save(base), momentum=None, contributions=ones, threads=threads,
+                exchange=exchange(expert_map, outer=Outer(momentum=0.9), codecs=Codecs(down="int8")),
             )
         )  # fmt: skip
     assert len(found) == 1

@@ -14,7 +14,7 @@ from commons.names import SiteId
 from commons.states import StateStore
 from commons.updates import lay_out
 from orchestrator.combine import Contribution, Opening, Unmoved, combine
-from tests.support.consortium import charter, seed_state
+from tests.support.consortium import charter, exchange, seed_state
 from tests.support.masked_rounds import Crowd, good
 from tests.support.updates import UpdateInMemory
 from workers.seal import Masking
@@ -54,7 +54,7 @@ def test_the_sum_of_masked_updates_is_their_mean_in_any_order_and_number_of_thre
     store, base = StateStore(tmp_path), seed_state(charter())
     found = {
         combine(
-            store, base=store.save(base), momentum=None, expert_map=MAP, outer=OUTER,
+            store, base=store.save(base), momentum=None, exchange=exchange(MAP, outer=OUTER),
             contributions=order, rule=opening, threads=threads,
         )
         for threads, order in itertools.product((1, 2, 4), (made, made[::-1]))
@@ -82,10 +82,14 @@ def test_a_lost_sum_leaves_shared_slices_and_their_momentum_and_moves_experts(tm
     manifest, payload = lay_out((n, "fp32", d.shape, encode("fp32", d)) for n, d in deltas.items())
     alder = Contribution(SiteId("alder"), 1, UpdateInMemory(manifest, payload))
     first = combine(
-        store, base=store.save(base), momentum=None, expert_map=MAP, outer=outer, contributions=[alder]
+        store,
+        base=store.save(base),
+        momentum=None,
+        exchange=exchange(MAP, outer=outer),
+        contributions=[alder],
     )
     done = combine(
-        store, base=first.state, momentum=first.momentum, expert_map=MAP, outer=outer,
+        store, base=first.state, momentum=first.momentum, exchange=exchange(MAP, outer=outer),
         contributions=[alder], rule=Unmoved(),
     )  # fmt: skip
     assert (done.momentum, done.moved) == (first.momentum, False)

@@ -17,7 +17,7 @@ from commons.privacy.terms import Robust, Rule
 from commons.states import StateStore
 from commons.updates import lay_out
 from orchestrator.combine import Contribution, combine
-from tests.support.consortium import charter, seed_state
+from tests.support.consortium import charter, exchange, seed_state
 from tests.support.updates import UpdateInMemory
 
 MAP = ExpertMap.from_charter(charter())
@@ -59,7 +59,7 @@ def moved(store: StateStore, contributions: list[Contribution], robust: Robust |
     """How far the shared slices moved: all in one row."""
     base = seed_state(charter())
     done = combine(
-        store, base=store.save(base), momentum=None, expert_map=MAP, outer=Outer(),
+        store, base=store.save(base), momentum=None, exchange=exchange(MAP, outer=Outer()),
         contributions=contributions, rule=robust,
     )  # fmt: skip
     new = store.load(done.state)
@@ -85,7 +85,7 @@ def test_the_state_depends_neither_on_order_nor_on_threads(tmp_path: Path, rule:
     updates = [*all_honest()[:4], sends("yew", attack("noise"), codec="int8")]
     found = {
         combine(
-            store, base=base, momentum=None, expert_map=MAP, outer=Outer(momentum=0.9),
+            store, base=base, momentum=None, exchange=exchange(MAP, outer=Outer(momentum=0.9)),
             contributions=order, rule=Robust(rule=rule), threads=threads,
         )
         for threads, order in itertools.product((1, 2, 4), (updates, updates[::-1], updates[2:] + updates[:2]))
@@ -98,7 +98,7 @@ def test_experts_follow_their_owner_under_every_rule(tmp_path: Path) -> None:
     base = seed_state(charter())
     for rule in RULES:
         done = combine(
-            store, base=store.save(base), momentum=None, expert_map=MAP, outer=Outer(),
+            store, base=store.save(base), momentum=None, exchange=exchange(MAP, outer=Outer()),
             contributions=all_honest(), rule=Robust(rule=rule),
         )  # fmt: skip
         new, sent = store.load(done.state), honest("alder")

@@ -23,6 +23,9 @@ def applied(of: Charter, key: str, **params: Any) -> Charter:
     return result
 
 
+PROBE = "sha256:" + "ab" * 32
+
+
 @pytest.mark.parametrize(
     ("key", "params", "changed"),
     [
@@ -38,6 +41,7 @@ def applied(of: Charter, key: str, **params: Any) -> Charter:
         ),
         ("downlink-codec", {"down": "int8"}, {"/learning/codecs/down"}),
         ("inner-steps", {"steps": 20}, {"/learning/inner_steps"}),
+        ("fragments", {"fragments": 4}, {"/learning/fragments"}),
         ("learning-rate", {"learning_rate": 0.5}, {"/learning/learning_rate"}),
         ("inner-optimizer", {"optimizer": "muon"}, {"/learning/inner_optimizer"}),
         (
@@ -52,6 +56,20 @@ def applied(of: Charter, key: str, **params: Any) -> Charter:
             {"learning_rate": 0.7, "momentum": 0.9, "nesterov": True},
             {"/learning/outer/learning_rate", "/learning/outer/momentum", "/learning/outer/nesterov"},
         ),
+        ("strategy", {"strategy": "diloco"}, {"/learning/strategy"}),
+        (
+            "strategy",
+            {"strategy": "sovereign", "routing": "lean"},
+            {"/learning/strategy", "/learning/routing"},
+        ),
+        ("merge", {"merge": "radial"}, {"/learning/merge"}),
+        ("balancing", {"rate": 0.001}, {"/learning/balance_rate"}),
+        ("expert-weights", {"by": "routed"}, {"/learning/expert_weights"}),
+        (
+            "expert-outer-step",
+            {"learning_rate": 0.9, "momentum": 0.5, "nesterov": False},
+            {"/learning/expert_outer/learning_rate", "/learning/expert_outer/momentum"},
+        ),
         ("public-share", {"share": 0.25}, {"/learning/public_share"}),
         ("late-updates", {"late_rounds": 3}, {"/rounds/late_rounds"}),
         (
@@ -59,6 +77,7 @@ def applied(of: Charter, key: str, **params: Any) -> Charter:
             {"late_rounds": 3, "late_discount": 0.75},
             {"/rounds/late_rounds", "/rounds/late_discount"},
         ),
+        ("probe", {"text": PROBE, "bytes": 5000}, {"/probe/text", "/probe/bytes"}),
     ],
 )
 def test_each_feature_changes_its_own_values_and_nothing_else(
@@ -170,8 +189,44 @@ def test_late_updates_exclude_privacy_that_needs_all_updates_of_one_round(
     assert f"rounds.late_rounds is 1 but privacy.mode is {why}" in result.message
 
 
+@pytest.mark.parametrize(
+    ("key", "params", "changed"),
+    [
+        ("rollback", {"on": True, "sigmas": 4.0}, {"/rollback/on", "/rollback/sigmas"}),
+        ("contribution", {"every": 5}, {"/contribution/every"}),
+    ],
+)
+def test_what_rests_on_a_probe_is_refused_without_one(
+    key: str, params: dict[str, Any], changed: set[str]
+) -> None:
+    refused = apply(charter(), key, params)
+    assert isinstance(refused, Refusal) and refused.code == Code.CHARTER_INVALID
+    assert "there is no probe to measure on (probe.text)" in refused.message
+    of = charter(probe={"text": PROBE, "bytes": 5000})
+    assert {at for at, _, _ in diff(of, applied(of, key, **params))} == changed | {
+        "/version",
+        f"/features/{key}",
+    }
+
+
+@pytest.mark.parametrize(
+    ("probe", "why"),
+    [
+        ({"text": PROBE}, "probe.text and probe.bytes belong together"),
+        ({"bytes": 5000}, "probe.text and probe.bytes belong together"),
+        ({"text": PROBE, "bytes": 3}, "probe.bytes is 3, one window takes"),
+        ({"text": PROBE, "bytes": 5000, "rows": 3, "parts": 4}, "each of 4 parts needs one"),
+        ({"text": "sha256:short", "bytes": 5000}, "text"),
+    ],
+)
+def test_a_probe_that_cannot_be_measured_on_is_refused(probe: dict[str, Any], why: str) -> None:
+    refused = apply(charter(), "probe", probe)
+    assert isinstance(refused, Refusal) and why in refused.message
+
+
 def test_every_feature_of_the_registry_is_tried_above() -> None:
     tests = (
+        test_what_rests_on_a_probe_is_refused_without_one,
         test_each_feature_changes_its_own_values_and_nothing_else,
         test_a_vote_on_privacy_changes_its_own_values_and_every_site_must_allow_it,
         test_a_vote_on_the_books_or_on_the_end_of_rounds_changes_its_own_values_and_switches_nothing_on,
@@ -292,9 +347,9 @@ def test_ground_that_moved_and_came_back_has_moved() -> None:
 def test_a_kind_without_a_codec_of_its_own_follows_the_trunk_and_may_do_so_again() -> None:
     one = applied(charter(), "uplink-codec", trunk="int8", expert="bf16")
     codecs = one.learning.codecs
-    assert [codecs.of(kind) for kind in Kind] == ["int8", "int8", "int8", "bf16"]
+    assert [codecs.of(kind) for kind in Kind] == ["int8", "int8", "int8", "bf16", "bf16"]
     two = applied(one, "uplink-codec", trunk="int8", expert="bf16", vector="fp32", router="bf16")
-    assert [two.learning.codecs.of(kind) for kind in Kind] == ["int8", "fp32", "bf16", "bf16"]
+    assert [two.learning.codecs.of(kind) for kind in Kind] == ["int8", "fp32", "bf16", "bf16", "bf16"]
     three = applied(two, "uplink-codec", trunk="int8", expert="bf16", vector=None, router=None)
     assert three.learning.codecs == codecs
     assert b"vector" not in canonical(three), "a charter from before these fields keeps its digest"

@@ -14,7 +14,8 @@ import pytest
 from commons.charter import Charter
 from commons.codec import encode
 from commons.errors import Code, Refusal
-from commons.experts.map import ExpertMap
+from commons.exchange import Exchange
+from commons.experts.map import ExpertMap, Kind
 from commons.names import Digest, Micro, RoundNumber, RunId, SiteId
 from commons.notes import NoteError, digest, parse
 from commons.updates import UpdateManifest, lay_out
@@ -51,7 +52,8 @@ def sent(of: Charter = OF, **changes: Any) -> tuple[Upload, bytes]:
     shapes = {s.name: s.shape for s in MAP.slices}
     codec = changes.get("codec", "fp32")
     manifest, payload = lay_out(
-        (n, codec, shapes[n], encode(codec, np.full(shapes[n], value))) for n in slices
+        ((n, codec, shapes[n], encode(codec, np.full(shapes[n], value))) for n in slices),
+        routed=changes.get("routed", ()),
     )
     text = manifest.to_bytes()
     update: dict[str, Any] = {
@@ -143,7 +145,7 @@ def test_a_right_update_passes_every_check() -> None:
     claim = read_claim(upload, ALDER, KEY.verifier)
     assert isinstance(claim, Claim) and checked(claim) is None
     assert not any(isinstance(found, Refusal) for found in frames_checked(claim.manifest, payload))
-    assert len(payload) == payload_bytes(MAP, ALDER, OF)
+    assert len(payload) == payload_bytes(MAP.uplink(ALDER), OF)
 
 
 @pytest.mark.parametrize(
@@ -169,6 +171,27 @@ def test_a_claim_that_cannot_be_read_or_believed_is_refused(upload: Upload, key:
     assert isinstance(claim, Refusal) and claim.code is code
 
 
+PARTS = charter(learning__fragments=3, learning__rounds=9)
+DUE = [s.name for s in Exchange(MAP, PARTS.learning, 1).uplink(ALDER)]
+OTHERS = [s.name for s in Exchange(MAP, PARTS.learning, 2).uplink(ALDER)]
+
+
+@pytest.mark.parametrize(
+    ("slices", "code"),
+    [
+        (DUE, None),
+        (OTHERS, Code.EXPERT_MAP_MISMATCH),
+        (DUE[1:], Code.EXPERT_MAP_MISMATCH),
+        (sorted([*DUE[1:], min(OTHERS, key=len)]), Code.EXPERT_MAP_MISMATCH),
+        (sorted([*DUE, OTHERS[0]]), Code.EXPERT_MAP_MISMATCH),
+        ([s.name for s in MAP.uplink(ALDER)], Code.EXPERT_MAP_MISMATCH),
+    ],
+)
+def test_an_update_holds_the_slices_that_are_due_and_no_other(slices: list[str], code: Code | None) -> None:
+    refusal = checked(claimed(slices=slices), of=PARTS)
+    assert (refusal.code if refusal else None) is code
+
+
 @pytest.mark.parametrize(
     ("changes", "code"),
     [
@@ -179,7 +202,7 @@ def test_a_claim_that_cannot_be_read_or_believed_is_refused(upload: Upload, key:
         ({"base": "sha256:" + "e" * 64}, Code.STALE_BASE),
         ({"slices": [s.name for s in MAP.shared()]}, Code.EXPERT_MAP_MISMATCH),
         ({"slices": [s.name for s in MAP.uplink(SiteId("birch"))]}, Code.EXPERT_MAP_MISMATCH),
-        ({"slices": [s.name for s in MAP.slices]}, Code.UPDATE_TOO_LARGE),
+        ({"slices": [s.name for s in MAP.slices]}, Code.EXPERT_MAP_MISMATCH),
         ({"codec": "bf16"}, Code.UPDATE_MALFORMED),
         ({"payload_bytes": 7}, Code.UPDATE_MALFORMED),
         ({"routed": "fir-0=3"}, Code.UPDATE_MALFORMED),
@@ -195,6 +218,64 @@ def test_an_update_that_is_not_what_was_ordered_is_refused(changes: dict[str, An
     refusal = checked(claimed(**changes))
     assert refusal is not None and refusal.code is code
     assert "alder" in refusal.message or code is Code.EPOCH_STALE
+
+
+SOVEREIGN = charter(learning__strategy="sovereign", learning__routing="lean")
+COPIES = charter(learning__strategy="diloco")
+OWN = {s.name for s in MAP.slices if s.expert == "alder-0"}
+ROUTER = {s.name for s in MAP.slices if s.kind is Kind.ROUTER}
+
+
+@pytest.mark.parametrize(
+    ("of", "slices", "foreign"),
+    [
+        (SOVEREIGN, OWN | ROUTER, ""),
+        (SOVEREIGN, OWN | {s.name for s in MAP.shared()}, "lm_head.weight"),
+        (SOVEREIGN, OWN | ROUTER | {"model.norm.weight"}, "model.norm.weight"),
+        (COPIES, {s.name for s in MAP.slices}, ""),
+        (OF, {s.name for s in MAP.slices}, "model.layers.0.mlp.experts.1.down_proj.weight"),
+    ],
+)
+def test_an_update_may_hold_what_the_strategy_lets_its_site_move_and_nothing_more(
+    of: Charter, slices: set[str], foreign: str
+) -> None:
+    work = Exchange(MAP, of.learning, 1).gflop(4)
+    refusal = checked(claimed(slices=sorted(slices), gflop=work), of=of)
+    assert (refusal is None) is (not foreign)
+    if refusal is not None:
+        assert refusal.code is Code.EXPERT_MAP_MISMATCH and f" {foreign}, which" in refusal.message
+
+
+COUNTING = charter(learning__balance_rate=0.01)
+LEAN = charter(learning__balance_rate=0.01, learning__routing="lean")
+
+
+@pytest.mark.parametrize(
+    ("of", "routed", "said"),
+    [
+        (COUNTING, ((TOKENS, TOKENS, 0),), ""),
+        (COUNTING, (), "of 0 layers, wanted are 1 of 3"),
+        (COUNTING, ((TOKENS, TOKENS, 0),) * 2, "of 2 layers"),
+        (COUNTING, ((TOKENS, TOKENS),), "of 3 experts each"),
+        (COUNTING, ((TOKENS, TOKENS + 1, 0),), f"tokens make {2 * TOKENS}"),
+        (LEAN, ((TOKENS, 0, 0),), ""),
+        (LEAN, ((0, TOKENS, 0),), f"{TOKENS} of them to experts it does not hold"),
+        (OF, ((TOKENS, TOKENS, 0),), "wanted are 0"),
+    ],
+)
+def test_counts_of_routed_tokens_add_up_or_are_refused(
+    of: Charter, routed: tuple[tuple[int, ...], ...], said: str
+) -> None:
+    refusal = checked(claimed(routed=routed), of=of)
+    assert (refusal is None) is (not said)
+    if refusal is not None:
+        assert refusal.code is Code.UPDATE_MALFORMED and said in refusal.message
+
+
+def test_an_update_larger_than_its_slices_is_refused_before_it_is_read() -> None:
+    compressed = charter(learning__codecs={"trunk": "int8", "expert": "int8"})
+    refusal = checked(claimed(codec="fp32"), of=compressed)
+    assert refusal is not None and refusal.code is Code.UPDATE_TOO_LARGE
 
 
 PRICED = charter(
@@ -267,6 +348,16 @@ def test_work_that_was_not_ordered_is_refused_also_where_update_and_usage_agree(
     assert refusal is not None and refusal.code is Code.USAGE_IMPLAUSIBLE and says in refusal.message
 
 
+def test_work_may_begin_a_round_early_where_rounds_overlap_and_nowhere_else() -> None:
+    second = round_one(opened_ms=900_000, before_ms=600_000, lease_until_ms=960_000)
+    early = {"usage_started_ms": 600_000 - CLOCK_SLACK_MS, "usage_ended_ms": 950_000}
+    overlapping = charter(learning__routing="lean", learning__overlap_steps=2)
+    assert checked(claimed(**early), second, of=overlapping) is None
+    for of, started_ms in ((OF, early["usage_started_ms"]), (overlapping, early["usage_started_ms"] - 1)):
+        refusal = checked(claimed(**early | {"usage_started_ms": started_ms}), second, of=of)
+        assert refusal is not None and refusal.code is Code.USAGE_OUTSIDE_LEASE
+
+
 def test_a_round_cut_short_is_a_right_update() -> None:
     assert checked(claimed(steps=3, tokens=3 * 32, gflop=MAP.training_gflop(3 * 32))) is None
 
@@ -288,7 +379,7 @@ def test_a_peak_allows_for_work_that_is_rounded_up(gflop: int, device_ms: int, p
     class Large:
         """A map of a model with that much work in a round."""
 
-        def training_gflop(self, tokens: int) -> int:
+        def training_gflop(self, tokens: int, *, frozen_trunk: bool) -> int:
             return gflop
 
     claim = claimed(gflop=gflop, usage_ended_ms=1000 + device_ms, usage_device_ms=device_ms)

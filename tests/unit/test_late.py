@@ -282,8 +282,10 @@ def test_the_lease_of_a_late_update_is_looked_at_when_it_comes(stage: Stage) -> 
     [
         ({"rounds": {"late_rounds": 0}}, "would be 1 round late, the charter takes 0"),
         ({"privacy": {"mode": "dp"}}, "under other terms of privacy"),
+        ({"learning__strategy": "diloco"}, "under another strategy"),
+        ({"learning__balance_rate": 0.1}, "under another strategy or weighting"),
     ],
-    ids=["fewer-rounds", "privacy"],
+    ids=["fewer-rounds", "privacy", "strategy", "weighting"],
 )
 def test_a_vote_that_ends_what_it_was_begun_under_ends_it_for_what_comes_right_after(
     stage: Stage, monkeypatch: pytest.MonkeyPatch, in_force: dict[str, Any], words: str
@@ -495,7 +497,7 @@ def test_votes_wait_while_a_late_update_waits_for_its_round(
     monkeypatch.setattr(
         stage.desk.consortium.proposals,
         "decide_execute",
-        lambda charter, number, now_ms: executed.append(number) or [],
+        lambda charter, number, now_ms, *, run: executed.append(number) or [],
     )
     assert stage.play(*closes_without_cedar(stage))
     assert isinstance(stage.hands_in("cedar", ms=0), int)

@@ -23,7 +23,7 @@ from commons.names import SiteId
 from commons.states import StateStore
 from commons.updates import lay_out
 from orchestrator.combine import Contribution, combine
-from tests.support.consortium import charter, seed_state
+from tests.support.consortium import charter, exchange, seed_state
 from tests.support.updates import UpdateInMemory
 from workers.shard import initial_state
 
@@ -66,7 +66,9 @@ def test_a_plain_exchange_gives_the_coordinators_bytes(tmp_path: Path, outer: Ou
             manifest, payload = lay_out((n, "fp32", shapes[n], encode("fp32", d)) for n, d in delta.items())
             sent.append(Contribution(site, 100, UpdateInMemory(manifest, payload)))
             deltas.append(delta)
-        done = combine(store, base=theirs, momentum=kept, expert_map=MAP, outer=outer, contributions=sent)
+        done = combine(
+            store, base=theirs, momentum=kept, exchange=exchange(MAP, outer=outer), contributions=sent
+        )
         theirs, kept = done.state, done.momentum
         for parts, how in (
             (MAP.shared(), outer),
@@ -87,7 +89,7 @@ def test_a_plain_exchange_gives_the_coordinators_bytes(tmp_path: Path, outer: Ou
 
 def test_an_expert_moves_by_those_who_routed_to_it_and_stays_when_nobody_did() -> None:
     part = next(s for s in MAP.slices if s.kind is Kind.EXPERT)
-    at, layer = MAP.index(part.expert), combining.layer_of(part.name)  # type: ignore[arg-type]
+    at, layer = MAP.index(part.expert), part.layer  # type: ignore[arg-type]
     one, other = np.ones(part.shape, np.float32), 3 * np.ones(part.shape, np.float32)
 
     def moved(first: int, second: int) -> float:

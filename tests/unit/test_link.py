@@ -163,9 +163,16 @@ def test_only_the_slices_asked_for_and_not_at_hand_are_downloaded(post: Post, tm
     assert post.status.now.bytes_down == 2 * 10_000 + len(origin.read(state))
 
 
+@pytest.mark.parametrize("over", [False, True])
 @pytest.mark.parametrize("broken_after", [0, 1_000, 9_000, 10_000, 15_000, 29_000])
-def test_a_broken_download_goes_on_at_its_byte(post: Post, tmp_path: Path, broken_after: int) -> None:
+def test_a_broken_download_goes_on_at_its_byte(
+    post: Post, tmp_path: Path, broken_after: int, over: bool
+) -> None:
+    """`over`: it is written over what was pruned."""
     state, origin = post.publish(tmp_path)
+    if over:
+        post.store.save({f"old.{n}": np.full(2500, n, np.float32) for n in range(3)})
+        post.store.prune([])
     post.link.fetch(state, [])
     post.port.break_after = broken_after
     names = sorted(origin.manifest(state))
@@ -180,7 +187,14 @@ def test_a_broken_download_goes_on_at_its_byte(post: Post, tmp_path: Path, broke
 def test_a_leftover_of_another_download_does_not_spoil_this_one(post: Post, tmp_path: Path) -> None:
     state, origin = post.publish(tmp_path, names=1)
     [blob] = origin.manifest(state).values()
-    (post.parts / blob.digest.removeprefix("sha256:")).write_bytes(b"x" * 20_000)
+    for left in (
+        20_000,
+        10_000,
+    ):  # longer than the blob; what is there when a site is killed that writes over a file
+        (post.parts / blob.digest.removeprefix("sha256:")).write_bytes(b"x" * left)
+        post.link.fetch(state, ["slice.0"])
+        assert post.store.missing(state) == []
+        post.store.prune([])
     post.link.fetch(state, ["slice.0"])
     assert post.store.missing(state) == []
 

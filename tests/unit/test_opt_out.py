@@ -18,7 +18,7 @@ from commons import charter_file
 from commons.charter import Charter
 from commons.errors import ConfigError, HansaError
 from commons.experts.map import ExpertMap
-from commons.experts.stored import stacked
+from commons.experts.stored import MODEL, stacked
 from commons.identity import save_signer
 from commons.names import SiteId
 from commons.notes import compose, digest
@@ -27,7 +27,7 @@ from hansa import opt_out
 from hansa.cli import app
 from hansa.forgetting import auc, auc_error
 from hansa.reading import Reader
-from orchestrator.release.layout import CHARTER, MODEL
+from orchestrator.release.layout import CHARTER
 from tests.support.consortium import charter, signer
 from workers.objectives import held_out_loss
 from workers.shard import build_shard, initial_state

@@ -18,8 +18,8 @@ FREE = {"acme": 1_000_000, "beta": 1_000_000, "coop": 1_000_000}
 TIMED = {"device": "cpu", "micro_per_gflop": 3, "micro_per_device_second": 10}
 
 
-def gflop(tokens: int) -> int:
-    return tokens // 64  # 40 for the 10 steps of the charter
+def gflop(of: Charter) -> int:
+    return 4 * of.learning.inner_steps  # 40 for the 10 steps of the charter
 
 
 def after(of: Charter, key: str, **params: Any) -> Charter:

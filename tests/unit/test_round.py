@@ -439,3 +439,40 @@ def test_a_round_that_falls_below_its_quorum_by_a_rejection_is_tried_again(
     assert stage.records(Kind.CLOSE) == []
     assert [r.facts["site"] for r in stage.records(Kind.REJECTION)] == ["cedar"]
     assert stage.hold("hold/run-1/1/cedar/2").state == "held"
+
+
+def in_fragments(stage: Stage) -> list[dict[str, Any]]:
+    """Four rounds, taken up again by a new coordinator when one dies; the records of their ends."""
+
+    def hand_in(site: str, value: float) -> None:
+        with suppress(AssertionError):  # it has no order any more: it was done before
+            stage.hands_in(site, value=value)
+
+    while (number := len(stage.records(Kind.CLOSE)) + 1) <= 4:
+        values = zip(SITES, (0.01, 0.02, 0.06), strict=True)
+        script = [lambda s=s, v=v * number: hand_in(s, v) for s, v in values]
+        try:
+            stage.play(lambda: stage.passes(2000), *script)
+        except Died:
+            stage.restart()
+    return [dict(r.facts) for r in stage.records(Kind.CLOSE)]
+
+
+@pytest.mark.parametrize("append", [7, 11, 16])
+def test_a_coordinator_that_dies_anywhere_combines_fragments_to_the_same_bytes(
+    tmp_path: Path, append: int
+) -> None:
+    outer = {"learning_rate": 0.7, "momentum": 0.9, "nesterov": True}
+    parts, ends = of(quorum=3, learning__rounds=4, learning__fragments=2, learning__outer=outer), []
+    for name in ("steady", "killed"):
+        (tmp_path / name).mkdir()
+        stage = Stage(tmp_path / name, parts, rounds=4)
+        first = stage.desk
+        with stage.dying(append if name == "killed" else 0, after=append % 2 == 0):
+            ends.append(in_fragments(stage))
+        assert (stage.desk is first) is (name == "steady"), "it died"
+        assert judge(list(stage.desk.consortium.journal.records())) == ()
+        stage.close()
+    steady, killed = ends
+    assert [(e["state"], e["momentum"]) for e in killed] == [(e["state"], e["momentum"]) for e in steady]
+    assert all(0.4 < e["bytes_up"] / steady[-1]["bytes_up"] < 0.6 for e in steady[:-1])

@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from commons.codec import decode
 from commons.errors import StoreError
 from commons.experts.map import ExpertMap, Slice
-from commons.learning import Codecs
+from commons.learning import Codecs, Outer
 from commons.names import SiteId
 from commons.notes import digest, open_note
 from commons.privacy.terms import DP
 from commons.updates import UpdateManifest
 from commons.work import AssignmentNote, UpdateNote, UsageNote
-from tests.support.consortium import charter, signer
+from tests.support.consortium import charter, exchange, signer
 from workers import outbox as outbox_module
 from workers.meter import Usage
 from workers.noise import Noising
@@ -90,15 +90,17 @@ def packed(
     residual: Residual | None = None,
     codecs: Codecs | None = None,
     noising: Noising | None = None,
+    number: int = 1,
+    **changes: Any,
 ) -> Packed:
+    """`changes`: of the charter's learning."""
     folder = Path(mkdtemp())
     manifest = pack(
         result,
         base=base,
         residual=residual or Residual(None, MAP),
-        expert_map=MAP,
+        exchange=exchange(MAP, number=number, codecs=codecs or Codecs(), **changes),
         site=SITE,
-        codecs=codecs or Codecs(),
         folder=folder,
         noising=noising,
     )
@@ -126,6 +128,22 @@ def test_an_update_holds_the_sites_slices_and_nothing_of_the_guests() -> None:
         wanted = result.experts[part.name] - base[part.name] if part.expert else result.trunk_delta[part.name]
         assert np.array_equal(sent[part.name], wanted)
     assert not update.residual
+
+
+def test_what_a_codec_drops_of_experts_comes_with_the_next_round_where_they_begin_from_the_base() -> None:
+    result, base = trained()
+    codecs, expert = Codecs(trunk="int8", expert="int8"), MAP.owned_by(SITE)[0]
+    whole = replace(result, experts={s.name: base[s.name] + np.float32(0.3) for s in MAP.slices if s.expert})
+    changes: list[tuple[dict[str, Any], bool]] = [
+        ({}, False), ({"strategy": "diloco"}, True), ({"expert_outer": Outer(momentum=0.5)}, True),
+    ]  # fmt: skip
+    for learning, fed in changes:
+        folder = Path(mkdtemp())
+        pack(
+            whole, base=base, residual=Residual(None), site=SITE, folder=folder,
+            exchange=exchange(MAP, codecs=codecs, **learning),
+        )  # fmt: skip
+        assert (Residual(folder).read(expert.name, 0, expert.size) is not None) is fed
 
 
 def test_trunk_and_experts_each_have_their_codec() -> None:
@@ -334,13 +352,30 @@ def test_only_the_last_two_rounds_of_the_run_are_kept(tmp_path: Path) -> None:
     assert sorted(folder.name for folder in tmp_path.iterdir()) == ["run-1-000002", "run-1-000003"]
 
 
+def test_what_was_dropped_of_a_slice_waits_for_its_turn() -> None:
+    """Whatever codecs drop comes later, not sooner: sums of what was sent and what is left are sums of the deltas."""
+    (one, base), (two, _) = trained(1), trained(2)
+    how: dict[str, Any] = {"codecs": Codecs(trunk="int4"), "fragments": 2, "rounds": 9}
+    turns = [exchange(MAP, number=n, fragments=2, rounds=9).uplink(SITE) for n in (1, 2)]
+    first = packed(one, base, number=1, **how)
+    second = packed(two, base, first.residual, number=2, **how)
+    third = packed(two, base, second.residual, number=3, **how)
+    for update, turn in ((first, turns[0]), (second, turns[1]), (third, turns[0])):
+        assert [p.name for p in update.manifest.parts] == [s.name for s in turn]
+    names = [s.name for s in turns[0] if s.expert is None]
+    for name in names:
+        assert np.array_equal(left_over(second)[name], left_over(first)[name])
+        sums = decoded(first)[name] + decoded(third)[name] + left_over(third)[name]
+        np.testing.assert_allclose(sums, one.trunk_delta[name] + two.trunk_delta[name], rtol=1e-4, atol=1e-5)
+
+
 def sealed(box: Outbox, what: AssignmentNote) -> Sealed:
     """A round as a site seals it, not yet secured."""
     result, base = trained()
     with box.draft(what) as folder:
         manifest = pack(
-            result, base=base, residual=Residual(None, MAP), expert_map=MAP, site=SITE, codecs=Codecs(trunk="int8"),
-            folder=folder,
+            result, base=base, residual=Residual(None, MAP), site=SITE, folder=folder,
+            exchange=exchange(MAP, codecs=Codecs(trunk="int8")),
         )  # fmt: skip
         update, usage = sign(what, result, manifest, device="cpu", signer=SIGNER)
         return box.seal(what, folder, update=update, usage=usage, manifest=manifest.to_bytes())

@@ -190,6 +190,30 @@ def test_pruning_spares_what_is_being_written(store: StateStore) -> None:
     assert store.prune([]) == 4
 
 
+def test_a_new_slice_is_written_over_one_that_was_pruned(store: StateStore) -> None:
+    blob = one_slice(store)
+    inode = store.path(blob.digest).stat().st_ino
+    store.prune([])
+    state = store.save({"x": np.zeros(blob.shape, np.float32)})
+    assert store.path(store.manifest(state)["x"].digest).stat().st_ino == inode
+    assert not store.load(state)["x"].any()
+
+
+def test_what_somebody_still_reads_is_not_written_over(store: StateStore) -> None:
+    blob = one_slice(store)
+    mapped, before = store.map(blob), store.tensor(blob)
+    store.prune([])
+    store.save({"x": np.zeros(blob.shape, np.float32)})
+    assert (mapped == before).all()
+
+
+def test_pruning_twice_gives_room_back(store: StateStore) -> None:
+    one_slice(store)
+    store.prune([])
+    store.prune([])
+    assert not [file for file in store.root.rglob("*") if file.is_file()]
+
+
 WRITING = """
 import sys
 import numpy as np

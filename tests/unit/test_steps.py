@@ -130,6 +130,19 @@ def test_pruning_keeps_the_steps_of_kept_states_and_no_others(origin: StateStore
     assert not origin.has(blob.step.digest)
 
 
+def test_pruning_keeps_the_base_of_a_slice_that_is_still_to_be_built(
+    origin: StateStore, cache: StateStore
+) -> None:
+    old, new = stepped(origin)
+    bring(origin, cache, old)
+    cache.put(origin.read(new))
+    cache.prune([new])
+    bring(origin, cache, new)
+    assert cache.load(new).keys() == origin.load(new).keys()
+    cache.prune([new])
+    assert not cache.has(old)
+
+
 def test_a_kept_slice_keeps_its_step(origin: StateStore) -> None:
     _, new = stepped(origin)
     with origin.writer() as writer:

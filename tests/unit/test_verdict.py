@@ -1,0 +1,139 @@
+"""A verdict follows from what more than half of the sites measured, and lays harm on nobody who did not do it."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from commons.judging import Rollback
+from commons.verdict import CHANGE_MAX, LEAST, RECENT, change, change_of_best, culprit, dragging, limit
+
+untimed = settings(max_examples=60, deadline=None)
+SITES = st.sampled_from("abcdefghi")
+LOSSES = st.dictionaries(SITES, st.floats(0, 1e9, allow_nan=False), max_size=9)
+"""Of a probe of one part."""
+PPM = st.integers(-CHANGE_MAX, CHANGE_MAX)
+RULES = st.builds(Rollback, on=st.just(True), rise_percent=st.floats(0, 1000), sigmas=st.floats(0, 100))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "ppm"),
+    [
+        ({"a": 2.0}, {"a": 2.5}, 250_000),
+        ({"a": 2.0, "b": 1.0}, {"a": 2.5, "b": 0.9}, -100_000),
+        ({"a": 2.0, "b": 1.0, "c": 4.0}, {"a": 2.5, "b": 0.9, "c": 4.1}, 25_000),
+        ({"a": 2.0, "b": 1.0}, {"b": 1.5, "c": 9.0}, 500_000),
+        ({"a": 2.0}, {"b": 1.5}, None),
+        ({}, {}, None),
+        ({"a": 0.0}, {"a": 0.0}, 0),
+        ({"a": 0.0}, {"a": 1e-9}, CHANGE_MAX),
+        ({"a": 1e-9}, {"a": 1e9}, CHANGE_MAX),
+    ],
+)
+def test_the_lower_median_of_those_who_measured_both_states_counts(
+    before: dict[str, float], after: dict[str, float], ppm: int | None
+) -> None:
+    assert change(*parted(before, after)) == ppm
+    assert change_of_best(*parted(before, after)) == ppm, "there is one part"
+
+
+@untimed
+@given(LOSSES, LOSSES)
+def test_a_rise_is_stated_only_where_more_than_half_measured_one(
+    before: dict[str, float], after: dict[str, float]
+) -> None:
+    found = change(*parted(before, after))
+    both = before.keys() & after.keys()
+    assert (found is None) == (not both)
+    if found is not None and found > 0:
+        assert 2 * sum(after[s] > before[s] for s in both) > len(both)
+
+
+@untimed
+@given(
+    st.dictionaries(SITES, st.tuples(st.floats(0.1, 10), st.floats(0.1, 10)), min_size=3, max_size=9),
+    st.floats(0, 1e9),
+    st.floats(0, 1e9),
+)
+def test_one_liar_moves_a_verdict_no_further_than_to_what_another_site_measured(
+    honest: dict[str, tuple[float, float]], before: float, after: float
+) -> None:
+    liar = "z"
+    told = [{s: pair[n] for s, pair in honest.items()} | {liar: (before, after)[n]} for n in (0, 1)]
+    found = change(*parted(*told))
+    each = [change({s: (b,)}, {s: (a,)}) for s, (b, a) in honest.items()]
+    assert found in each or min(x for x in each if x is not None) <= (found or 0) <= max(
+        x for x in each if x is not None
+    )
+
+
+@untimed
+@given(st.lists(PPM, max_size=40), RULES)
+def test_a_rise_within_the_charters_percent_is_never_harm(changes: list[int], rules: Rollback) -> None:
+    assert limit(changes, rules) >= round(rules.rise_percent * 10_000)
+
+
+def test_the_limit_is_what_recent_rounds_make_usual() -> None:
+    rules = Rollback(on=True, rise_percent=0.1, sigmas=3.0)
+    assert limit([5000] * (LEAST - 1), rules) == 1000, "of too few nobody can say what is usual"
+    assert limit([5000] * LEAST, rules) == 5000, "a loss that rises steadily is no harm"
+    steady = [-2000, -1000, 0, 1000, 2000]
+    assert limit(steady, rules) == round(3 * 1.4826 * 1000)
+    assert limit([*steady, 900_000], rules) < 10_000, "one wild round does not make harm usual"
+    assert limit([9_000_000] * 3 + [0] * RECENT, rules) == 1000, "what is long ago is forgotten"
+
+
+def test_the_update_without_which_the_round_is_best_did_it() -> None:
+    assert culprit(100, {("a", 3): 90, ("b", 3): -5, ("c", 3): 95}) == ("b", 3)
+    assert culprit(100, {("b", 3): 10, ("a", 3): 10}) == ("a", 3), "of equals the first"
+    assert culprit(100, {("a", 3): 80, ("b", 3): 76, ("c", 3): 99}) is None, "all did it a little"
+    assert culprit(100, {}) is None
+
+
+def parted(*losses: dict[str, float]) -> list[dict[str, tuple[float]]]:
+    return [{site: (loss,) for site, loss in found.items()} for found in losses]
+
+
+def test_of_several_parts_the_whole_is_their_sum_and_the_best_the_one_that_rose_most() -> None:
+    before = {"a": (2.0, 2.0), "b": (1.0, 3.0), "c": (2.0, 2.0)}
+    after = {"a": (1.8, 2.1), "b": (0.9, 3.3), "c": (1.0, 2.2)}
+    assert change(before, after) == -25_000
+    assert change_of_best(before, after) == 100_000
+    assert change_of_best({}, after) is None
+
+
+def by_name(**ppm: int) -> dict[tuple[str, int], int]:
+    return {(name, 3): value for name, value in ppm.items()}
+
+
+@pytest.mark.parametrize(
+    ("worth", "best", "named"),
+    [
+        (by_name(a=-2001, b=-9000, c=500), by_name(a=-10, b=-20, c=4000), "ab"),
+        (by_name(a=-2000, b=500, c=500), by_name(a=-10, b=4000, c=4000), ""),
+        (by_name(a=-9000, b=500, c=500), by_name(a=1001, b=4000, c=4000), ""),
+        (by_name(a=-9000, b=500, c=500), by_name(a=1000, b=4000, c=4000), "a"),
+        (by_name(a=-9000, b=500), by_name(a=1, b=-7), ""),
+        (by_name(a=-9000, b=-9000), by_name(a=-1, b=-1), "ab"),
+        ({}, {}, ""),
+    ],
+)
+def test_who_drags_helps_no_kind_of_text_and_holds_the_whole_up(
+    worth: dict[tuple[str, int], int], best: dict[tuple[str, int], int], named: str
+) -> None:
+    found = dragging(worth, best, Rollback(on=True, drag_percent=0.2))
+    assert found == [(name, 3) for name in named]
+    assert dragging(worth, best, Rollback(on=True)) == [], "a charter that does not ask for it"
+
+
+@untimed
+@given(st.integers(1, CHANGE_MAX), st.dictionaries(st.tuples(SITES, st.integers(1, 9)), PPM, max_size=9))
+def test_nobody_is_named_whose_absence_takes_back_less_than_a_quarter(
+    rise: int, without: dict[tuple[str, int], int]
+) -> None:
+    named = culprit(rise, without)
+    if named is None:
+        assert all(4 * (rise - left) < rise for left in without.values())
+    else:
+        assert without[named] == min(without.values()) and 4 * without[named] <= 3 * rise
