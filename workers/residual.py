@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from commons.codec import FRAME
 from commons.experts.map import ExpertMap, Kind
-from commons.experts.remaking import elements_before
+from commons.experts.remaking import elements_before, name_before
 from commons.experts.slices import Slice
 from commons.notes import digest_file
 
@@ -69,13 +69,14 @@ class Residual:
         self._index: dict[str, tuple[int, int]] = found["slices"]
         self._values = folder / _VALUES if folder else None
         self._map, self._before = expert_map, tuple(found.get("experts", expert_map.experts))
-        moved = self._before != expert_map.experts
-        self._moved = {p.name: p for p in expert_map.slices if moved and p.kind is Kind.ROUTER}
+        self._routers = {p.name: p for p in expert_map.slices if p.kind is Kind.ROUTER}
 
     def read(self, name: str, first: int, count: int) -> Array | None:
         """Elements of one slice from `first` on; None when nothing is left over in it, or it had another size."""
-        start, size = self._index.get(name, (0, 0))
-        if part := self._moved.get(name) if size else None:
+        moved, part = self._before != self._map.experts, self._routers.get(name)
+        old = name_before(name, self._before, self._map) if moved else name
+        start, size = self._index.get(old or "", (0, 0))
+        if moved and part is not None and size:
             at = elements_before(part, self._before, self._map, first, count)
             whole = self._elements(start, size)
             return None if whole is None else np.where(at < 0, np.float32(0), whole[at])

@@ -203,6 +203,16 @@ def name_now(name: str, before: Sequence[str], after: ExpertMap) -> str | None:
     return _INDEX.sub(f".experts.{after.index(expert)}.", name)
 
 
+def name_before(name: str, before: Sequence[str], after: ExpertMap) -> str | None:
+    """The inverse of `name_now`; None for what there was not."""
+    if not (index := _INDEX.search(name)):
+        return name
+    expert = after.experts[int(index[1])]
+    if expert not in before:
+        return None
+    return _INDEX.sub(f".experts.{list(before).index(expert)}.", name)
+
+
 def carried_over(arrays: Mapping[str, Array], before: Sequence[str], after: ExpertMap) -> dict[str, Array]:
     """What a site kept by slice name, under today's names; a name may have a prefix up to its last slash.
 

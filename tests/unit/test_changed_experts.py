@@ -110,8 +110,12 @@ def test_what_a_codec_dropped_stays_with_its_row(tmp_path: Path, case: str) -> N
     left = np.arange(router.size, dtype=np.float32)
     writer.add(router.name, left)
     writer.add("model.norm.weight", left[:width])
+    own = next(s for s in MAP.slices if s.expert == "e1")
+    writer.add(own.name, left[:width] + 1)
     writer.close()
     found = Residual(tmp_path, to)
+    e1 = found.read(own.name.replace(".experts.1.", f".experts.{to.index(ExpertId('e1'))}."), 0, width)
+    assert e1 is not None and np.array_equal(e1, left[:width] + 1), "where experts are combined too"
     size = width * len(to.experts)
     parts = [found.read(router.name, first, min(7, size - first)) for first in range(0, size, 7)]
     rows = np.concatenate([p for p in parts if p is not None]).reshape(-1, width)

@@ -59,7 +59,7 @@ def sent(of: Charter = OF, **changes: Any) -> tuple[Upload, bytes]:
     update: dict[str, Any] = {
         "consortium": NAME, "run": RUN, "round": 1, "site": ALDER, "base": D, "manifest": digest(text),
         "payload": manifest.payload_digest, "payload_bytes": len(payload), "steps": 4, "tokens": TOKENS,
-        "loss": 2.0, "held_out_loss": None, "routed": "-",
+        "loss": 2.0, "held_out_loss": None, "routed": changes.get("said", "-"),
     }  # fmt: skip
     usage: dict[str, Any] = {
         "consortium": NAME, "run": RUN, "round": 1, "site": ALDER, "lease": "lease/run-1/1/alder/1",
@@ -67,7 +67,7 @@ def sent(of: Charter = OF, **changes: Any) -> tuple[Upload, bytes]:
         "device_ms": 900, "steps": 4, "tokens": TOKENS, "gflop": MAP.training_gflop(TOKENS), "energy_j": None,
         "update": manifest.payload_digest,
     }  # fmt: skip
-    update |= {k: v for k, v in changes.items() if k in update}
+    update |= {k: v for k, v in changes.items() if k in update and k != "routed"}
     usage |= {k: v for k, v in changes.items() if k in usage}
     usage |= {k.removeprefix("usage_"): v for k, v in changes.items() if k.startswith("usage_")}
     return (
@@ -99,7 +99,7 @@ def v1_text() -> str:
 
 
 def test_an_update_note_from_before_counts_were_in_it_is_read_and_keeps_its_digest() -> None:
-    said = claimed(routed="alder-0=5").update
+    said = claimed(said="alder-0=5").update
     assert routed_tokens(said.routed) == {"alder-0": 5}
     lines = said.text.replace("hansa-update/v2", "hansa-update/v1").splitlines(keepends=True)
     text = "".join(line for line in lines if not line.startswith("routed "))
@@ -205,12 +205,12 @@ def test_an_update_holds_the_slices_that_are_due_and_no_other(slices: list[str],
         ({"slices": [s.name for s in MAP.slices]}, Code.EXPERT_MAP_MISMATCH),
         ({"codec": "bf16"}, Code.UPDATE_MALFORMED),
         ({"payload_bytes": 7}, Code.UPDATE_MALFORMED),
-        ({"routed": "fir-0=3"}, Code.UPDATE_MALFORMED),
-        ({"routed": "birch-0=1,alder-0=1"}, Code.UPDATE_MALFORMED),
-        ({"routed": "alder-0=-1"}, Code.UPDATE_MALFORMED),
-        ({"routed": "alder-0"}, Code.UPDATE_MALFORMED),
-        ({"routed": "alder-0=" + "9" * 30}, Code.UPDATE_MALFORMED),
-        ({"routed": f"alder-0={TOKENS},birch-0={TOKENS},cedar-0=1"}, Code.UPDATE_MALFORMED),
+        ({"said": "fir-0=3"}, Code.UPDATE_MALFORMED),
+        ({"said": "birch-0=1,alder-0=1"}, Code.UPDATE_MALFORMED),
+        ({"said": "alder-0=-1"}, Code.UPDATE_MALFORMED),
+        ({"said": "alder-0"}, Code.UPDATE_MALFORMED),
+        ({"said": "alder-0=" + "9" * 30}, Code.UPDATE_MALFORMED),
+        ({"said": f"alder-0={TOKENS},birch-0={TOKENS},cedar-0=1"}, Code.UPDATE_MALFORMED),
         ({"usage_update": D}, Code.UPDATE_MALFORMED),
     ],
 )

@@ -140,10 +140,10 @@ def test_what_a_codec_drops_of_experts_comes_with_the_next_round_where_they_begi
     for learning, fed in changes:
         folder = Path(mkdtemp())
         pack(
-            whole, base=base, residual=Residual(None), site=SITE, folder=folder,
+            whole, base=base, residual=Residual(None, MAP), site=SITE, folder=folder,
             exchange=exchange(MAP, codecs=codecs, **learning),
         )  # fmt: skip
-        assert (Residual(folder).read(expert.name, 0, expert.size) is not None) is fed
+        assert (Residual(folder, MAP).read(expert.name, 0, expert.size) is not None) is fed
 
 
 def test_trunk_and_experts_each_have_their_codec() -> None:
