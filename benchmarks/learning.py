@@ -26,6 +26,15 @@ SHOWN = ("central", "fedavg", "diloco", "spes", "guests", "copies", "copies-kin"
 NOT_RUN = "not measured"
 _STEPS = 30
 """Of each contender, taken in turn."""
+BAD = {
+    "none": ("nothing wrong, judged all the same", "rollback"),
+    "little": ("a hundredth of the text", ""),
+    "random": ("random bytes", "rollback"),
+    "shuffled": ("shuffled labels", "rollback"),
+    "flipped": ("sign-flipped updates", "rollback"),
+    "huge": ("sign-flipped and thirty times as long", "rollback"),
+}
+"""What is wrong with the last site, and what stands against it."""
 Row = tuple[str, float | str, str, str, bool | None]
 
 NOTES = (
@@ -64,7 +73,8 @@ def main(work: Path, *, long: bool = False) -> list[Figure]:
         _make(work, "t1", T1)
         _make(work, "rank", {name: (0,) for name in RANKED})
     ranked, t1 = Runs(KEPT, "rank", side="validation"), Runs(KEPT, "t1", side="test")
-    figures = [*_steps(), *(Figure(*row, _command(row)) for row in _figures(t1))]
+    rows = (*_figures(t1), *_bad(ranked))
+    figures = [*_steps(), *(Figure(*row, _command(row)) for row in rows)]
     found = [
         table(t1, start="seed", title="**T1, from a seed, test side**"),
         table(t1, start="scratch", title="**T1, from scratch, test side**"),
@@ -223,6 +233,27 @@ def _worst(t1: Runs) -> Iterator[Row]:
     ours = t1.losses(OURS, 0)
     worst = max(100 * (ours[d] / own[d] - 1) for d in own)
     yield title, round(worst, 1), "%", target, worst <= 0
+
+
+def _bad(ranked: Runs) -> Iterator[Row]:
+    """What a bad site costs the others: the one that loses most, against the same run without anything wrong."""
+    for kind, (what, defence) in BAD.items():
+        title = f"one bad site of four, {what}: the others' domains lose at most"
+        name = f"bad-{kind}{defence and f'-{defence}'}"
+        if not {OURS, name} <= set(ranked.by_variant):
+            yield title, NOT_RUN, "", "<= 2 %", False
+            continue
+        loss = _worst_of_others(ranked, name)
+        yield title, round(loss, 1), "%", "<= 2 %", loss <= 2
+        if defence and f"bad-{kind}" in ranked.by_variant:
+            found = _worst_of_others(ranked, f"bad-{kind}")
+            yield "the same, undefended", round(found, 1) if found < 1000 else "destroyed", "%", "", None
+
+
+def _worst_of_others(ranked: Runs, name: str) -> float:
+    """Percent of loss."""
+    clean, ours = ranked.losses(OURS, 0), ranked.losses(name, 0)
+    return max(100 * (ours[d] / clean[d] - 1) for d in list(ours)[:-1])
 
 
 def _curves(t1: Runs) -> dict[str, list[tuple[float, float]]]:

@@ -11,18 +11,15 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from commons.cosignature import WITNESSES_MAX
+from commons.experts.added import Added
 from commons.experts.settings import Value
 from commons.judging import Contribution, Probe, Rollback, unjudgeable
 from commons.learning import Learning
 from commons.privacy.terms import Privacy, conflicts
-from commons.section import Section
+from commons.section import Micros, Name, Section
 from commons.strategies import conflicts as learning_conflicts
-
-Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,31}$")]
-"""Lower-case letters, digits and hyphens; at most 32 characters."""
-
-Micros = Annotated[int, Field(ge=0, lt=2**63)]
+from commons.voting import Voting
+from commons.witnessed import Witnesses
 
 
 class Consortium(Section):
@@ -32,11 +29,17 @@ class Consortium(Section):
 
 
 class Member(Section):
+    LATER: ClassVar[frozenset[str]] = frozenset({"group", "suspended"})
+
     name: Name
     key: str
     """The partner's Ed25519 verifier key (C2SP vkey); it signs charter, proposals and ballots."""
     budget_micro: Micros
     """Compute budget granted when the charter takes effect."""
+    group: Annotated[str, Field(pattern=r"^([a-z][a-z0-9-]{0,31})?$")] = ""
+    """Members of one owner name the same group, whose ballots weigh a third at most; empty: its own name."""
+    suspended: bool = False
+    """It neither votes nor counts until the members readmit it, and its sites get no orders."""
 
 
 class Site(Section):
@@ -71,7 +74,7 @@ class Model(Section):
 
 class Rounds(Section):
     LATER: ClassVar[frozenset[str]] = frozenset(
-        {"grace", "grace_percent", "grace_least_s", "late_rounds", "late_discount"}
+        {"grace", "grace_percent", "grace_least_s", "late_rounds", "late_discount", "paused"}
     )
 
     quorum: Annotated[int, Field(ge=1, le=1024)]
@@ -90,6 +93,8 @@ class Rounds(Section):
     """How many rounds later an update still counts that was under way when its own closed. 0: none does."""
     late_discount: Annotated[float, Field(gt=0, le=1)] = 0.5
     """A late update's weight in shared slices is multiplied by this once for each round it is late."""
+    paused: bool = False
+    """No further round opens until the members vote to resume."""
 
 
 Precision = Literal["fp32", "bf16", "fp16", "fp8"]
@@ -160,46 +165,24 @@ class Accounting(Section):
     """Further holds one site may ask for in one round."""
 
 
-class Outsider(Section):
-    """A witness that is no site: it is asked over HTTP (C2SP tlog-witness)."""
-
-    name: Name
-    vkey: Annotated[str, Field(max_length=512)]
-    """Its cosignature key (C2SP vkey of type 0x04)."""
-    url: Annotated[str, Field(pattern=r"^https?://[^\s/]\S*$", max_length=512)]
-    """Its submission prefix; `/add-checkpoint` is put after it."""
-
-
-class Added(Section):
-    """An expert that was added by a vote, and what it began as."""
-
-    LATER: ClassVar[frozenset[str]] = frozenset({"like"})
-
-    expert: Name
-    like: Name | None = None
-    """The expert whose weights and router row it is a copy of; None: weights by the seed rule
-    (`commons.experts.initial`). What was copied stays a copy when the other is retired."""
-
-
-class Witnesses(Section):
-    """Who must have seen the journal before a site trusts it. Every site is a witness; outsiders come on top."""
-
-    quorum: Annotated[int, Field(ge=0, le=WITNESSES_MAX)] = 0
-    """Cosignatures, each by another witness, that a checkpoint needs."""
-    outsiders: Annotated[tuple[Outsider, ...], Field(max_length=WITNESSES_MAX)] = ()
-
-
-class Voting(Section):
-    window_s: Annotated[int, Field(ge=1, le=31_536_000)]
-    """Longest time a ballot stays open; it closes earlier once every member has voted."""
-    quorum_percent: Annotated[int, Field(ge=1, le=100)] = 50
-    pass_percent: Annotated[int, Field(ge=50, le=100)] = 50
-    """A proposal passes when more than this share of the votes for or against is for it; at 100, all of them."""
-
-
 class Release(Section):
     licence: Annotated[str, Field(min_length=1, max_length=64)]
     """SPDX identifier of the released model."""
+
+
+Sha256 = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
+
+
+class Released(Section):
+    """A model that the members voted to release. It moves the alias to this manifest."""
+
+    manifest: Sha256
+    alias: Name
+    licence: Annotated[str, Field(min_length=1, max_length=64)]
+    """SPDX identifier."""
+    gates: Sha256
+    """Digest of the gates' configuration and results, so that no threshold is eased after the vote opened."""
+    audience: Annotated[str, Field(min_length=1, max_length=200)] = "public"
 
 
 _NEVER_LATE = {
@@ -221,6 +204,7 @@ class Charter(Section):
             "grants",
             "privacy",
             "probe",
+            "releases",
             "retired",
             "rollback",
             "rulings",
@@ -245,6 +229,8 @@ class Charter(Section):
     rulings: Annotated[tuple[Ruling, ...], Field(max_length=1024)] = ()
     witnesses: Witnesses = Witnesses()
     privacy: Privacy = Privacy()
+    releases: Annotated[tuple[Released, ...], Field(max_length=1024)] = ()
+    """In the order they were voted; the last one of an alias is what it names."""
     probe: Probe = Probe()
     rollback: Rollback = Rollback()
     contribution: Contribution = Contribution()
@@ -271,23 +257,18 @@ class Charter(Section):
                     found.append(f"site {site.name!r} names {role} {getattr(site, role)!r}, who is no member")
             if site.device not in devices:
                 found.append(f"site {site.name!r} runs on {site.device!r}, which has no rate")
-        found += [
-            f"grant {grant.name!r} expires before it begins"
-            for grant in self.grants
-            if 0 < grant.expires_ms <= grant.not_before_ms
-        ]
-        found += [
-            f"grant {g.name!r} is for {g.member!r}, who is no member"
-            for g in self.grants
-            if g.member not in members
-        ]
         found += self._impossible_rounds()
         witnesses = len(self.sites) + len(self.witnesses.outsiders)
         if self.witnesses.quorum > witnesses:
             found.append(
                 f"witnesses.quorum is {self.witnesses.quorum} but there are {witnesses} sites and outsiders"
             )
-        found += [*self._unpriced_precisions(), *self._idle_readers()]
+        found += [
+            *self._vain_grants(),
+            *self._voteless(),
+            *self._unpriced_precisions(),
+            *self._idle_readers(),
+        ]
         if self.learning.since is not None and self.version == 1:
             found.append("learning.since is set but no vote has changed this charter")
         found += learning_conflicts(self.learning, self.privacy, late_rounds=self.rounds.late_rounds)
@@ -330,6 +311,8 @@ class Charter(Section):
             ("grant", [g.name for g in self.grants]),
             ("ruling on", [r.dispute for r in self.rulings]),
             ("outsider", [o.name for o in self.witnesses.outsiders]),
+            ("release of", [f"{r.manifest} as {r.alias}" for r in self.releases]),
+            *self.voting.named,
             ("added expert", [a.expert for a in self.added]),
             ("retired expert", [*self.retired]),
         )
@@ -346,6 +329,24 @@ class Charter(Section):
             *(f"added names {e!r}, which no site owns and which is not in escrow" for e in strange),
             *(f"expert {e!r} was retired; another needs a name of its own" for e in back),
         ]
+
+    def _vain_grants(self) -> list[str]:
+        members = [m.name for m in self.members]
+        expired = [g for g in self.grants if 0 < g.expires_ms <= g.not_before_ms]
+        return [f"grant {g.name!r} expires before it begins" for g in expired] + [
+            f"grant {g.name!r} is for {g.member!r}, who is no member"
+            for g in self.grants
+            if g.member not in members
+        ]
+
+    def _voteless(self) -> list[str]:
+        """Officers who are no members, and a charter that nobody could ever change."""
+        members = [m.name for m in self.members]
+        strangers = [name for name in self.voting.officers if name not in members]
+        found = [f"voting.officers names {name!r}, who is no member" for name in strangers]
+        if all(member.suspended for member in self.members):
+            found.append("every member is suspended: nobody could ever vote again")
+        return found
 
     def _unpriced_precisions(self) -> list[str]:
         """Of bf16, where a site computes in it or in fp32: an update without a price would be rejected."""

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from pydantic import (
     BaseModel,
     ConfigDict,
+    Field,
     SerializationInfo,
     SerializerFunctionWrapHandler,
     model_serializer,
 )
 
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,31}$")]
+"""Lower-case letters, digits and hyphens; at most 32 characters."""
+Micros = Annotated[int, Field(ge=0, lt=2**63)]
 WHOLE = {"charter": "whole"}
 """Serialisation context that leaves no field out (`Section.LATER`)."""
 
@@ -34,5 +38,5 @@ class Section(BaseModel):
         fields = type(self).model_fields
         for name in self.LATER:
             if getattr(self, name) == fields[name].get_default(call_default_factory=True):
-                del values[name]
+                values.pop(name, None)
         return values

@@ -30,6 +30,10 @@ LEAST_SHARE = 1e-3
 """A site that is less likely has no part in a token: its experts compute nothing for it."""
 
 
+LEAST_LOG = -1e4
+"""Least log-probability of a token that is heard."""
+
+
 class Readers(nn.Module):
     """The readers present, one for each site of `groups`; those of `trained` have parameters, the others buffers.
 
@@ -94,7 +98,7 @@ class Readers(nn.Module):
     def _read(self) -> None:
         assert self._tokens is not None and self._hidden is not None, "a forward has begun"
         hidden, tokens = _from_the_start(self._hidden), self._tokens.unsqueeze(-1)
-        found = [reader(hidden).log_softmax(-1) for reader in self._readers()]
+        found = [_bounded(reader(hidden).log_softmax(-1)) for reader in self._readers()]
         heard = torch.stack([f[:, :-1].gather(-1, tokens).squeeze(-1) for f in found], -1)
         posterior = torch.where((p := _posterior(heard)) < LEAST_SHARE, 0.0, p)
         shares = (posterior / posterior.sum(-1, keepdim=True)).to(hidden.dtype)
@@ -145,6 +149,13 @@ def read_with(shard: nn.Module, readers: Readers) -> None:
     shard.readers = readers
     shard.register_forward_pre_hook(before, with_kwargs=True)
     shard.register_forward_hook(after)
+
+
+def _bounded(log_probabilities: Tensor) -> Tensor:
+    """What a site sent is finite, what comes of it need not be: then its reader gives the token next to nothing."""
+    return log_probabilities.nan_to_num(nan=LEAST_LOG, posinf=LEAST_LOG, neginf=LEAST_LOG).clamp(
+        min=LEAST_LOG
+    )
 
 
 def _posterior(heard: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ from workers.durable import read_arrays, read_facts, write_durably
 from workers.trainer import Trainer
 
 EVERYTHING = SiteId("everything")
-PROBE_ROWS = 24
+PROBE_ROWS = 16
 """Of each domain."""
 
 

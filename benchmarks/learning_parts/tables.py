@@ -88,6 +88,7 @@ def table(runs: Runs, *, start: str, title: str) -> str | None:
     """Every variant of one start, the best first."""
     central = "central" if start == "seed" else "central-scratch"
     chosen = [v for v, by in runs.by_variant.items() if next(iter(by.values()))["variant"]["start"] == start]
+    chosen = [v for v in chosen if not v.startswith("bad-")]  # they have figures of their own
     rows = sorted((row for v in chosen for row in _rows(runs, v, central)), key=lambda row: row[0])
     if not rows:
         return None

@@ -51,7 +51,7 @@ def lineage(charters: Sequence[Charter]) -> dict[ExpertId, Origin]:
     found = {ExpertId(e): Origin(ExpertId(e), True) for e in charters[0].experts}
     for charter in charters[1:]:
         like = {a.expert: a.like for a in charter.added}
-        found = {ExpertId(e): found.get(ExpertId(e)) or _began(found, like[e]) for e in charter.experts}
+        found = {ExpertId(e): found.get(ExpertId(e)) or _began(found, like.get(e)) for e in charter.experts}
     return found
 
 

@@ -6,10 +6,11 @@ expert it is, or who is to train one, and nobody else; an expert in escrow has n
 
 from __future__ import annotations
 
-from commons.charter import Added, Charter, Name
+from commons.charter import Charter
 from commons.errors import Code, Refusal
+from commons.experts.added import Added
 from commons.features.feature import Feature, Patch, appended, removed
-from commons.section import WHOLE, Section
+from commons.section import WHOLE, Name, Section
 
 
 class ExpertAdd(Section):

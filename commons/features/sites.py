@@ -1,7 +1,6 @@
-"""Features by which members and sites come into a consortium, and sites leave it.
+"""Features by which sites come into a consortium and leave it (members: `commons.features.members`).
 
-A member joins with a key and a budget; its site comes by a vote of its own, with experts that begin as copies of others'
-or by the seed rule. A site that leaves opts its experts out, or leaves them in escrow: the coordinator holds them as
+A site comes with experts that begin as copies of others' or by the seed rule. A site that leaves opts its experts out, or leaves them in escrow: the coordinator holds them as
 they were last admitted, until a vote gives them to another site or retires them.
 """
 
@@ -11,11 +10,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from commons.charter import Charter, Member, Name, Site
+from commons.charter import Charter, Site
 from commons.errors import Refusal
 from commons.features.experts import added, forgotten, invalid
 from commons.features.feature import Feature, Patch, appended, removed, replaced
-from commons.section import WHOLE, Section
+from commons.section import WHOLE, Name, Section
 
 Quorum = Annotated[int | None, Field(ge=1, le=1024)]
 """Of the rounds from then on; not named: as it is now."""
@@ -74,14 +73,6 @@ def _who_removes(charter: Charter, p: SiteRemove) -> str | None:
 
 
 SITES = (
-    Feature(
-        "member-add",
-        "Take in another member, with a key and a budget",
-        Member,
-        ("/members",),
-        lambda _, member: [appended("/members", member.model_dump(mode="json", context=WHOLE))],
-        switch=False,
-    ),
     Feature(
         "site-add",
         "Take in a member's site with its experts, from the next round on",

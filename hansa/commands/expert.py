@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from hansa.commands.proposal import Key, answer_opened
+from hansa.commands.proposal import Key, open_with
 from hansa.options import SEAT, Json, Seat
 from hansa.output import answer
 
@@ -197,11 +197,7 @@ def _propose(
     key: Path | None,
     as_json: bool,
 ) -> None:
-    from functools import partial
-
-    from hansa.voting import open_change
-
-    opening = partial(
-        open_change, seat, key, feature=feature, parameters=parameters, title=title, effective_round=effective_round
+    settings = [f"{name}={value}" for name, value in parameters.items()]
+    open_with(
+        seat, key, feature=feature, settings=settings, title=title, effective_round=effective_round, as_json=as_json
     )  # fmt: skip
-    answer_opened(opening, as_json=as_json)

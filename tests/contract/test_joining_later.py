@@ -66,7 +66,7 @@ def test_a_new_member_is_voted_in_and_its_site_trains_in_the_next_round(stage: S
     stage.site("alder"), stage.site("birch")
     cedar = stage.site("cedar", silent=True)
     stage.start_run()
-    decide(alder, "alder", "member-add", name="dune", key=signer("dune").vkey, budget_micro=1_000_000)
+    decide(alder, "alder", "member-admit", name="dune", key=signer("dune").vkey, budget_micro=1_000_000)
     obeys(stage, cedar, 1)
     eventually(lambda: read(stage.office, "charter", CharterView).version == 2)
     invite = stage.home / "invites" / "member-dune.invite"
@@ -97,7 +97,7 @@ def test_a_new_member_is_voted_in_and_its_site_trains_in_the_next_round(stage: S
 
 def test_a_site_proves_by_the_chain_that_its_partner_came_by_a_vote(stage: Stage) -> None:
     alder = Office(enrol(stage.coordinator, "member", "alder", stage.folder / "alder-seat"))
-    decide(alder, "alder", "member-add", name="dune", key=signer("dune").vkey, budget_micro=1)
+    decide(alder, "alder", "member-admit", name="dune", key=signer("dune").vkey, budget_micro=1)
     eventually(lambda: read(stage.office, "charter", CharterView).version == 2)
     site = stage.of.sites[0].model_dump(mode="json") | {
         "name": "dune", "partner": "dune", "payer": "dune", "domain": "dune-text", "experts": ["dune-0"],

@@ -240,9 +240,15 @@ class Sites:
             if world.chance(world.faults.wrong)
             else ""
         )
+        exchange = desk.exchange(desk.runs.by_id[RunId(order.run)].history[order.round - 1])
         steps = dice.randrange(1, charter.learning.inner_steps + 1)
         tokens = steps * charter.learning.batch_size * charter.learning.sequence_length
-        manifest, payload = lay_out(self._deltas(site, order, charter, nan=wrong == "value"))
+        routed = tuple(
+            tokens * (n == exchange.may_route_to(site.name).index(True)) for n in range(len(charter.experts))
+        )
+        manifest, payload = lay_out(
+            self._deltas(site, exchange, nan=wrong == "value"), routed=(routed,) if exchange.counts else ()
+        )
         update = UpdateNote(
             consortium=order.consortium, run=order.run, round=order.round, site=site.name,
             base=order.base if wrong != "base" else digest(b"another"), manifest=digest(manifest.to_bytes()),
@@ -253,7 +259,7 @@ class Sites:
         assert entry is not None
         started_ms = max(world.time_ms + site.clock_off_ms, site.ended_ms)
         site.ended_ms = started_ms + dice.randrange(3_000)
-        gflop = world.expert_map.training_gflop(tokens)
+        gflop = exchange.gflop(steps)
         device = f"cpu/{entry.partner}/{site.name}"
         usage = UsageNote(
             consortium=order.consortium, run=order.run, round=order.round, site=site.name,
@@ -268,11 +274,10 @@ class Sites:
         return upload, payload
 
     def _deltas(
-        self, site: SimSite, order: AssignmentNote, charter: Charter, *, nan: bool
+        self, site: SimSite, exchange: Exchange, *, nan: bool
     ) -> Iterator[tuple[str, Codec, tuple[int, ...], bytes]]:
-        noise = np.random.default_rng([order.round, int(site.key.verifier.key_id.hex(), 16)])
-        codecs = charter.learning.codecs
-        exchange = Exchange(self._world.expert_map, charter.learning, order.round)
+        noise = np.random.default_rng([exchange.number, int(site.key.verifier.key_id.hex(), 16)])
+        codecs = exchange.learning.codecs
         for part in exchange.uplink(site.name):
             codec = codecs.of(part.kind)
             delta = (noise.standard_normal(part.shape) * 0.01).astype(np.float32)

@@ -49,12 +49,16 @@ class Pretending:
         moves, steps = Exchange(ExpertMap.from_charter(charter), learning, number), learning.steps_in(number)
         watch(Progress(step=steps, steps=steps, loss=LOSS))
         now_ms = max(time.time_ns() // 1_000_000, not_before_ms)
-        trained = moves.trained(self._site)
+        trained, tokens = moves.trained(self._site), steps * learning.batch_size * learning.sequence_length
+        may, experts = moves.may_route_to(self._site), moves.expert_map.experts_per_token
+        chosen = [n for n, allowed in enumerate(may) if allowed][:experts]
         return Trained(
             trunk_delta={s.name: np.full(s.shape, STEP, np.float32) for s in trained if s.expert is None},
             experts={s.name: base[s.name] + np.float32(STEP) for s in trained if s.expert is not None},
             steps=steps,
-            tokens=steps * learning.batch_size * learning.sequence_length,
+            tokens=tokens,
+            routed=(tuple(tokens * (n in chosen) for n in range(len(may))),)
+            * len(moves.expert_map.routed_layers),
             loss=LOSS,
             held_out_loss=LOSS,
             gflop=moves.gflop(steps),

@@ -168,6 +168,17 @@ def test_sure_of_a_site_the_model_is_its_shard_and_a_part_of_its_reader(state: S
     assert rest.min() > -1e-3
 
 
+@pytest.mark.parametrize("size", [1e4, 1e30])
+def test_a_reader_of_absurd_numbers_takes_no_text_from_the_others(
+    state: State, tmp_path: Path, size: float
+) -> None:
+    lying = {n: a * np.float32(size) if n.startswith("readers.marks.") else a for n, a in state.items()}
+    for site in ("digits", "letters"):
+        rows = corpus(site, tmp_path).held_out_rows(length=24, limit=8)
+        honest, now = (held_out_loss(whole(s), rows) for s in (state, lying))
+        assert now == pytest.approx(honest, rel=0.05), site
+
+
 @pytest.mark.parametrize("leaver", SITES)
 def test_a_site_that_leaves_takes_its_reader_and_the_others_stay_to_the_byte(
     state: State, leaver: str

@@ -306,7 +306,7 @@ def test_a_new_members_site_is_in_the_next_round_and_starts_from_the_trunk_as_it
     stage: Stage,
 ) -> None:
     trunk, before = parts(stage)
-    stage.decides("member-add", name="dune", key=signer("dune").vkey, budget_micro=1_000_000)
+    stage.decides("member-admit", name="dune", key=signer("dune").vkey, budget_micro=1_000_000)
     remakes_nothing = stage.play(*hand_in(stage))
     assert remakes_nothing and stage.records(Kind.REMADE) == []
     trunk, before = parts(stage)
