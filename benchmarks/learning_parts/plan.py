@@ -259,7 +259,8 @@ VARIANTS: dict[str, Variant] = {v.name: v for v in _ALL}
 
 RANKED = tuple(v.name for v in _ALL)
 """The short regime, one seed."""
-OURS, UNREAD, OURS_SCRATCH, EIGHT, FAR = "lean-read", "lean", "lean-read-scratch", "lean-read-8", "lean-130-int4"
+OURS, OURS_SCRATCH, EIGHT = "lean-read", "lean-read-scratch", "lean-read-8"
+UNREAD, FAR = "lean", "lean-130-int4"
 _ONE, _THREE = (0,), (0, 1, 2)
 T1: dict[str, tuple[int, ...]] = {
     "central": _THREE,
