@@ -40,9 +40,10 @@ EXPERTS = {s.name for s in MAP.slices if s.kind is Kind.EXPERT}
 VOTES: dict[int, tuple[tuple[str, dict[str, Any]], ...]] = {
     1: (("strategy", {"strategy": "diloco"}), ("inner-steps", {"steps": 3})),
     2: (("strategy", {"strategy": "sovereign", "routing": "lean"}),),
-    3: (("strategy", {"strategy": "branch_mix", "routing": "joint"}), ("balancing", {"rate": 0.25})),
+    3: (("strategy", {"strategy": "branch_mix", "routing": "joint"}),),
+    4: (("balancing", {"rate": 0.25}),),
 }
-"""Round -> what is voted on while it is open; law from the next on. Two more rounds follow."""
+"""Round -> what is voted on while it is open; law from the next on. One more round follows."""
 MOVED = {1: ALL, 2: ALL, 3: ALL - TRUNK, 4: set[str](), 5: ALL}
 
 

@@ -152,10 +152,12 @@ def test_readers_lie_beside_the_model_and_are_checked_with_it(tmp_path: Path) ->
     assert len(tensors) + len(readers) == len(state)
     assert "hansa.released.load" in (made.folder / "README.md").read_text()
     assert load(made.folder).readers.choose  # type: ignore[union-attr]
-    name = next(iter(readers))
-    save_file({**readers, name: readers[name] + 1}, made.folder / "readers.safetensors")
+    with (made.folder / "readers.safetensors").open("r+b") as file:
+        file.seek(-4, 2)
+        file.write(b"\0\0\x80\x3f")
     said = "; ".join(verify(made.folder))
-    assert "readers.safetensors was changed" in said and f"1 tensors differ, first {name}" in said
+    assert "readers.safetensors was changed" in said or "readers.safetensors does not hold" in said
+    assert "1 tensors differ, first readers." in said
     (made.folder / "readers.safetensors").unlink()
     assert "fetch the release again" in verify(made.folder)[0]
 
