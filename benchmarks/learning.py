@@ -15,7 +15,7 @@ from pathlib import Path
 from benchmarks.figures import PAGE, Figure, save
 from benchmarks.learning_parts import step_time
 from benchmarks.learning_parts.curves import svg
-from benchmarks.learning_parts.plan import EIGHT, FAR, OURS, OURS_SCRATCH, RANKED, SIZES, T1, VARIANTS
+from benchmarks.learning_parts.plan import EIGHT, FAR, OURS, OURS_SCRATCH, RANKED, SIZES, T1, UNREAD, VARIANTS
 from benchmarks.learning_parts.scores import gap_percent
 from benchmarks.learning_parts.tables import KEPT, Runs, table
 
@@ -26,6 +26,15 @@ SHOWN = ("central", "fedavg", "diloco", "spes", "guests", "copies", "copies-kin"
 NOT_RUN = "not measured"
 _STEPS = 30
 """Of each contender, taken in turn."""
+BAD = {
+    "none": ("nothing wrong, judged all the same", "rollback"),
+    "little": ("a hundredth of the text", ""),
+    "random": ("random bytes", "rollback"),
+    "shuffled": ("shuffled labels", "rollback"),
+    "flipped": ("sign-flipped updates", "rollback"),
+    "huge": ("sign-flipped and thirty times as long", "rollback"),
+}
+"""What is wrong with the last site, and what stands against it."""
 Row = tuple[str, float | str, str, str, bool | None]
 
 NOTES = (
@@ -44,10 +53,11 @@ NOTES = (
         "bf16 at every step."
     ),
     (
-        "Lean shards hold their own experts alone. Experts by posterior: the sites' experts are mixed by how likely each found "
-        "the row's bytes so far, on the shared trunk; nothing is told of the domain, and every row starts with all alike. It "
-        "costs a pass for each site until one is chosen; chosen for good after 16 bytes it is `committed` in the run's file. "
-        "Central routes as it learned to. How far to trust this: docs/decisions/0012-learning.md."
+        "Lean shards hold their own experts alone. By readers: what the product does, in one pass; each site's reader, a small "
+        "next-byte model on the trunk, says how likely it finds the bytes so far, and has a part in the prediction "
+        "(docs/decisions/0013-readers.md). By posterior: the same with whole shards in place of readers, a pass for each site. "
+        "Nothing is told of the domain, and every row starts with all alike. Oracle: its site's experts alone, no reader. "
+        "Central routes as it learned to and has no reader. How far to trust this: docs/decisions/0012-learning.md."
     ),
 )
 
@@ -58,7 +68,7 @@ def main(work: Path, *, long: bool = False) -> list[Figure]:
         _make(work, "t1", T1)
         _make(work, "rank", {name: (0,) for name in RANKED})
     ranked, t1 = Runs(KEPT, "rank", side="validation"), Runs(KEPT, "t1", side="test")
-    figures = [*_steps(), *(Figure(*row, LONG) for row in _figures(t1))]
+    figures = [*_steps(), *(Figure(*row, LONG) for row in (*_figures(t1), *_bad(ranked)))]
     found = [
         table(t1, start="seed", title="**T1, from a seed, test side**"),
         table(t1, start="scratch", title="**T1, from scratch, test side**"),
@@ -109,8 +119,9 @@ def _make(work: Path, size: str, wanted: dict[str, tuple[int, ...]]) -> None:
 
 def _figures(t1: Runs) -> Iterator[Row]:
     yield _gap(t1, OURS, "central", "gap to central, 4 sites, from a seed", 5)
-    title = "the same, a row's shard chosen for good after 16 bytes"
-    yield _gap(t1, OURS, "central", title, 5, kind="committed")
+    yield _gap(t1, UNREAD, "central", "the same by posterior, a pass for each site", 5)
+    title = "the same by posterior, a row's shard chosen for good after 16 bytes"
+    yield _gap(t1, UNREAD, "central", title, 5, kind="committed")
     yield _gap(t1, OURS_SCRATCH, "central-scratch", "gap to central, 4 sites, from scratch", 8)
     yield _gap(t1, EIGHT, "central", "gap to central, 8 sites, from a seed", 8)
     yield from _routing(t1)
@@ -120,14 +131,17 @@ def _figures(t1: Runs) -> Iterator[Row]:
 
 
 def _routing(t1: Runs) -> Iterator[Row]:
-    title, target = "routing loss: routed above oracle-routed", "<= 1 %"
-    if OURS not in t1.by_variant:
-        yield title, NOT_RUN, "", target, False
-        return
-    oracle = t1.spread(OURS, "oracle").mean
-    for name, kind in ((title, None), ("the same by the learned router", "losses")):
-        loss = gap_percent(t1.spread(OURS, kind).mean, oracle)
-        yield name, round(loss, 2), "%", target, loss <= 1
+    target = "<= 1 %"
+    for title, variant, kind in (
+        ("routing loss: by readers, above oracle-routed", OURS, None),
+        ("the same by posterior, a pass for each site", UNREAD, None),
+        ("the same by the learned router", UNREAD, "losses"),
+    ):
+        if variant not in t1.by_variant:
+            yield title, NOT_RUN, "", target, False
+            continue
+        loss = gap_percent(t1.spread(variant, kind).mean, t1.spread(variant, "oracle").mean)
+        yield title, round(loss, 2), "%", target, loss <= 1
 
 
 def _gap(t1: Runs, variant: str, central: str, title: str, most: float, kind: str | None = None) -> Row:
@@ -144,11 +158,11 @@ def _far(t1: Runs) -> Iterator[Row]:
         "bytes up per site against per-step bf16, H = 130, int4",
         "what that costs in loss, against H = 10, fp32",
     )
-    if not {OURS, FAR} <= set(t1.by_variant):
+    if not {UNREAD, FAR} <= set(t1.by_variant):
         yield times, NOT_RUN, "", ">= 1,000x fewer", False
         yield cost, NOT_RUN, "", "", None
         return
-    fewer, gap = t1.fewer_bytes(FAR), t1.gap(FAR, OURS)
+    fewer, gap = t1.fewer_bytes(FAR), t1.gap(FAR, UNREAD)
     yield times, round(fewer), "x fewer", ">= 1,000x fewer", fewer >= 1000
     yield cost, round(gap.mean, 2) if gap else NOT_RUN, "%", "", None
 
@@ -175,6 +189,27 @@ def _worst(t1: Runs) -> Iterator[Row]:
     ours = t1.losses(OURS, 0)
     worst = max(100 * (ours[d] / own[d] - 1) for d in own)
     yield title, round(worst, 1), "%", target, worst <= 0
+
+
+def _bad(ranked: Runs) -> Iterator[Row]:
+    """What a bad site costs the others: the one that loses most, against the same run without anything wrong."""
+    for kind, (what, defence) in BAD.items():
+        title = f"one bad site of four, {what}: the others' domains lose at most"
+        name = f"bad-{kind}{defence and f'-{defence}'}"
+        if not {OURS, name} <= set(ranked.by_variant):
+            yield title, NOT_RUN, "", "<= 2 %", False
+            continue
+        loss = _worst_of_others(ranked, name)
+        yield title, round(loss, 1), "%", "<= 2 %", loss <= 2
+        if defence and f"bad-{kind}" in ranked.by_variant:
+            found = _worst_of_others(ranked, f"bad-{kind}")
+            yield "the same, undefended", round(found, 1) if found < 1000 else "destroyed", "%", "", None
+
+
+def _worst_of_others(ranked: Runs, name: str) -> float:
+    """Percent of loss."""
+    clean, ours = ranked.losses(OURS, 0), ranked.losses(name, 0)
+    return max(100 * (ours[d] / clean[d] - 1) for d in list(ours)[:-1])
 
 
 def _curves(t1: Runs) -> dict[str, list[tuple[float, float]]]:

@@ -17,6 +17,7 @@ from typing_extensions import Self
 from commons import notes
 from commons.names import Digest, ProposalId
 from commons.notes import Note, NoteError
+from commons.ranking import QUADRATIC, RANKED
 from commons.records import canonical_json
 
 Choice = Literal["for", "against", "abstain"]
@@ -98,6 +99,7 @@ class Ballot:
     """One member's choice on one proposal, under rules and an electorate named by digest."""
 
     KIND: ClassVar = "hansa-ballot/v1"
+    WITH_REASON: ClassVar = "hansa-ballot/v2"
     KEYS: ClassVar = (
         "consortium",
         "proposal",
@@ -114,11 +116,14 @@ class Ballot:
     rules: Digest
     electorate: Digest
     voter: str
-    choice: Choice
+    choice: str
+    """One of `CHOICES`; on a roadmap ``rank a > b`` or ``credits a 5, b 2`` (`commons.ranking`)."""
     nonce: str
     """16 to 64 hex digits, fresh for each ballot: a ballot counts once however often it is recorded."""
     cast_at: str
     """RFC 3339 UTC as the voter's clock had it. Informative: only the journal's order and time decide."""
+    reason: str = ""
+    """Digest of a text that says why, kept by the voter; empty: none, and the note is of the first kind."""
 
     def compose(self) -> str:
         """The text to sign. Raises NoteError when a field cannot stand in a note."""
@@ -132,16 +137,25 @@ class Ballot:
             self.nonce,
             self.cast_at,
         )
-        return notes.compose(self.KIND, list(zip(self.KEYS, values, strict=True)))
+        pairs = list(zip(self.KEYS, values, strict=True))
+        if self.reason:
+            return notes.compose(self.WITH_REASON, [*pairs, ("reason", self.reason)])
+        return notes.compose(self.KIND, pairs)
 
     @classmethod
     def from_note(cls, note: Note) -> Self:
         """Raises NoteError when the note is no ballot."""
-        fields = notes.read(note, cls.KIND, cls.KEYS)
-        choice = next((c for c in CHOICES if c == fields["choice"]), None)
-        if choice is None:
-            raise NoteError(f"choice is {fields['choice'][:40]!r}, expected one of {', '.join(CHOICES)}")
+        reasoned = kind(note) == cls.WITH_REASON
+        fields = notes.read(
+            note, *((cls.WITH_REASON, (*cls.KEYS, "reason")) if reasoned else (cls.KIND, cls.KEYS))
+        )
+        choice = fields["choice"]
+        if choice not in CHOICES and not RANKED.fullmatch(choice) and not QUADRATIC.fullmatch(choice):
+            raise NoteError(
+                f"choice is {choice[:40]!r}, expected one of {', '.join(CHOICES)}, or an order of candidates"
+            )
         return cls(
+            reason=_digest("reason", fields["reason"]) if reasoned else "",
             consortium=fields["consortium"],
             proposal=ProposalId(_digest("proposal", fields["proposal"])),
             rules=_digest("rules", fields["rules"]),

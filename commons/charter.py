@@ -18,6 +18,7 @@ from commons.learning import Learning
 from commons.privacy.terms import Privacy, conflicts
 from commons.section import Section
 from commons.strategies import conflicts as learning_conflicts
+from commons.voting import Voting
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,31}$")]
 """Lower-case letters, digits and hyphens; at most 32 characters."""
@@ -32,11 +33,17 @@ class Consortium(Section):
 
 
 class Member(Section):
+    LATER: ClassVar[frozenset[str]] = frozenset({"group", "suspended"})
+
     name: Name
     key: str
     """The partner's Ed25519 verifier key (C2SP vkey); it signs charter, proposals and ballots."""
     budget_micro: Micros
     """Compute budget granted when the charter takes effect."""
+    group: Annotated[str, Field(pattern=r"^([a-z][a-z0-9-]{0,31})?$")] = ""
+    """Members of one owner name the same group, whose ballots weigh a third at most; empty: its own name."""
+    suspended: bool = False
+    """It neither votes nor counts until the members readmit it, and its sites get no orders."""
 
 
 class Site(Section):
@@ -59,14 +66,19 @@ class Site(Section):
 class Model(Section):
     """The model all partners train: a Hugging Face family and its configuration."""
 
+    LATER: ClassVar[frozenset[str]] = frozenset({"reader"})
+
     family: Literal["glm4_moe", "llama4_text", "deepseek_v3", "qwen3_moe", "mixtral", "olmoe", "flex_olmo"]
     config: dict[str, Value]
     """Keys of the family's Hugging Face config; the number of experts is the number of owned experts."""
+    reader: Annotated[int, Field(ge=0, le=4096)] = 0
+    """Width of each site's reader, by which a site's experts are chosen for a text (`commons.experts.readers`). 0: there
+    are none, and experts are chosen by the learned router."""
 
 
 class Rounds(Section):
     LATER: ClassVar[frozenset[str]] = frozenset(
-        {"grace", "grace_percent", "grace_least_s", "late_rounds", "late_discount"}
+        {"grace", "grace_percent", "grace_least_s", "late_rounds", "late_discount", "paused"}
     )
 
     quorum: Annotated[int, Field(ge=1, le=1024)]
@@ -85,6 +97,8 @@ class Rounds(Section):
     """How many rounds later an update still counts that was under way when its own closed. 0: none does."""
     late_discount: Annotated[float, Field(gt=0, le=1)] = 0.5
     """A late update's weight in shared slices is multiplied by this once for each round it is late."""
+    paused: bool = False
+    """No further round opens until the members vote to resume."""
 
 
 Precision = Literal["fp32", "bf16", "fp16", "fp8"]
@@ -173,17 +187,24 @@ class Witnesses(Section):
     outsiders: Annotated[tuple[Outsider, ...], Field(max_length=WITNESSES_MAX)] = ()
 
 
-class Voting(Section):
-    window_s: Annotated[int, Field(ge=1, le=31_536_000)]
-    """Longest time a ballot stays open; it closes earlier once every member has voted."""
-    quorum_percent: Annotated[int, Field(ge=1, le=100)] = 50
-    pass_percent: Annotated[int, Field(ge=50, le=100)] = 50
-    """A proposal passes when more than this share of the votes for or against is for it; at 100, all of them."""
-
-
 class Release(Section):
     licence: Annotated[str, Field(min_length=1, max_length=64)]
     """SPDX identifier of the released model."""
+
+
+Sha256 = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
+
+
+class Released(Section):
+    """A model that the members voted to release. It moves the alias to this manifest."""
+
+    manifest: Sha256
+    alias: Name
+    licence: Annotated[str, Field(min_length=1, max_length=64)]
+    """SPDX identifier."""
+    gates: Sha256
+    """Digest of the gates' configuration and results, so that no threshold is eased after the vote opened."""
+    audience: Annotated[str, Field(min_length=1, max_length=200)] = "public"
 
 
 _NEVER_LATE = {
@@ -197,7 +218,17 @@ class Charter(Section):
     """The whole document. `version` 1 is signed by every founder; later ones follow from executed proposals."""
 
     LATER: ClassVar[frozenset[str]] = frozenset(
-        {"accounting", "contribution", "grants", "privacy", "probe", "rollback", "rulings", "witnesses"}
+        {
+            "accounting",
+            "contribution",
+            "grants",
+            "privacy",
+            "probe",
+            "releases",
+            "rollback",
+            "rulings",
+            "witnesses",
+        }
     )
 
     version: Annotated[int, Field(ge=1)]
@@ -217,6 +248,8 @@ class Charter(Section):
     rulings: Annotated[tuple[Ruling, ...], Field(max_length=1024)] = ()
     witnesses: Witnesses = Witnesses()
     privacy: Privacy = Privacy()
+    releases: Annotated[tuple[Released, ...], Field(max_length=1024)] = ()
+    """In the order they were voted; the last one of an alias is what it names."""
     probe: Probe = Probe()
     rollback: Rollback = Rollback()
     contribution: Contribution = Contribution()
@@ -241,6 +274,8 @@ class Charter(Section):
             ("grant", [g.name for g in self.grants]),
             ("ruling on", [r.dispute for r in self.rulings]),
             ("outsider", [o.name for o in self.witnesses.outsiders]),
+            ("release of", [f"{r.manifest} as {r.alias}" for r in self.releases]),
+            *self.voting.named,
         )
         found = [
             f"{what} {name!r} is named twice"
@@ -253,23 +288,18 @@ class Charter(Section):
                     found.append(f"site {site.name!r} names {role} {getattr(site, role)!r}, who is no member")
             if site.device not in devices:
                 found.append(f"site {site.name!r} runs on {site.device!r}, which has no rate")
-        found += [
-            f"grant {grant.name!r} expires before it begins"
-            for grant in self.grants
-            if 0 < grant.expires_ms <= grant.not_before_ms
-        ]
-        found += [
-            f"grant {g.name!r} is for {g.member!r}, who is no member"
-            for g in self.grants
-            if g.member not in members
-        ]
         found += self._impossible_rounds()
         witnesses = len(self.sites) + len(self.witnesses.outsiders)
         if self.witnesses.quorum > witnesses:
             found.append(
                 f"witnesses.quorum is {self.witnesses.quorum} but there are {witnesses} sites and outsiders"
             )
-        found += self._unpriced_precisions()
+        found += [
+            *self._vain_grants(),
+            *self._voteless(),
+            *self._unpriced_precisions(),
+            *self._idle_readers(),
+        ]
         if self.learning.since is not None and self.version == 1:
             found.append("learning.since is set but no vote has changed this charter")
         found += learning_conflicts(self.learning, self.privacy, late_rounds=self.rounds.late_rounds)
@@ -303,6 +333,24 @@ class Charter(Section):
             )
         return found
 
+    def _vain_grants(self) -> list[str]:
+        members = [m.name for m in self.members]
+        expired = [g for g in self.grants if 0 < g.expires_ms <= g.not_before_ms]
+        return [f"grant {g.name!r} expires before it begins" for g in expired] + [
+            f"grant {g.name!r} is for {g.member!r}, who is no member"
+            for g in self.grants
+            if g.member not in members
+        ]
+
+    def _voteless(self) -> list[str]:
+        """Officers who are no members, and a charter that nobody could ever change."""
+        members = [m.name for m in self.members]
+        strangers = [name for name in self.voting.officers if name not in members]
+        found = [f"voting.officers names {name!r}, who is no member" for name in strangers]
+        if all(member.suspended for member in self.members):
+            found.append("every member is suspended: nobody could ever vote again")
+        return found
+
     def _unpriced_precisions(self) -> list[str]:
         """Of bf16, where a site computes in it or in fp32: an update without a price would be rejected."""
         if self.learning.precision == "fp32":
@@ -313,6 +361,14 @@ class Charter(Section):
             for device in sorted({s.device for s in self.sites})
             for precision in (self.learning.precision, "fp32")
             if not {(device, "any"), (device, precision)} & priced
+        ]
+
+    def _idle_readers(self) -> list[str]:
+        if not self.model.reader or self.learning.routing == "lean":
+            return []
+        why = "readers choose among the experts of lean shards"
+        return [
+            f"model.reader is {self.model.reader} but learning.routing is {self.learning.routing!r}: {why}"
         ]
 
     @property

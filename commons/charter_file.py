@@ -259,6 +259,7 @@ _COMMENTS = {
     "sites.data_statement": "origin and licence of the text, published with each release",
     "consortium.log_key": "public key of the coordinator's journal",
     "model": "A Hugging Face family and its configuration; experts come from the sites.",
+    "model.reader": "width of each site's reader, which finds the experts for a text; 0: none",
     "learning": "How the model is trained; features voted on change values here.",
     "learning.routing": "joint: frozen guest experts beside one's own; lean: own experts only",
     "learning.inner_steps": "per round, between two exchanges",

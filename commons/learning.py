@@ -44,7 +44,7 @@ class Codecs(Section):
                 return self.vector or self.trunk
             case Kind.ROUTER:
                 return self.router or self.trunk
-            case Kind.EXPERT:
+            case Kind.EXPERT | Kind.READER:
                 return self.expert
 
 
@@ -137,7 +137,7 @@ class Learning(Section):
     last round all. What a round does not exchange, each site goes on with as it has it."""
     overlap_steps: Annotated[int, Field(ge=0, le=100_000)] = 0
     """The first steps of a round, made from where the site stands, while the round before is sent, combined and
-    fetched; then what was exchanged is taken in by half. 0: every round begins at the combined state."""
+    fetched; then what was exchanged is taken in. 0: every round begins at the combined state."""
     warm: Warm = Warm()
     since: Since | None = None
 

@@ -56,6 +56,27 @@ def verify_multi(leaves: Sequence[tuple[int, bytes]], size: int, proof: Sequence
         )
 
 
+def gather(paths: Sequence[tuple[int, Sequence[bytes]]], size: int) -> list[bytes]:
+    """`multi_proof` of leaves whose inclusion paths (RFC 6962, from the leaf up) are known, as (index, path), ascending.
+
+    Nothing is verified. Raises ProofError when the paths are of another tree.
+    """
+    known: dict[tuple[int, int], bytes] = {}
+    for index, path in paths:
+        low, high = 0, size
+        for sibling in reversed(path):
+            if high - low < 2:
+                break
+            middle = low + split(high - low)
+            left = index < middle
+            known[(middle, high) if left else (low, middle)] = sibling
+            low, high = (low, middle) if left else (middle, high)
+    gaps = list(_gaps([index for index, _ in paths], size))
+    if not set(gaps) <= known.keys():
+        raise ProofError(f"the paths of {len(paths)} leaves are not of a tree of {size}")
+    return [known[gap] for gap in gaps]
+
+
 def _gaps(indices: Sequence[int], size: int) -> Iterator[tuple[int, int]]:
     """The largest subtrees without any of the leaves, as ranges low..high, from left to right."""
     _check(indices, size)

@@ -1,7 +1,7 @@
 """Voting power from worth: what members' work is worth on the probe, made into the weights of an electorate.
 
 Pure and integers only, the same wherever it is counted (vectors in tests/support/vectors/power.json). Where a charter takes
-weights from is not said here; an opening (`commons.tally`) freezes them.
+weights from is not said here; an opening (`commons.opening`) freezes them.
 """
 
 from __future__ import annotations

@@ -23,6 +23,7 @@ class Kind(Word):
     GENESIS = "genesis"  # fact: consortium, log_key
     CHARTER = "charter"  # fact: the whole charter (commons.charter), any version
     FOUNDING = "founding"  # note by a member over the digest of charter version 1
+    ANCHOR = "anchor"  # note by a member: it has verified the journal up to this charter version
     SITE = "site"  # note by a member delegating a site's keys
     TRANSFER = "transfer"  # fact: one movement of an amount between two accounts (governance.ledger)
     REFUSED = "refused"  # fact: a transfer id that failed stays failed
@@ -34,6 +35,9 @@ class Kind(Word):
     PROPOSAL = "proposal"  # note by a member
     OPENING = "opening"  # fact: electorate, weights, rules, window of one proposal
     BALLOT = "ballot"  # note by a member
+    BALLOT_KEY = "ballot-key"  # note by a member: a key that may sign its ballots
+    MOTION = "motion"  # note by a member: withdraw, discuss, resume or veto a proposal
+    PAUSE = "pause"  # note by a safety officer: no further round opens for now
     OUTCOME = "outcome"  # fact: tally of one proposal
     EXECUTION = "execution"  # fact: proposal carried out; the next CHARTER record follows it
     RUN = "run"  # fact: a run opened

@@ -34,5 +34,5 @@ class Section(BaseModel):
         fields = type(self).model_fields
         for name in self.LATER:
             if getattr(self, name) == fields[name].get_default(call_default_factory=True):
-                del values[name]
+                values.pop(name, None)
         return values

@@ -1,105 +1,26 @@
-"""Counting votes: one opening and its ballots give one outcome, wherever it is counted.
+"""Counting votes: one opening, its ballots and motions give one outcome, wherever it is counted.
 
 Pure and integer-only: coordinator, sites, command line and browser come to the same result
-(vectors in tests/support/vectors/tally.json). Signatures are checked before ballots come here;
+(vectors in tests/support/vectors/tally.json). Signatures are checked before ballots and motions come here;
 everything else that makes a ballot count is checked here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from typing_extensions import Self
+from commons.ballots import CHOICES, Ballot
+from commons.motions import Motion
+from commons.opening import Opening
+from commons.ranking import Order, ranked, readable
+from commons.voting import fraction
 
-from commons.ballots import Ballot, Choice, Proposal
-from commons.charter import Charter
-from commons.charter_file import digest
-from commons.names import Digest, ProposalId
-from commons.notes import digest as digest_bytes
-from commons.records import canonical_json
-
-State = Literal["open", "passed", "defeated"]
-
-
-@dataclass(frozen=True)
-class Opening:
-    """What is frozen when a proposal opens. Nothing that happens later changes it."""
-
-    consortium: str
-    proposal: ProposalId
-    number: int
-    """Running number, for people: P-0001 is 1."""
-    electorate: Mapping[str, int]
-    """Member -> weight, each at least 1."""
-    quorum_percent: int
-    pass_percent: int
-    opened_ms: int
-    """Ballots count from this time, inclusive."""
-    closes_ms: int
-    """Ballots count until this time, exclusive."""
-    charter: Digest
-    """The charter version in force at the opening."""
-
-    @classmethod
-    def of(cls, proposal: Proposal, charter: Charter, *, number: int, now_ms: int) -> Self:
-        """How a proposal opens under `charter`: equal power, the charter's rules, its window from now."""
-        return cls(
-            consortium=charter.consortium.name,
-            proposal=proposal.id,
-            number=number,
-            electorate={member.name: 1 for member in charter.members},
-            quorum_percent=charter.voting.quorum_percent,
-            pass_percent=charter.voting.pass_percent,
-            opened_ms=now_ms,
-            closes_ms=now_ms + 1000 * charter.voting.window_s,
-            charter=digest(charter),
-        )
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """The fields of the journal's OPENING record."""
-        return {
-            "consortium": self.consortium,
-            "proposal": self.proposal,
-            "number": self.number,
-            "electorate": dict(self.electorate),
-            "quorum_percent": self.quorum_percent,
-            "pass_percent": self.pass_percent,
-            "opened_ms": self.opened_ms,
-            "closes_ms": self.closes_ms,
-            "charter": self.charter,
-        }
-
-    @classmethod
-    def from_facts(cls, facts: Mapping[str, Any]) -> Self:
-        """Read `facts` back. Raises ValueError when a field is missing, unknown or of another type."""
-        wanted: dict[str, type] = {"consortium": str, "proposal": str, "electorate": dict, "charter": str}
-        numbers = ("number", "quorum_percent", "pass_percent", "opened_ms", "closes_ms")
-        wanted |= dict.fromkeys(numbers, int)
-        if set(facts) != set(wanted) or any(type(facts[key]) is not kind for key, kind in wanted.items()):
-            raise ValueError("not the facts of an opening")
-        if any(type(weight) is not int or weight < 1 for weight in facts["electorate"].values()):
-            raise ValueError("an electorate's weights are integers from 1")
-        return cls(**facts)
-
-    @property
-    def rules_digest(self) -> Digest:
-        """Names the rules in a ballot: quorum, share needed, length of the window."""
-        return digest_bytes(
-            canonical_json(
-                {
-                    "quorum_percent": self.quorum_percent,
-                    "pass_percent": self.pass_percent,
-                    "window_ms": self.closes_ms - self.opened_ms,
-                }
-            )
-        )
-
-    @property
-    def electorate_digest(self) -> Digest:
-        return digest_bytes(canonical_json(dict(self.electorate)))
+State = Literal["open", "passed", "defeated", "ranked"]
+Phase = Literal["pending", "active", "paused", "closed"]
+CALLERS = 2
+"""Members who together stop a vote for discussion, once."""
 
 
 @dataclass(frozen=True)
@@ -110,13 +31,24 @@ class Tally:
     abstain_weight: int
     turnout_weight: int
     total_weight: int
-    counted: Mapping[str, tuple[Choice, int]]
+    counted: Mapping[str, tuple[str, int]]
     """voter -> (choice, journal index) of the ballot that counts."""
+    phase: Phase
+    closes_ms: int
+    """When the vote ends, with what pauses and extensions have added so far; of a paused one, were it resumed now."""
+    callers: frozenset[str] = frozenset()
+    """Who called for a discussion."""
+    discussed: bool = False
+    """The vote was paused, or is."""
+    stray: tuple[int, ...] = ()
+    """Indexes of ballots that can never count: outside the window, of a stranger, under other rules."""
+    order: Order | None = None
+    """Of a roadmap ballot that has ended."""
 
     @property
     def facts(self) -> dict[str, Any]:
         """The count as JSON values."""
-        return {
+        facts = {
             "state": self.state,
             "for": self.for_weight,
             "against": self.against_weight,
@@ -125,35 +57,33 @@ class Tally:
             "total": self.total_weight,
             "counted": {voter: {"choice": c, "index": i} for voter, (c, i) in sorted(self.counted.items())},
         }
+        return facts if self.order is None else facts | {"order": self.order.facts}
 
 
-def tally(opening: Opening, ballots: Sequence[tuple[int, int, Ballot]], now_ms: int) -> Tally:
-    """Count `ballots`, given as (journal index, log time in ms, ballot) in any order.
+def tally(
+    opening: Opening,
+    ballots: Sequence[tuple[int, int, Ballot]],
+    now_ms: int,
+    motions: Sequence[tuple[int, int, Motion]] = (),
+) -> Tally:
+    """Count `ballots`, given as (journal index, log time in ms, ballot) in any order; `motions` likewise.
 
     A voter's last valid ballot by index counts. A ballot recorded twice counts where it first stood, so
     that nobody can undo a later choice by recording an earlier one again. Voting ends when the window does,
-    or with the ballot that completes the electorate; then the quorum decides, then the share of
-    for among for and against: more than `pass_percent`, and at 100 all of them. Ties fail.
+    or with the ballot that completes the electorate; then quorum and majorities decide (`_passes`). Two members
+    who call for a discussion stop the window until one of them resumes it, at most for as long as a window, once.
+    Quorums do not wait for dormant members, but those lower them to a half at most. A quorum reached within `extend_ms` of the end moves the end, once, to so long after it.
     """
-    counted: dict[str, tuple[Choice, int]] = {}
-    seen: set[Ballot] = set()
-    for index, at_ms, ballot in sorted(ballots, key=lambda b: b[0]):
-        if len(counted) == len(opening.electorate):
-            break
-        if ballot in seen or not valid(opening, at_ms, ballot):
-            continue
-        seen.add(ballot)
-        counted[ballot.voter] = (ballot.choice, index)
-    weights: dict[Choice, int] = {"for": 0, "against": 0, "abstain": 0}
-    for voter, (choice, _) in counted.items():
-        weights[choice] += opening.electorate[voter]
-    turnout, total = sum(weights.values()), sum(opening.electorate.values())
-    state: State = "open"
-    if now_ms >= opening.closes_ms or len(counted) == len(opening.electorate):
-        quorum = turnout * 100 >= opening.quorum_percent * total
-        wins = _wins(weights["for"], weights["against"], opening.pass_percent)
-        state = "passed" if quorum and wins else "defeated"
-    return Tally(state, weights["for"], weights["against"], weights["abstain"], turnout, total, counted)
+    count = _Count(opening)
+    events: list[tuple[int, int, Ballot | Motion]] = [*ballots, *motions]
+    for index, at_ms, event in sorted(events, key=lambda e: e[0]):
+        count.advance(at_ms)
+        if isinstance(event, Ballot):
+            count.ballot(index, at_ms, event)
+        else:
+            count.motion(at_ms, event)
+    count.advance(now_ms)
+    return count.result(now_ms)
 
 
 def outcome_facts(opening: Opening, count: Tally) -> dict[str, Any]:
@@ -161,19 +91,134 @@ def outcome_facts(opening: Opening, count: Tally) -> dict[str, Any]:
     return {"proposal": opening.proposal, "number": opening.number, **count.facts}
 
 
-def valid(opening: Opening, at_ms: int, ballot: Ballot) -> bool:
-    """Whether a ballot with a good signature, recorded at `at_ms`, may count in this vote at all."""
+def fits(opening: Opening, ballot: Ballot) -> bool:
+    """Whether a ballot with a good signature is one for this vote at all, whenever it came."""
+    answers = (
+        readable(ballot.choice, opening.candidates, opening.credits)
+        if opening.candidates
+        else ballot.choice in CHOICES
+    )
     return (
-        ballot.consortium == opening.consortium
+        answers
+        and ballot.consortium == opening.consortium
         and ballot.proposal == opening.proposal
         and ballot.rules == opening.rules_digest
         and ballot.electorate == opening.electorate_digest
         and ballot.voter in opening.electorate
-        and opening.opened_ms <= at_ms < opening.closes_ms
     )
 
 
-def _wins(for_weight: int, against_weight: int, pass_percent: int) -> bool:
-    if pass_percent == 100:
-        return for_weight > 0 and against_weight == 0
-    return for_weight * 100 > pass_percent * (for_weight + against_weight)
+@dataclass
+class _Count:
+    """The vote as it was after each event."""
+
+    opening: Opening
+    counted: dict[str, tuple[str, int]] = field(default_factory=dict)
+    seen: set[Ballot] = field(default_factory=set)
+    stray: list[int] = field(default_factory=list)
+    callers: set[str] = field(default_factory=set)
+    paused_ms: int | None = None
+    """Since when."""
+    discussed: bool = False
+    extended: bool = False
+
+    def __post_init__(self) -> None:
+        self.closes_ms = self.opening.closes_ms
+
+    @property
+    def complete(self) -> bool:
+        return len(self.counted) == len(self.opening.electorate)
+
+    def takes(self, at_ms: int) -> bool:
+        return self.opening.opened_ms <= at_ms < self.closes_ms and self.paused_ms is None
+
+    def advance(self, now_ms: int) -> None:
+        """A pause ends by itself."""
+        if self.paused_ms is not None and now_ms >= self.paused_ms + self.opening.window_ms:
+            self._resume(self.paused_ms + self.opening.window_ms)
+
+    def ballot(self, index: int, at_ms: int, ballot: Ballot) -> None:
+        if self.complete or ballot in self.seen:
+            return
+        if not self.takes(at_ms) or not fits(self.opening, ballot):
+            self.stray.append(index)
+            return
+        self.seen.add(ballot)
+        before = self._quorate()
+        self.counted[ballot.voter] = (ballot.choice, index)
+        extend_ms = self.opening.extend_ms
+        if not before and not self.extended and self._quorate() and self.closes_ms - at_ms < extend_ms:
+            self.closes_ms, self.extended = at_ms + extend_ms, True
+
+    def motion(self, at_ms: int, motion: Motion) -> None:
+        if motion.member not in self.opening.electorate or self.complete:
+            return
+        if motion.motion == "discuss" and self.takes(at_ms) and not self.discussed:
+            self.callers.add(motion.member)
+            if len(self.callers) >= CALLERS:
+                self.paused_ms, self.discussed = at_ms, True
+        elif motion.motion == "resume" and self.paused_ms is not None and motion.member in self.callers:
+            self._resume(at_ms)
+
+    def _resume(self, at_ms: int) -> None:
+        assert self.paused_ms is not None
+        self.closes_ms += at_ms - self.paused_ms
+        self.paused_ms = None
+
+    def _weight(self, choice: str | None = None) -> int:
+        return sum(
+            self.opening.electorate[v] for v, (c, _) in self.counted.items() if choice is None or c == choice
+        )
+
+    def _quorate(self) -> bool:
+        of = self.opening
+        total = sum(of.electorate.values())
+        asleep = sum(of.electorate[member] for member in of.dormant)
+        return self._weight() * 200 >= of.quorum_percent * max(2 * (total - asleep), total)
+
+    def _passes(self) -> bool:
+        """Quorum; more than `pass_percent` of for and against; the share of them; the share of members. Ties fail."""
+        of, yes, no = self.opening, self._weight("for"), self._weight("against")
+        if of.objection:
+            top, bottom = fraction(of.objection)
+            return no * bottom < top * sum(of.electorate.values())
+        wins = (
+            yes > 0 and no == 0 if of.pass_percent == 100 else yes * 100 > of.pass_percent * (yes + no)
+        ) and self._quorate()
+        if of.share:
+            top, bottom = fraction(of.share)
+            wins = wins and yes * bottom >= top * (yes + no)
+        if of.members:
+            top, bottom = fraction(of.members)
+            heads, all_heads = sum(choice == "for" for choice, _ in self.counted.values()), len(of.electorate)
+            asleep = sum(member not in self.counted for member in of.dormant)
+            wins = wins and 2 * heads * bottom >= top * max(2 * (all_heads - asleep), all_heads)
+        return wins
+
+    def result(self, now_ms: int) -> Tally:
+        of, order = self.opening, None
+        state: State = "open"
+        phase: Phase = "active" if now_ms >= of.opened_ms else "pending"
+        if self.paused_ms is not None:
+            phase = "paused"
+        elif now_ms >= self.closes_ms or self.complete:
+            phase = "closed"
+        if phase == "closed" and of.candidates:
+            state, order = "ranked", ranked(of.candidates, of.credits, of.electorate, self.counted)
+        elif phase == "closed":
+            state = "passed" if self._passes() else "defeated"
+        return Tally(
+            state=state,
+            for_weight=self._weight("for"),
+            against_weight=self._weight("against"),
+            abstain_weight=self._weight("abstain"),
+            turnout_weight=self._weight(),
+            total_weight=sum(of.electorate.values()),
+            counted=self.counted,
+            phase=phase,
+            closes_ms=self.closes_ms + (0 if self.paused_ms is None else now_ms - self.paused_ms),
+            callers=frozenset(self.callers),
+            discussed=self.discussed,
+            stray=tuple(self.stray),
+            order=order,
+        )

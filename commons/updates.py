@@ -167,7 +167,7 @@ class UpdateManifest(_Value):
 def encoding_of(charter: Charter, kind: Kind) -> Encoding:
     """How updates of slices of this kind are sent under a charter."""
     if charter.privacy.mode == "secagg" and (
-        kind is not Kind.EXPERT or charter.learning.strategy == "diloco"
+        kind not in (Kind.EXPERT, Kind.READER) or charter.learning.strategy == "diloco"
     ):
         return "masked"
     return charter.learning.codecs.of(kind)

@@ -24,6 +24,8 @@ RECENT = 16
 """Changes that say what is usual."""
 LEAST = 4
 """Of fewer nobody can say what is usual."""
+EARLY = 4
+"""Before that, and while the optimisers' moments are young, a rise is harm only above so many times the charter's percent."""
 LOSS_MAX = 1e9
 """Stands for a loss that is larger, or no number at all."""
 CHANGE_MAX = 10**9
@@ -51,39 +53,43 @@ def limit(changes: Sequence[int], rules: Rollback) -> int:
     """
     floor, recent = round(rules.rise_percent * 10_000), sorted(changes[-RECENT:])
     if len(recent) < LEAST:
-        return floor
+        return EARLY * floor
     middle = recent[(len(recent) - 1) // 2]
     apart = sorted(abs(one - middle) for one in recent)
     deviation = 1.4826 * apart[(len(apart) - 1) // 2]
     return max(floor, middle + round(rules.sigmas * deviation))
 
 
-def culprit(rise: int, without: Mapping[Name, int]) -> Name | None:
+def culprit(rise: int, without: Mapping[Name, int], best: Mapping[Name, int]) -> Name | None:
     """The update that does most of the harm; None where leaving any single one out helps little.
 
-    `without`: by update, the round's change if it is left out. One is named only if that takes back a quarter of the rise:
-    what all of them do together, a rate that is too high or a probe that tells little, is nobody's fault. Of equals the
-    first by name.
+    `without`: by update, the round's change if it is left out. `best`: by update, what the new state's loss rises by without it
+    on the part of the probe that it helps most. One is named only if that takes back a quarter of the rise and it helps no
+    part: what all of them do together, a rate that is too high or a probe that tells little, is nobody's fault, and
+    nobody's whose text is unlike the others'. Of equals the first by name.
     """
-    if not without:
-        return None
-    least = min(without, key=lambda name: (without[name], name))
-    return least if 4 * (rise - without[least]) >= rise else None
+    idle = helping_nobody(best)
+    found = [name for name in without if name in idle and 4 * (rise - without[name]) >= rise]
+    return min(found, key=lambda name: (without[name], name), default=None)
+
+
+def helping_nobody(best: Mapping[Name, int]) -> set[Name]:
+    """Updates that help no part of the probe by a quarter of what the median update helps its best."""
+    usual = sorted(best.values())[(len(best) - 1) // 2] if best else 0
+    return {name for name, most in best.items() if most <= max(0, usual // 4)}
 
 
 def dragging(worth: Mapping[Name, int], best: Mapping[Name, int], rules: Rollback) -> list[Name]:
     """Updates that hold the others up, though the loss may have fallen, in order of name.
 
-    `worth`: by update, what the loss of the new state rises by without it. `best`: by update, the same on the part of the probe
-    that it helps most. An update drags when the state is better without it by more than the charter bears **and** it
-    helps no part by a quarter of what the median update helps its own: what helps one partner's kind of text alone is no
-    drag, however much the others would gain without it.
+    `worth`: by update, what the loss of the new state rises by without it; `best` as for `culprit`. An update drags when the
+    state is better without it by more than the charter bears **and** it helps no part: what helps one partner's kind of
+    text alone is no drag, however much the others would gain without it.
     """
-    if not best or not rules.drag_percent:
+    if not rules.drag_percent:
         return []
-    usual = sorted(best.values())[(len(best) - 1) // 2]
-    bears = round(rules.drag_percent * 10_000)
-    return sorted(name for name in worth if -worth[name] > bears and best[name] <= max(0, usual // 4))
+    bears, idle = round(rules.drag_percent * 10_000), helping_nobody(best)
+    return sorted(name for name in worth if -worth[name] > bears and name in idle)
 
 
 def _median(values: list[int]) -> int | None:

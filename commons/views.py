@@ -228,6 +228,13 @@ class BallotView(View):
     index: int
 
 
+class MotionView(View):
+    member: str
+    motion: str
+    reason: str
+    at_ms: int
+
+
 class ProposalView(View):
     id: str
     number: int
@@ -236,14 +243,30 @@ class ProposalView(View):
     feature: str
     parameters: dict[str, object]
     state: str
-    """open | passed | defeated | executed | stale"""
+    """One of `commons.course.State`, at the time it was asked for."""
     opened_ms: int
     closes_ms: int
     effective_round: int
+    type: str = "feature.enable"
+    """Which of the charter's rules it is voted by."""
+    eta_ms: int | None = None
+    """When it may be carried out at the earliest; None: it has not succeeded."""
     executed_round: int | None = None
     charter_version: int | None = None
     patch: tuple[dict[str, object], ...] = ()
     electorate: dict[str, int] = {}
+    dormant: tuple[str, ...] = ()
+    officers: tuple[str, ...] = ()
+    quorum_percent: int = 50
+    pass_percent: int = 50
+    share: str = ""
+    members: str = ""
+    objection: str = ""
+    candidates: tuple[str, ...] = ()
+    credits: int = 0
+    tiers: tuple[tuple[str, ...], ...] = ()
+    """Of a roadmap ballot that has ended: the most wanted first."""
+    motions: tuple[MotionView, ...] = ()
     for_weight: int = 0
     against_weight: int = 0
     abstain_weight: int = 0

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from commons.charter import Charter
@@ -19,7 +20,9 @@ from commons.records import Record
 from governance.claims import Claims
 from governance.journal import Journal
 from governance.ledger import Ledger
+from governance.ledger.contributions import contributed
 from governance.members import Members
+from governance.pausing import Pauses
 from governance.proposals import Proposals
 from governance.statements.book import Book
 
@@ -49,7 +52,8 @@ class Consortium:
         self.lock = threading.RLock()
         self.members = Members()
         self.ledger = Ledger()
-        self.proposals = Proposals()
+        self.proposals = Proposals(partial(contributed, self.ledger))
+        self.pauses = Pauses()
         self.claims = Claims()
         self.book = Book()
         self._clock = clock
@@ -57,7 +61,7 @@ class Consortium:
         self._views: list[View] = []
         self._last_ms = 0
         self._broken = ""
-        self._replay((self.members, self.ledger, self.proposals, self.claims, self.book))
+        self._replay((self.members, self.ledger, self.proposals, self.pauses, self.claims, self.book))
 
     @property
     def charter(self) -> Charter:

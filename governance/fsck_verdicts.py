@@ -180,18 +180,19 @@ class Verdicts:
         self, run: Run, judged: _Judged, charter: Charter, facts: Mapping[str, Any], rise: int | None
     ) -> tuple[str, int] | None:
         """Who is left out, by the measurements of the states without each. `rise`: where there is harm."""
-        rules, looked = charter.rollback, dict[tuple[str, int], tuple[int, int]]()
+        rules, worth, best = charter.rollback, dict[tuple[str, int], int](), dict[tuple[str, int], int]()
         before = facts["state"] if rise is None else facts["base"]
         for key, state in facts.get("without", {}).items():
             site, _, number = key.rpartition("/")
-            if (found := self._changes(judged, charter, before, state)) is not None:
-                looked[site, int(number)] = found
-        worth = {key: ppm for key, (ppm, _) in looked.items()}
+            found = self._change(judged, charter, before, state)
+            if found is not None:
+                worth[site, int(number)] = found
+                most = self._changes(judged, charter, facts["state"], state)
+                best[site, int(number)] = most[1] if most else 0
         if not rules.on:
             return None
         if rise is not None:
-            return culprit(rise, worth)
-        best = {key: most for key, (_, most) in looked.items()}
+            return culprit(rise, worth, best)
         again = [key for key in dragging(worth, best, rules) if key[0] in judged.dragging]
         again = [key for key in again if self._leavable(run, key[0])]
         return min(again, key=lambda key: (worth[key], key), default=None)

@@ -6,36 +6,41 @@ from the vote it names. Shares the members' own arithmetic (`commons`), and noth
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from commons import charter_file, features, notes
+from commons.anchors import check_anchor
 from commons.ballots import Ballot, Proposal
 from commons.charter import Charter, Consortium
+from commons.course import Course
+from commons.delegating import check_ballot_key, open_ballot, unlawful_pause
+from commons.dormancy import Dormancy
 from commons.errors import Refusal
 from commons.founding import check_delegation, check_founding
+from commons.motions import BallotKey, Motion, Pause
 from commons.notes import Note, Verifier
+from commons.opening import Opening
 from commons.records import Kind, Record
 from commons.signed import open_signed, text_digest
-from commons.tally import Opening, outcome_facts, tally, valid
+from commons.tally import outcome_facts
 from governance.fsck_findings import Findings, Rule
+from governance.fsck_power import Contributions
 
 
-@dataclass
-class _Vote:
+@dataclass(kw_only=True)
+class _Vote(Course):
     proposal: Proposal
-    opening: Opening
     base: int
     """Position of its charter in the history."""
-    ballots: list[tuple[int, int, Ballot]] = field(default_factory=list)
-    state: str = "open"
 
 
 class Votes:
-    """Reads GENESIS, CHARTER, FOUNDING, SITE, PROPOSAL, OPENING, BALLOT, OUTCOME and EXECUTION records."""
+    """Reads GENESIS, CHARTER, FOUNDING, SITE and PAUSE records, and those of votes."""
 
     def __init__(self, findings: Findings) -> None:
         self._findings = findings
+        self._contributions = Contributions()
         self.history: list[Charter] = []
         self.log: Verifier | None = None
         """The key that the founders put into the charter."""
@@ -45,7 +50,11 @@ class Votes:
         self._founders: set[str] = set()
         self._founded = False
         self._pending: tuple[int, Proposal] | None = None
+        self._sound = False
+        """What is pending could be carried out."""
         self._votes: dict[str, _Vote] = {}
+        self._ballot_keys: dict[str, BallotKey] = {}
+        self._dormancy = Dormancy()
         self._execution: tuple[int, dict[str, Any]] | None = None
 
     @property
@@ -77,16 +86,26 @@ class Votes:
                 self._founding(index, record.body)
             case Kind.SITE:
                 self._site(index, record.body)
+            case Kind.ANCHOR:
+                self._anchor(index, record.body)
             case Kind.PROPOSAL:
                 self._propose(index, record.body)
             case Kind.OPENING:
                 self._open(index, record)
             case Kind.BALLOT:
                 self._ballot(index, record)
+            case Kind.MOTION:
+                self._motion(index, record)
+            case Kind.PAUSE:
+                self._pause(index, record.body)
+            case Kind.BALLOT_KEY:
+                self._delegate(index, record.body)
             case Kind.OUTCOME:
                 self._outcome(index, record)
             case Kind.EXECUTION:
-                self._execute(index, record.facts)
+                self._execute(index, record)
+            case Kind.TRANSFER:
+                self._contributions.take(record)
 
     def finish(self, size: int) -> None:
         """After the last record."""
@@ -218,10 +237,21 @@ class Votes:
         )
         self._keys[delegation.site] = verifier
 
+    def _anchor(self, index: int, body: bytes) -> None:
+        note = notes.parse(body)
+        found = check_anchor(note, self.charter)
+        if isinstance(found, Refusal):
+            self._findings.add(Rule.SIGNATURE, index, f"vouches unlawfully for a charter: {found.message}")
+            return
+        self.once(index, note, Rule.CHARTER, "is an anchor that stood before")
+        held = charter_file.digest(self.version(found.charter_version))
+        what = f"vouches for another charter version {found.charter_version} than the journal has"
+        self._findings.require(found.charter == held, Rule.CHARTER, index, what)
+
     def _propose(self, index: int, body: bytes) -> None:
         note = notes.parse(body)
         proposal = Proposal.from_note(note)
-        self._pending = (index, proposal)
+        self._pending, self._sound = (index, proposal), False
         if not self.by_member(index, note, proposal.proposer):
             return
         need, charter = self._findings.require, self.charter
@@ -232,9 +262,10 @@ class Votes:
         )
         need(ours, Rule.VOTE, index, "was proposed for another charter than the one in force")
         if ours:
-            changed = features.apply(charter, proposal.feature, proposal.parameters)
-            if isinstance(changed, Refusal):
-                self._findings.add(Rule.VOTE, index, f"proposes what cannot be: {changed.message}")
+            wrong = features.check(charter, proposal.feature, proposal.parameters)
+            self._sound = wrong is None
+            if wrong is not None:
+                self._findings.add(Rule.VOTE, index, f"proposes what cannot be: {wrong.message}")
 
     def _open(self, index: int, record: Record) -> None:
         opening = Opening.from_facts(record.facts)
@@ -242,11 +273,20 @@ class Votes:
         if pending is None or pending[1].id != opening.proposal:
             self._findings.add(Rule.VOTE, index, "opens a vote on what was not proposed right before it")
             return
-        number = len(self._votes) + 1
-        lawful = Opening.of(pending[1], self.charter, number=number, now_ms=record.at_ms)
+        proposal, number = pending[1], len(self._votes) + 1
+        if not self._sound:
+            return  # what it proposes cannot be, and was found so
+        contributed = self._contributions.at(self.charter, record.at_ms)
+        lawful = Opening.of(
+            proposal, self.charter, number=number, now_ms=record.at_ms, contributed=contributed,
+            dormant=self._dormancy.members,
+        )  # fmt: skip
         what = f"opens P-{number:04d} with another electorate, window or rule than charter version {self.charter.version}"
         self._findings.require(opening == lawful, Rule.VOTE, index, f"{what} gives it")
-        self._votes[opening.proposal] = _Vote(pending[1], opening, len(self.history) - 1)
+        binding = features.FEATURES[proposal.feature].binding
+        self._votes[opening.proposal] = _Vote(
+            opening, proposal.proposer, binding, proposal=proposal, base=len(self.history) - 1
+        )
 
     def _ballot(self, index: int, record: Record) -> None:
         note = notes.parse(record.body)
@@ -256,21 +296,52 @@ class Votes:
             self._findings.add(Rule.VOTE, index, "is a ballot on a proposal that was never opened")
             return
         member = self.history[vote.base].member(ballot.voter)
-        verifier = Verifier.from_vkey(member.key) if member else None
-        if not self.signed(index, note, verifier, ballot.voter):
+        if member is None:
+            self.signed(index, note, None, ballot.voter)
+            return
+        wrong = open_ballot(note, member, self._ballot_keys.get(member.name), record.at_ms)
+        if wrong is not None:
+            self._findings.add(Rule.SIGNATURE, index, f"is forged: {wrong.message}")
             return
         need, name = self._findings.require, f"P-{vote.opening.number:04d}"
         self.once(index, note, Rule.VOTE, f"is a ballot on {name} that stood before")
-        counts = valid(vote.opening, record.at_ms, ballot)
-        need(
-            counts,
-            Rule.VOTE,
-            index,
-            f"is a ballot that cannot count for {name}: another vote's, or out of its window",
-        )
-        still = vote.state == "open" and tally(vote.opening, vote.ballots, record.at_ms).state == "open"
-        need(still, Rule.VOTE, index, f"is a ballot on {name} after that vote was decided")
+        state = vote.state(record.at_ms)
+        need(state == "active", Rule.VOTE, index, f"is a ballot on {name}, which takes none: it is {state}")
         vote.ballots.append((index, record.at_ms, ballot))
+        what = f"is a ballot that cannot count for {name}: another vote's, or out of its window"
+        need(index not in vote.tally(record.at_ms).stray, Rule.VOTE, index, what)
+
+    def _motion(self, index: int, record: Record) -> None:
+        note = notes.parse(record.body)
+        motion = Motion.from_note(note)
+        vote = self._votes.get(motion.proposal)
+        if vote is None:
+            self._findings.add(Rule.VOTE, index, "is a motion on a proposal that was never opened")
+            return
+        member = self.history[vote.base].member(motion.member)
+        if not self.signed(index, note, Verifier.from_vkey(member.key) if member else None, motion.member):
+            return
+        name = f"P-{vote.opening.number:04d}"
+        self.once(index, note, Rule.VOTE, f"is a motion on {name} that stood before")
+        if why := vote.refuses(motion, record.at_ms):
+            self._findings.add(Rule.VOTE, index, f"is a motion on {name} that comes to nothing: {why}")
+        vote.motions.append((index, record.at_ms, motion))
+
+    def _pause(self, index: int, body: bytes) -> None:
+        note = notes.parse(body)
+        wrong = unlawful_pause(Pause.from_note(note), note, self.charter)
+        if wrong is not None:
+            self._findings.add(Rule.SIGNATURE, index, f"pauses the rounds unlawfully: {wrong.message}")
+        self.once(index, note, Rule.VOTE, "is a pause that stood before")
+
+    def _delegate(self, index: int, body: bytes) -> None:
+        note = notes.parse(body)
+        found = check_ballot_key(note, self.charter)
+        if isinstance(found, Refusal):
+            self._findings.add(Rule.SIGNATURE, index, f"delegates ballots unlawfully: {found.message}")
+            return
+        self.once(index, note, Rule.SIGNATURE, f"brings a replaced ballot key of {found.member} back")
+        self._ballot_keys[found.member] = found
 
     def _outcome(self, index: int, record: Record) -> None:
         facts, need = record.facts, self._findings.require
@@ -278,39 +349,45 @@ class Votes:
         if vote is None:
             self._findings.add(Rule.VOTE, index, "decides a proposal that was never opened")
             return
-        name = f"P-{vote.opening.number:04d}"
-        if facts["state"] == "stale":
-            changed = features.carry_out(
-                self.history[vote.base :], vote.proposal.feature, vote.proposal.parameters
-            )
-            due = vote.state == "passed" and isinstance(changed, Refusal)
-            need(due, Rule.VOTE, index, f"calls {name} stale, which it is not")
-        else:
-            count = tally(vote.opening, vote.ballots, record.at_ms)
-            need(vote.state == "open", Rule.VOTE, index, f"decides {name} a second time")
-            same = count.state != "open" and facts == outcome_facts(vote.opening, count)
-            what = (
-                f"says {name} is {facts['state']}; recounted it is {count.state}, {count.for_weight} for and "
-                f"{count.against_weight} against with {count.turnout_weight} of {count.total_weight} voting"
-            )
-            need(same, Rule.TALLY, index, what)
-        vote.state = facts["state"]
+        name, state = f"P-{vote.opening.number:04d}", facts["state"]
+        if state in ("stale", "failed"):
+            wish, history = vote.proposal, self.history[vote.base :]
+            changed = features.carry_out(history, wish.feature, wish.parameters)
+            due = vote.ready(record.at_ms) and isinstance(changed, Refusal)
+            need(due, Rule.VOTE, index, f"calls {name} {state}, which it is not")
+            vote.ended = state
+            return
+        count = vote.tally(record.at_ms)
+        need(vote.decided is None and not vote.cancelled, Rule.VOTE, index, f"decides {name} a second time")
+        same = count.state != "open" and facts == outcome_facts(vote.opening, count)
+        what = (
+            f"says {name} is {state}; recounted it is {count.state}, {count.for_weight} for and "
+            f"{count.against_weight} against with {count.turnout_weight} of {count.total_weight} voting"
+        )
+        need(same, Rule.TALLY, index, what)
+        vote.decided = (record.at_ms, state)
+        self._dormancy.take(vote.opening, facts["counted"])
+        target = self._votes.get(str(vote.proposal.parameters.get("proposal")))
+        if state == "passed" and vote.proposal.feature == features.OVERRIDE and target is not None:
+            target.overridden_ms = record.at_ms
 
-    def _execute(self, index: int, facts: dict[str, Any]) -> None:
+    def _execute(self, index: int, record: Record) -> None:
+        facts = record.facts
         self._execution = (index, facts)
         vote = self._votes.get(facts["proposal"])
         if vote is None:
             self._findings.add(Rule.VOTE, index, "carries out what was never voted on")
             return
         name = f"P-{vote.opening.number:04d}"
-        passed = vote.state == "passed"
-        self._findings.require(passed, Rule.VOTE, index, f"carries out {name}, which is {vote.state}")
+        state = vote.state(record.at_ms)
+        what = f"carries out {name}, which is {state}, not before {vote.eta_ms} ms"
+        self._findings.require(vote.ready(record.at_ms), Rule.VOTE, index, what)
         due = facts["round"] >= vote.proposal.effective_round
         what = (
             f"carries out {name} in round {facts['round']}, it was voted from {vote.proposal.effective_round}"
         )
         self._findings.require(due, Rule.VOTE, index, what)
-        vote.state = "executed"
+        vote.ended = "executed"
 
     def once(self, index: int, note: Note, rule: Rule, what: str) -> None:
         """The same words, whoever's bytes carry them, stand in a journal once."""

@@ -10,11 +10,12 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 from commons import charter_file, notes
+from commons.anchors import Anchor, check_anchor
 from commons.charter import Charter
 from commons.errors import Code, Refusal
 from commons.founding import Delegation, check_delegation, check_founding
 from commons.names import Digest
-from commons.notes import Verifier
+from commons.notes import Note, NoteError, Verifier
 from commons.records import Kind, Record, fact
 from commons.signed import text_digest
 
@@ -27,7 +28,12 @@ class Members:
         self._digests: dict[int, Digest] = {}
         self._delegations: dict[str, tuple[int, Delegation]] = {}
         self._seen: dict[Digest, int] = {}
-        self._evidence: list[int] = []
+        self.basis: list[int] = []
+        """Journal indexes of what every proof of the charter needs: genesis, founders, sites' keys."""
+        self.charter_at: dict[int, int] = {}
+        """Charter version -> journal index."""
+        self.anchors: dict[int, dict[str, int]] = {}
+        """Charter version -> member -> journal index of its anchor."""
 
     def apply(self, index: int, record: Record) -> None:
         match record.kind:
@@ -35,16 +41,22 @@ class Members:
                 charter = charter_file.from_canonical(record.body)
                 self._charters[charter.version] = charter
                 self._digests[charter.version] = notes.digest(record.body)
+                self.charter_at[charter.version] = index
+            case Kind.ANCHOR:
+                note = notes.parse(record.body)
+                anchor = Anchor.from_note(note)
+                self.anchors.setdefault(anchor.charter_version, {})[anchor.member] = index
+                self._seen[text_digest(note)] = index
             case Kind.SITE:
                 note = notes.parse(record.body)
                 delegation = Delegation.from_note(note)
                 self._delegations[delegation.site] = (index, delegation)
                 self._seen[text_digest(note)] = index
+                self.basis.append(index)
             case Kind.GENESIS | Kind.FOUNDING:
-                pass
+                self.basis.append(index)
             case _:
-                return
-        self._evidence.append(index)
+                pass
 
     @property
     def founded(self) -> bool:
@@ -72,11 +84,6 @@ class Members:
             tuple(s.name for s in self.charter.sites if s.name in self._delegations) if self.founded else ()
         )
 
-    @property
-    def evidence(self) -> tuple[int, ...]:
-        """Journal indexes of everything that proves the membership."""
-        return tuple(self._evidence)
-
     def delegation(self, site: str) -> Delegation | None:
         """The site's keys as its partner last signed them."""
         held = self._delegations.get(site)
@@ -86,6 +93,26 @@ class Members:
         """The key that signs the site's updates and usage."""
         delegation = self.delegation(site)
         return Verifier.from_vkey(delegation.key) if delegation else None
+
+    def find(self, note: bytes) -> int | None:
+        """Journal index of an anchor or delegation with the very same text, if it was recorded before."""
+        try:
+            return self._seen.get(text_digest(notes.parse(note)))
+        except NoteError:
+            return None
+
+    def decide_anchor(self, note: Note, now_ms: int) -> list[Record] | Refusal:
+        """The ANCHOR record of a member that vouches for a charter version; [] for a repeat."""
+        anchor = check_anchor(note, self.charter)
+        if isinstance(anchor, Refusal):
+            return anchor
+        if self._digests.get(anchor.charter_version) != anchor.charter:
+            return Refusal(
+                Code.CHARTER_INVALID,
+                f"charter version {anchor.charter_version} is {self._digests.get(anchor.charter_version, 'not there')}, the "
+                f"anchor says {anchor.charter}; {anchor.member} has seen another journal and shows what it was shown",
+            )
+        return [] if text_digest(note) in self._seen else [Record(Kind.ANCHOR, now_ms, note.data)]
 
     def decide_found(
         self, charter: Charter, founding: Sequence[bytes], log_key: str, now_ms: int

@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import grpc
 
 from commons import charter_file, notes
-from commons.ballots import Ballot, Proposal, kind
+from commons.anchors import Anchor, Shown, entries_digest
+from commons.ballots import kind
+from commons.chain import Wanted
 from commons.claims import CountersignNote
 from commons.errors import Code, Refusal
+from commons.log import Checkpoint
+from commons.motions import Pause
 from commons.notes import Note, NoteError
 from commons.records import Record
 from commons.views import CharterView, JournalView, ProposalsView, ProposalView, View
@@ -26,7 +30,8 @@ from governance.budgets import budgets_view
 from governance.claims import disputes_view
 from governance.consortium import Consortium
 from governance.ledger import CLAIMS, decide_claim
-from governance.proof import Witnessed, chain_bundle, covering
+from governance.proof import Entry, Witnessed, chain_bundle, covering
+from governance.proposals import NOTES
 from governance.statements.issuing import Statements
 
 WATCHERS_MAX = 64
@@ -69,9 +74,11 @@ class Chamber(ChamberServicer):
             "charter": self._charter,
             **more,
         }
+        self._finders = (consortium.proposals, consortium.claims, consortium.pauses, consortium.members)
         self._takers: dict[str, Taker] = {
-            Proposal.KIND: self._vote,
-            Ballot.KIND: self._vote,
+            **dict.fromkeys(NOTES, self._vote),
+            Pause.KIND: self._pause,
+            Anchor.KIND: consortium.members.decide_anchor,
             **dict.fromkeys(CLAIMS, self._claim),
             CountersignNote.KIND: statements.decide_countersign,
         }
@@ -102,7 +109,7 @@ class Chamber(ChamberServicer):
         consortium.commit(consortium.proposals.decide_close)
         if done:
             return done[0]
-        before = consortium.proposals.find(data), consortium.claims.find(data)
+        before = (view.find(data) for view in self._finders)
         known_at = next((index for index in before if index is not None), None)
         message = "what this note asks for has come about by another record: nothing was added"
         return Refusal(Code.EXISTS_WITH_DIFFERENT_FIELDS, message) if known_at is None else known_at
@@ -110,6 +117,9 @@ class Chamber(ChamberServicer):
     def _vote(self, note: Note, now_ms: int) -> list[Record] | Refusal:
         consortium = self._consortium
         return consortium.proposals.decide_submit(note.data, consortium.charter, now_ms)
+
+    def _pause(self, note: Note, now_ms: int) -> list[Record] | Refusal:
+        return self._consortium.pauses.decide_pause(note, self._consortium.charter, now_ms)
 
     def _claim(self, note: Note, now_ms: int) -> list[Record] | Refusal:
         return decide_claim(self._consortium.ledger, note, self._consortium.charter, now_ms)
@@ -145,8 +155,9 @@ class Chamber(ChamberServicer):
             self._seats.release()
 
     def Chain(self, request: wire.ChainRequest, context: grpc.ServicerContext) -> wire.ChainBundle:
-        self._await_witnesses(request.have_size)
-        bundle = chain_bundle(self._consortium, request.have_size, self._witnessed)
+        wanted = Wanted(request.have_size, request.known_version or 1, request.whole)
+        self._await_witnesses(wanted)
+        bundle = chain_bundle(self._consortium, wanted, self._witnessed)
         if isinstance(bundle, Refusal):
             refuse(context, bundle)
         checkpoint, entries, consistency = bundle
@@ -154,14 +165,28 @@ class Chamber(ChamberServicer):
             checkpoint=checkpoint,
             entries=[wire.ChainEntry(index=i, leaf=leaf, path=path) for i, leaf, path in entries],
             consistency=consistency,
+            shown=self._shown(checkpoint, entries),
         )
 
-    def _await_witnesses(self, have_size: int) -> None:
+    def _shown(self, checkpoint: bytes, entries: Sequence[Entry]) -> bytes:
+        """What the answer commits the coordinator to: one that proves nothing is evidence against it."""
+        last = [leaf for _, leaf, _ in entries if leaf.startswith(b"charter ")][-1]
+        charter = charter_file.from_canonical(Record.parse(last).body)
+        note = Shown(
+            consortium=charter.consortium.name,
+            size=Checkpoint.read(notes.parse(checkpoint)).size,
+            charter_version=charter.version,
+            charter=charter_file.digest(charter),
+            entries=entries_digest([(index, leaf) for index, leaf, _ in entries]),
+        )
+        return self._consortium.journal.sign(note.text)
+
+    def _await_witnesses(self, wanted: Wanted) -> None:
         """Give the cosignatures of the newest records a moment; when too many wait already, go on without."""
         if not self._consortium.charter.witnesses.quorum or not self._waiting.acquire(blocking=False):
             return
         try:
-            least = min(covering(self._consortium, have_size), self._consortium.size)
+            least = min(covering(self._consortium, wanted), self._consortium.size)
             self._witnessed.wait_published(least, WITNESSES_WAIT_S)
         finally:
             self._waiting.release()
@@ -187,11 +212,11 @@ class Chamber(ChamberServicer):
         return disputes_view(consortium.claims, consortium.ledger, currency, key)
 
     def _proposals(self, key: str) -> View:
-        return ProposalsView(proposals=tuple(self._consortium.proposals.views()))
+        return ProposalsView(proposals=tuple(self._consortium.proposals.views(self._consortium.now_ms())))
 
     def _proposal(self, key: str) -> View | Refusal:
         """By id, number or P-number; the latest one for an empty key."""
-        views = self._consortium.proposals.views()
+        views = self._consortium.proposals.views(self._consortium.now_ms())
         found: ProposalView | None = views[-1] if views and not key else None
         for view in views:
             if key in (view.id, str(view.number), f"P-{view.number:04d}"):

@@ -1,7 +1,7 @@
 """What the consortium is compared with: the seed it starts from, one partner alone, and all texts in one place.
 
-All three are the production trainer with a map in which one site owns every expert, so nothing differs but who
-holds what. Same model, same seed, same number of inner steps: alone trains on one partner's text (and the public
+All three are the production trainer with a map in which one site owns every expert, and no readers, so nothing differs
+but who holds what. Same model, same seed, same number of inner steps: alone trains on one partner's text (and the public
 text, where the charter mixes it in), central on every partner's at once (as many tokens as all sites together).
 Run as a process it takes a plan as JSON: `python -m hansa.baselines plan.json`.
 """
@@ -21,8 +21,8 @@ from pydantic import Field
 from safetensors.numpy import load_file, save_file
 
 from commons.charter import Model
-from commons.experts.map import ExpertMap
-from commons.experts.stored import stacked, unstacked
+from commons.experts.map import ExpertMap, Kind
+from commons.experts.stored import READERS, stacked, unstacked
 from commons.learning import Learning, Warm
 from commons.names import SiteId
 from commons.section import Section
@@ -177,7 +177,8 @@ def run_plan(plan: Plan, on_step: OnStep) -> dict[str, float]:
     """Run one baseline and write its files. Returns the held-out loss per domain."""
     started = time.monotonic()
     length = plan.learning.sequence_length
-    model, expert_map = plan.model, ExpertMap.from_owners(plan.model, plan.owners)  # type: ignore[arg-type]
+    model = plan.model.model_copy(update={"reader": 0})
+    expert_map = ExpertMap.from_owners(model, plan.owners)  # type: ignore[arg-type]
     corpora = {d: Corpus.load(Path(p), sequence_length=length, name=d) for d, p in plan.texts.items()}
     public = Corpus.load(Path(plan.public), sequence_length=length, name="public")
     home = Path(plan.home)
@@ -192,6 +193,8 @@ def run_plan(plan: Plan, on_step: OnStep) -> dict[str, float]:
             on_step=on_step,
         )
         save_file(stacked(expert_map, state), plan.seed_file, metadata={"format": "pt"})
+        if plan.model.reader:
+            _save_new_readers(plan)
     elif plan.what == "alone":
         if plan.alone not in corpora:
             raise ValueError(f"the plan's alone is {plan.alone!r}, which is none of {', '.join(corpora)}")
@@ -225,6 +228,14 @@ def run_plan(plan: Plan, on_step: OnStep) -> dict[str, float]:
     }
     Path(plan.result).write_text(json.dumps(facts, indent=2) + "\n", "utf-8")
     return losses
+
+
+def _save_new_readers(plan: Plan) -> None:
+    """Beside the seed: readers learn from their sites' text alone, so they begin at random."""
+    expert_map = ExpertMap.from_owners(plan.model, plan.owners)  # type: ignore[arg-type]
+    state = initial_state(plan.model, expert_map, seed=plan.learning.seed)
+    readers = {s.name: state[s.name] for s in expert_map.slices if s.kind is Kind.READER}
+    save_file(readers, Path(plan.seed_file).with_name(READERS), metadata={"format": "pt"})
 
 
 def main(arguments: list[str]) -> None:

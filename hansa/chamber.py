@@ -14,7 +14,9 @@ from typing import Any, TypeVar
 import grpc
 from typing_extensions import Self
 
-from commons import statement_proof, views
+from commons import charter_file, statement_proof, views
+from commons.chain import Wanted
+from commons.chain_file import ChainFile
 from commons.errors import Code, HansaError, Refused
 from commons.identity import Seat
 from commons.log import open_proof, proof_text
@@ -101,6 +103,21 @@ class Chamber:
                 "keep the note and tell the other members"
             ) from wrong
         return index
+
+    def chain(self, wanted: Wanted) -> ChainFile:
+        """What proves the charter in force, as the coordinator shows and signs it. Raises HansaError when it is no proof."""
+        request = wire.ChainRequest(
+            have_size=wanted.have_size, known_version=wanted.known_version, whole=wanted.whole
+        )
+        shown = self._ask(self._chamber.Chain, request, timeout_s=RELEASE_S)
+        entries = [(entry.index, entry.leaf, tuple(entry.path)) for entry in shown.entries]
+        try:
+            founding = charter_file.from_canonical(self.seat.charter)
+            return ChainFile.of(founding, shown.checkpoint, entries, shown.shown, whole=wanted.whole)
+        except ValueError as wrong:
+            raise HansaError(
+                f"the coordinator at {self.seat.address} shows what is no proof ({wrong}); tell the other members"
+            ) from wrong
 
     def start_run(self, seed: Path, run: str = "") -> RunId:
         """Open a run from a seed folder on the coordinator's machine; `run` empty: named after the last one.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,7 +149,7 @@ def site_entry(partner: str, *, payer: str, domain: str, statement: str) -> dict
 
 def check_charter(file: Path, founding: Path) -> Checked:
     """Raises ConfigError with every problem of the file, or of a signature in `founding` that does not hold."""
-    charter = _load(file)
+    charter = load_charter(file)
     digest = charter_file.digest(charter)
     signed: list[str] = []
     for note in sorted(founding.glob(f"*{NOTE}")) if founding.is_dir() else []:
@@ -165,7 +166,7 @@ def check_charter(file: Path, founding: Path) -> Checked:
 
 def sign_charter(file: Path, key: Path, founding: Path) -> tuple[Path, Digest]:
     """Write `founding/MEMBER.note`; the note's path and the charter's digest."""
-    charter, signer = _load(file), load_signer(key)
+    charter, signer = load_charter(file), load_signer(key)
     member = charter.member(signer.name)
     if member is None or member.key != signer.vkey:
         named = ", ".join(m.name for m in charter.members)
@@ -195,7 +196,7 @@ def founders(charter: Charter, notes: Iterable[bytes]) -> set[str]:
 def read_charter(file: Path | None, seat: Path) -> tuple[Charter, Digest]:
     """A file's charter, or the one in force as the seat's coordinator states it."""
     if file is not None:
-        charter = _load(file)
+        charter = load_charter(file)
         return charter, charter_file.digest(charter)
     from commons.views import CharterView
     from hansa.chamber import Chamber
@@ -220,7 +221,7 @@ def charter_text(charter: Charter, digest: Digest) -> list[str]:
         )
     return [
         *lines,
-        f"Model: {c.model.family}, {len(c.experts)} experts",
+        f"Model: {c.model.family}, {len(c.experts)} experts{_read(c.model.reader)}",
         f"Run: {_rounds(learning)}, {learning.strategy}, {learning.routing} routing{_inner(learning)}",
         f"Sent: {_sent(codecs)}",
         f"Price: {rates}",
@@ -229,6 +230,10 @@ def charter_text(charter: Charter, digest: Digest) -> list[str]:
         f"A vote needs {c.voting.quorum_percent} % turnout and more than {c.voting.pass_percent} % for it",
         f"Features voted in: {', '.join(k for k, on in c.features.items() if on) or 'none'}",
     ]
+
+
+def _read(width: int) -> str:
+    return f", chosen by readers of width {width}" if width else ""
 
 
 def _rounds(learning: Learning) -> str:
@@ -273,7 +278,12 @@ def _rate(rate: Rate, currency: str) -> str:
     return f"{said or 'nothing'} on {rate.device}{at}"
 
 
-def _load(file: Path) -> Charter:
+def load_charter(file: Path) -> Charter:
     if not file.exists():
         raise ConfigError([f"{file}: there is no such file; write one with `hansa charter new {file}`"])
     return charter_file.load(file, further=model_problems)
+
+
+def schema_text() -> str:
+    """The published JSON schema of the charter."""
+    return json.dumps(charter_file.schema(), indent=2, ensure_ascii=False) + "\n"

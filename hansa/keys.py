@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from commons.errors import ConfigError, StoreError
-from commons.identity import load_signer, save_signer
-from commons.notes import Signer, Verifier
+from commons.identity import load_signer, save_signer, write_file
+from commons.notes import NOTE_BYTES_MAX, NoteError, Signer, Verifier, parse
 
 
 @dataclass(frozen=True)
@@ -45,3 +45,21 @@ def read_public(path: Path) -> Verifier:
         raise ConfigError(
             [f"{path}: not a public key ({error}); ask its owner for the .pub file again"]
         ) from None
+
+
+def sign_text(text: Path, key: Path, out: Path) -> tuple[Path, str]:
+    """Sign exactly the bytes of a file: the note's path, and what was signed. Raises ConfigError, naming what no note can
+    hold: other line ends, a byte order mark, invisible characters."""
+    try:
+        data = text.read_bytes() if text.stat().st_size <= NOTE_BYTES_MAX else b""
+        words = data.decode("utf-8")
+        if not words or words.startswith("\ufeff"):
+            raise NoteError("it is empty, too large, or begins with a byte order mark")
+        note = load_signer(key).sign(words)
+        parse(note)
+    except OSError as error:
+        raise ConfigError([f"{text}: {error.strerror}"]) from None
+    except ValueError as error:
+        raise ConfigError([f"{text} cannot be signed: {error}"]) from None
+    write_file(out, note)
+    return out, words

@@ -1,4 +1,4 @@
-"""A released model, used as anybody would: loaded by transformers alone and measured on texts.
+"""A released model, used as anybody would: loaded from its folder and measured on texts.
 
 Run as a process: `python -m hansa.released FOLDER LENGTH RESULT.json DOMAIN=TEXT ...`.
 """
@@ -11,22 +11,51 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from safetensors.numpy import load_file
+from torch import nn
 from transformers import AutoModelForCausalLM
 
+from commons import charter_file
+from commons.experts.map import ExpertMap
+from commons.experts.stored import READERS, unstacked, weights_files
 from workers.data import Corpus
 from workers.objectives import held_out_loss
 from workers.routed import compute_routed_only
+from workers.shard import build_shard
 
+CHARTER = "charter.json"
 ROWS = 256
 """Held-out windows per text, the same ones that sites and baselines are measured on."""
 
 
-def released_losses(
-    folder: Path, texts: Mapping[str, Path], *, length: int, limit: int = ROWS
-) -> dict[str, float]:
-    """Held-out loss per text of the model in `folder`, nats per byte. Reads local files only."""
-    model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
+def load(folder: Path) -> nn.Module:
+    """The released model with its readers, where it has them: a causal model whose logits are what both say together.
+
+    Called as transformers' models are, on whole rows from their beginning (`use_cache=False`). Without readers it is
+    what `load_plain` gives.
+    """
+    if not (folder / READERS).exists():
+        return load_plain(folder)
+    charter = charter_file.from_canonical((folder / CHARTER).read_bytes())
+    expert_map = ExpertMap.from_charter(charter)
+    tensors = {n: a for file in weights_files(expert_map) for n, a in load_file(folder / file).items()}
+    state = unstacked(expert_map, tensors)
+    return build_shard(charter.model, expert_map, own=expert_map.experts, guests=False, state=state).eval()
+
+
+def load_plain(folder: Path) -> nn.Module:
+    """As transformers alone loads it, with the learned router. Reads local files only."""
+    model: nn.Module = AutoModelForCausalLM.from_pretrained(
+        folder, local_files_only=True, dtype=torch.float32
+    )
     compute_routed_only(model)
+    return model
+
+
+def released_losses(
+    model: nn.Module, texts: Mapping[str, Path], *, length: int, limit: int = ROWS
+) -> dict[str, float]:
+    """Held-out loss per text, nats per byte."""
     losses = {}
     for domain, path in texts.items():
         rows = Corpus.load(path, sequence_length=length, name=domain).held_out_rows(
@@ -40,8 +69,10 @@ def main(arguments: list[str]) -> None:
     """`FOLDER LENGTH RESULT.json DOMAIN=TEXT…`"""
     folder, length, result, *named = arguments
     texts = {domain: Path(path) for domain, _, path in (text.partition("=") for text in named)}
-    losses = released_losses(Path(folder), texts, length=int(length))
-    Path(result).write_text(json.dumps({"losses": losses}, indent=2) + "\n", "utf-8")
+    found = {"losses": released_losses(load(Path(folder)), texts, length=int(length))}
+    if (Path(folder) / READERS).exists():
+        found["plain"] = released_losses(load_plain(Path(folder)), texts, length=int(length))
+    Path(result).write_text(json.dumps(found, indent=2) + "\n", "utf-8")
 
 
 if __name__ == "__main__":

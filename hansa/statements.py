@@ -10,7 +10,6 @@ from commons.views import (
     ChargeView,
     DisputeView,
     PledgeView,
-    ProposalView,
     RateCardView,
     RunView,
     SiteView,
@@ -279,34 +278,6 @@ def _date(at_ms: int, none: str) -> str:
     if not at_ms:
         return none
     return instant(at_ms).replace(" 00:00 UTC", "")
-
-
-def proposal_table(proposals: tuple[ProposalView, ...]) -> str:
-    head = ("proposal", "title", "by", "feature", "state", "for", "against", "abstain", "from round")
-    rows = [
-        (f"P-{p.number:04d}", p.title, p.proposer, p.feature, p.state, p.for_weight, p.against_weight,
-         p.abstain_weight, p.executed_round or p.effective_round)
-        for p in proposals
-    ]  # fmt: skip
-    return table(head, rows)
-
-
-def proposal_text(p: ProposalView) -> str:
-    parameters = ", ".join(f"{k}={v}" for k, v in p.parameters.items()) or "none"
-    of = sum(p.electorate.values())
-    lines = [
-        f"P-{p.number:04d}  {p.title}",
-        f"  by {p.proposer}: feature {p.feature}, {parameters}",
-        f"  {p.state}: {p.for_weight} for, {p.against_weight} against, {p.abstain_weight} abstain of {of} votes",
-    ]
-    lines += [f"    {b.voter}: {b.choice} (journal record {b.index})" for b in p.ballots]
-    match p.executed_round:
-        case None:
-            lines.append(f"  takes effect from round {p.effective_round} at the earliest")
-        case number:
-            lines.append(f"  in force since round {number}, charter version {p.charter_version}")
-    lines += [f"    {change.get('op')} {change.get('path')} = {change.get('value')}" for change in p.patch]
-    return "\n".join([*lines, f"  id {p.id}"])
 
 
 def run_line(view: RunView) -> str:

@@ -2,24 +2,46 @@
 
 from __future__ import annotations
 
+import json
 import secrets
+import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from jsonpatch import JsonPatchException
+from jsonpointer import JsonPointerException
 
 from commons import charter_file, features
-from commons.ballots import Ballot, Choice, Proposal
+from commons.ballots import Ballot, Proposal
+from commons.charter import Charter
 from commons.errors import ConfigError, HansaError, Refusal, Refused
+from commons.features.patching import patch_parameters
 from commons.identity import load_signer
+from commons.motions import BallotKey, Motion, Pause
 from commons.names import Digest, ProposalId
-from commons.notes import NoteError, Signer
+from commons.notes import NOTE_BYTES_MAX, NoteError, Signer, Verifier, digest, parse
 from commons.views import CharterView, ProposalsView, ProposalView
+from commons.work import Words
 from governance.quotes import Quote
 from hansa.chamber import Chamber
 from hansa.joining import MEMBER_KEY
-from hansa.quoting import currency_of, quote_change
+from hansa.quoting import charter_in_force, currency_of, quote_change
 from hansa.settings import read_settings, split_settings
+
+MotionName = Literal["withdraw", "discuss", "resume", "veto"]
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What a proposal would do."""
+
+    changes: tuple[tuple[str, Any, Any], ...]
+    """(JSON pointer, old value, new value)."""
+    quote: Quote | None
+    """None: it changes no charter."""
 
 
 def propose(
@@ -33,9 +55,7 @@ def propose(
 ) -> ProposalView:
     """Sign and hand in a proposal on the charter in force. Raises Refused before sending what cannot pass a check."""
     charter = chamber.read(CharterView)
-    if (
-        unsound := features.apply(charter_file.from_canonical(charter.text.encode()), feature, parameters)
-    ) and (isinstance(unsound, Refusal)):
+    if unsound := features.check(charter_file.from_canonical(charter.text.encode()), feature, parameters):
         raise Refused(unsound)
     proposal = Proposal(
         consortium=chamber.seat.consortium,
@@ -54,20 +74,29 @@ def propose(
     return chamber.read(ProposalView, proposal.id)
 
 
-def cast(chamber: Chamber, signer: Signer, view: ProposalView, choice: Choice) -> ProposalView:
+def cast(
+    chamber: Chamber, signer: Signer, view: ProposalView, choice: str, *, reason: str = ""
+) -> ProposalView:
     """Sign and hand in a ballot on what `view` shows; the proposal as it stands afterwards."""
+    note = ballot_text(chamber, signer.name.partition("/")[0], view, choice, reason=reason)
+    chamber.submit(signer.sign(note))
+    return chamber.read(ProposalView, view.id)
+
+
+def ballot_text(chamber: Chamber, voter: str, view: ProposalView, choice: str, *, reason: str = "") -> str:
+    """The very text a ballot signs. `reason`: kept by the voter, of whose text the ballot has the digest."""
     ballot = Ballot(
         consortium=chamber.seat.consortium,
         proposal=ProposalId(view.id),
         rules=Digest(view.rules),
         electorate=Digest(view.electorate_digest),
-        voter=signer.name,
+        voter=voter,
         choice=choice,
         nonce=secrets.token_hex(16),
         cast_at=datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        reason=digest(reason.encode()) if reason else "",
     )
-    chamber.submit(signer.sign(ballot.compose()))
-    return chamber.read(ProposalView, view.id)
+    return ballot.compose()
 
 
 def open_proposal(
@@ -78,14 +107,18 @@ def open_proposal(
     settings: Sequence[str],
     title: str,
     effective_round: int,
-    before_signing: Callable[[Quote], None],
+    before_signing: Callable[[Preview], None],
+    patch: Path | None = None,
 ) -> ProposalView:
-    """`hansa proposal open`. `before_signing` is given what the change costs."""
+    """`hansa proposal open`. `before_signing` is given what the change changes and costs. `patch`: a file of RFC 6902
+    operations, for the feature config-patch."""
     pairs = split_settings(settings)
     with Chamber.at(seat) as chamber:
         signer = member_key(seat, key)
         parameters = read_settings(feature, pairs, currency_of(chamber))
-        before_signing(quote_change(chamber, feature, parameters, effective_round=effective_round))
+        if patch is not None:
+            parameters |= read_patch(charter_in_force(chamber), patch)
+        before_signing(preview(chamber, feature, parameters, effective_round))
         return propose(
             chamber,
             signer,
@@ -96,10 +129,107 @@ def open_proposal(
         )
 
 
-def cast_ballot(seat: Path, key: Path | None, *, which: str, choice: Choice) -> ProposalView:
+def cast_ballot(seat: Path, key: Path | None, *, which: str, choice: str, reason: str = "") -> ProposalView:
     """`hansa proposal vote`."""
     with Chamber.at(seat) as chamber:
-        return cast(chamber, member_key(seat, key), find_proposal(chamber, which), choice)
+        return cast(chamber, member_key(seat, key), find_proposal(chamber, which), choice, reason=reason)
+
+
+def unsigned_ballot(seat: Path, *, which: str, choice: str, reason: str = "") -> str:
+    """What to sign on another machine, by `hansa key sign`."""
+    with Chamber.at(seat) as chamber:
+        voter = chamber.seat.subject.partner
+        return ballot_text(chamber, voter, find_proposal(chamber, which), choice, reason=reason)
+
+
+def hand_in(seat: Path, file: Path) -> int:
+    """A note that was signed elsewhere; its journal index. Raises ConfigError when the file is no signed note."""
+    try:
+        data = file.read_bytes() if file.stat().st_size <= NOTE_BYTES_MAX else b""
+        parse(data)
+    except OSError as error:
+        raise ConfigError([f"{file}: {error.strerror}"]) from None
+    except NoteError as error:
+        raise ConfigError([f"{file}: {error} (sign the text with `hansa key sign`)"]) from None
+    with Chamber.at(seat) as chamber:
+        return chamber.submit(data)
+
+
+def move(seat: Path, key: Path | None, *, which: str, motion: MotionName, reason: str) -> ProposalView:
+    """Sign and hand in a motion on a proposal; the proposal as it stands afterwards."""
+    with Chamber.at(seat) as chamber:
+        signer, view = member_key(seat, key), find_proposal(chamber, which)
+        note = Motion(
+            consortium=chamber.seat.consortium,
+            proposal=view.id,
+            member=signer.name,
+            motion=motion,
+            reason=reason or "-",
+            nonce=secrets.token_hex(16),
+        )
+        chamber.submit(_signed(signer, note))
+        return chamber.read(ProposalView, view.id)
+
+
+def pause_rounds(seat: Path, key: Path | None, reason: str) -> int:
+    """`hansa run pause`; the journal index."""
+    with Chamber.at(seat) as chamber:
+        signer = member_key(seat, key)
+        note = Pause(
+            consortium=chamber.seat.consortium,
+            member=signer.name,
+            reason=reason,
+            nonce=secrets.token_hex(16),
+        )
+        return chamber.submit(_signed(signer, note))
+
+
+def delegate_ballots(seat: Path, key: Path | None, ballot_key: Verifier, days: int) -> tuple[int, int]:
+    """(journal index, expiry in Unix ms) of the delegation; 0 days take the key away."""
+    expires_ms = time.time_ns() // 1_000_000 + days * 86_400_000
+    with Chamber.at(seat) as chamber:
+        signer = member_key(seat, key)
+        note = BallotKey(
+            consortium=chamber.seat.consortium,
+            member=signer.name,
+            key=ballot_key.vkey,
+            expires_ms=expires_ms,
+            nonce=secrets.token_hex(16),
+        )
+        return chamber.submit(_signed(signer, note)), expires_ms
+
+
+def _signed(signer: Signer, note: Words) -> bytes:
+    try:
+        return signer.sign(note.text)
+    except NoteError as error:
+        raise ConfigError([f"it cannot be written down: {error}"]) from None
+
+
+def preview(chamber: Chamber, feature: str, parameters: Mapping[str, Any], effective_round: int) -> Preview:
+    """The dry run: what would change and cost if it were carried out now. Raises Refused when it could not be."""
+    charter = charter_in_force(chamber)
+    if wrong := features.check(charter, feature, parameters):
+        raise Refused(wrong)
+    if not features.FEATURES[feature].binding:
+        return Preview((), None)
+    after = features.apply(charter, feature, parameters)
+    assert not isinstance(after, Refusal), "it was checked"
+    quote = quote_change(chamber, feature, parameters, effective_round=effective_round)
+    return Preview(tuple(charter_file.diff(charter, after)), quote)
+
+
+def read_patch(charter: Charter, file: Path) -> dict[str, Any]:
+    """The parameters of config-patch. Raises ConfigError for a file that is no patch of this charter."""
+    try:
+        found = json.loads(file.read_bytes() if file.stat().st_size <= NOTE_BYTES_MAX else b"")
+        return patch_parameters(charter, found)
+    except OSError as error:
+        raise ConfigError([f"{file}: {error.strerror}"]) from None
+    except (ValueError, TypeError, KeyError, JsonPatchException, JsonPointerException) as error:
+        raise ConfigError(
+            [f"{file} is no JSON patch of charter version {charter.version}: {error}"]
+        ) from None
 
 
 def find_proposal(chamber: Chamber, which: str) -> ProposalView:
@@ -125,4 +255,4 @@ def member_key(seat: Path, key: Path | None) -> Signer:
 
 
 def _title(feature: str, parameters: Mapping[str, Any]) -> str:
-    return f"{feature} " + ", ".join(f"{k}={v}" for k, v in parameters.items())
+    return f"{feature} {', '.join(f'{k}={v}' for k, v in parameters.items())}".strip()

@@ -253,12 +253,11 @@ def _keep_books(desk: Desk) -> None:
             consortium.commit(lambda now_ms: decide_expire(consortium.ledger, now_ms))
             with consortium.lock:
                 idle, now_ms = desk.runs.active is None, consortium.now_ms()
-                ends = [view.closes_ms for view in proposals.views() if view.state == "open"]
+                vote_ms = proposals.next_moment_ms(now_ms)
                 expiry_ms, period = next_expiry_ms(consortium.ledger), consortium.ledger.period()
             if idle:
                 carry_out_votes(desk, None)
-            ends += [] if expiry_ms is None else [expiry_ms]
-            ends += [] if period is None else [period.end_ms]
+            ends = [end for end in (vote_ms, expiry_ms, period.end_ms if period else None) if end is not None]
             wait_s = max(0.1, (min(ends) - now_ms) / 1000) if ends else None
         except HansaError as error:
             log.error("the books cannot be kept: %s", error)

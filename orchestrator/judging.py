@@ -170,6 +170,9 @@ def stands(desk: Desk, run: RunId, judged: Judged) -> bool:
         return found is not None
     charter = desk.consortium.members.charters[found[1].charter_version]
     now = weighed(found[0], found[1], charter, judged.verdict.state)
+    looked = dict(judged.appraisal.updates if judged.appraisal else judged.verdict.without)
+    if accused(found[0], found[1], charter, now, looked) is not None:
+        return False
     if judged.verdict.word == "rolled-back":
         now = replace(now, word="rolled-back" if now.word == "harmful" else now.word)
     return now == replace(judged.verdict, without=())
@@ -212,12 +215,13 @@ def accused(
     if not rules.on or verdict.change_ppm is None:
         return None
     harm = verdict.word == "harmful"
-    before = run.measured.losses(found.base if harm else verdict.state, probe)
+    whole = run.measured.losses(verdict.state, probe)
+    before = run.measured.losses(found.base, probe) if harm else whole
     looked = {key: run.measured.losses(state, probe) for key, state in states.items()}
     worth = {key: ppm for key, losses in looked.items() if (ppm := change(before, losses)) is not None}
-    best = {key: change_of_best(before, looked[key]) or 0 for key in worth}
+    best = {key: change_of_best(whole, looked[key]) or 0 for key in worth}
     if harm:
-        named = culprit(verdict.change_ppm, worth)
+        named = culprit(verdict.change_ppm, worth, best)
     else:
         may = [key for key in dragging(worth, best, rules) if key[0] in run.dragging]
         may = [key for key in may if key in leavable(run, found, charter)]

@@ -9,7 +9,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from enum import Enum
 
-from commons.charter import Charter, Rounds
+from commons.charter import Charter, Rounds, Site
 from commons.errors import Code, Refusal
 from commons.experts.map import ExpertMap
 from commons.names import Digest, Micro, RoundNumber, RunId, SiteId
@@ -92,7 +92,8 @@ def plan_round(
         most = bound(charter, site, gflop, run.last_usage(name))
         if name in settled:
             continue
-        if why := _away(run, name, present) or apart.get(name) or noised.forbids(charter, name, number):
+        gone = _suspended(charter, site) or _away(run, name, present)
+        if why := gone or apart.get(name) or noised.forbids(charter, name, number):
             left_out[name] = Rejected(why.code, why.message)
         elif isinstance(most, Refusal):
             left_out[name] = Rejected(most.code, most.message)
@@ -123,6 +124,14 @@ def plan_round(
         left_out=left_out,
         admitted=len(settled),
     )
+
+
+def _suspended(charter: Charter, site: Site) -> Refusal | None:
+    member = charter.member(site.partner)
+    if member is None or not member.suspended:
+        return None
+    message = f"{site.partner}, who owns site {site.name}, is suspended; the members can readmit it by a vote"
+    return Refusal(Code.NOT_AUTHORISED, message)
 
 
 def _away(run: RunState, name: SiteId, present: Collection[SiteId]) -> Refusal | None:

@@ -81,6 +81,8 @@ def _plan_and_hold(desk: Desk, run: RunId, *, first: bool, renew: bool) -> bool:
         _release_unadmitted(desk, run)
     else:
         carry_out_votes(desk, run)
+        if not _await_resumption(desk, run):
+            return False
     if not _gather(desk, run, first=first):
         return False
     desk.consortium.commit(lambda now_ms: decide_expire(desk.consortium.ledger, now_ms))
@@ -264,6 +266,22 @@ def carry_out_votes(desk: Desk, run: RunId | None) -> None:
     consortium.commit(lambda now_ms: decide_rulings(consortium.ledger, consortium.charter, now_ms))
     if executed:
         log.info("charter version %d is in force", consortium.charter.version)
+
+
+def _await_resumption(desk: Desk, run: RunId) -> bool:
+    """While rounds are paused votes are carried out, and nothing else; False when the run ended or the coordinator stops."""
+    consortium = desk.consortium
+    while not desk.stopping.is_set():
+        strokes = desk.bell.strokes
+        with consortium.lock:
+            now_ms = consortium.now_ms()
+            until_ms = consortium.pauses.until_ms(consortium.charter, now_ms)
+            finished = desk.runs.by_id[run].finished
+        if finished or until_ms == now_ms:
+            return not finished
+        desk.bell.wait_beyond(strokes, None if until_ms is None else (until_ms - now_ms) / 1000)
+        carry_out_votes(desk, run)
+    return False
 
 
 def _gather(desk: Desk, run: RunId, *, first: bool) -> bool:

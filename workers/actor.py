@@ -227,8 +227,8 @@ class TrainingActor:
         self._progress, wanted = Progress(), charter.probe
         try:
             text = Probe.load(self._bench.probe, digest=wanted.text, size=wanted.bytes)
-            trainer, limit = self._trainer_of(run, charter), wanted.rows // wanted.parts
             with self._turn:
+                trainer, limit = self._trainer_of(run, charter), wanted.rows // wanted.parts
                 return tuple(trainer.evaluate(state, part, limit=limit) for part in text.parts(wanted.parts))
         except (TrainingError, CorpusError, KeyError) as error:
             return Failed(str(error))

@@ -31,11 +31,15 @@ class Experts(nn.Module):
         self.gates_on_input = gates_on_input
         self.stacked = any(isinstance(expert, StackedExpert) for expert in present.values())
         self.tokens = [0] * total
+        self.skips = False
+        """Whether a gate of 0 means that nothing is computed."""
         for index, expert in present.items():
             self.add_module(str(index), expert)
 
     def forward(self, hidden: Tensor, chosen: Tensor, gates: Tensor) -> Tensor:
         """hidden [T, H], chosen [T, k], gates [T, k] -> sum over k of gate * expert(hidden), or expert(gate * hidden), [T, H]."""
+        if self.skips:
+            return self._some(hidden, chosen, gates)
         where = routes(chosen, self.total)
         counts = where.counts.tolist()
         if self.training:
@@ -45,6 +49,17 @@ class Experts(nn.Module):
             rows = rows * gates.flatten().index_select(0, where.order).unsqueeze(1)
         done = self._through(rows, [counts[e] for e in self.present])
         return total(done, where, chosen.shape[1]) if self.gates_on_input else combine(done, where, gates)
+
+    def _some(self, hidden: Tensor, chosen: Tensor, gates: Tensor) -> Tensor:
+        """`forward` over the pairs of token and expert whose gate is not 0."""
+        pairs = gates.flatten().nonzero().squeeze(1)
+        pairs = pairs[torch.argsort(chosen.flatten()[pairs], stable=True)]
+        counts = torch.bincount(chosen.flatten()[pairs], minlength=self.total).tolist()
+        self.tokens = [a + b for a, b in zip(self.tokens, counts, strict=True)]
+        tokens, gate = pairs // chosen.shape[1], gates.flatten()[pairs].unsqueeze(1)
+        rows = hidden[tokens] * gate if self.gates_on_input else hidden[tokens]
+        done = self._through(rows, [counts[e] for e in self.present])
+        return torch.zeros_like(hidden).index_add(0, tokens, done if self.gates_on_input else done * gate)
 
     def _through(self, rows: Tensor, counts: Sequence[int]) -> Tensor:
         """Each present expert's segment of `rows` [n, H] through it."""

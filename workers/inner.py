@@ -7,7 +7,7 @@ of rounds or files.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -40,6 +40,11 @@ class InnerOptimizer:
 
     def __init__(self, shard: nn.Module, expert_map: ExpertMap, learning: Learning) -> None:
         self._named, self._fixed = weights(shard), fixed_rows(shard)
+        readers = {s.name for s in expert_map.slices if s.kind is Kind.READER}
+        self._clipped = [
+            found for of in (False, True) if (found := [n for n in self._named if (n in readers) is of])
+        ]
+        """Names of the parameters that are clipped together."""
         decayed = {s.name for s in expert_map.slices if s.kind in (Kind.TRUNK_MATRIX, Kind.EXPERT)}
         orthogonal = (
             _inside(shard, self._named, decayed) if learning.inner_optimizer == "muon" else set[str]()
@@ -64,20 +69,23 @@ class InnerOptimizer:
             self._optimizers.append(_Part(muon, _MUON, by_muon))
 
     def step(self, loss: Tensor, rate: float) -> None:
-        """One step down the gradient of `loss`, clipped to `CLIP_NORM` over all parameters."""
+        """One step down the gradient of `loss`, clipped to `CLIP_NORM` over all parameters; a reader's apart from them."""
         for optimizer, _, _ in self._optimizers:
             optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grads_with_norm_(self._named.values(), CLIP_NORM, self._norm())
+        for together in self._clipped:
+            parts = [self._named[name] for name in together]
+            nn.utils.clip_grads_with_norm_(parts, CLIP_NORM, self._norm(together))
         for optimizer, _, _ in self._optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate
             optimizer.step()
 
-    def _norm(self) -> Tensor:
-        """L2, of all gradients together. Rows that are fixed are none of it, so that not a bit depends on how many there are."""
+    def _norm(self, names: Sequence[str]) -> Tensor:
+        """L2, of these gradients together. Rows that are fixed are none of it, so that not a bit depends on how many there are."""
         found = []
-        for name, parameter in self._named.items():
+        for name in names:
+            parameter = self._named[name]
             if parameter.grad is not None:
                 moving = sorted(set(range(len(parameter))) - set(self._fixed.get(name, ())))
                 found.append(parameter.grad[moving] if name in self._fixed else parameter.grad)

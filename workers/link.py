@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from commons.chain import Wanted
 from commons.errors import HansaError, Refused, Unreachable
 from commons.identity import Seat
 from commons.names import Digest
@@ -108,11 +109,14 @@ class Link:
         """Whether the coordinator has answered a heartbeat that it no longer wants this round's work."""
         return self._unwanted == (run, round_number)
 
-    def chain(self, have_size: int) -> Chain:
+    def chain(self, wanted: Wanted) -> Chain:
         """Records and proofs from the founding to the charter in force. Raises Refused, Unreachable."""
-        shown = self._calls.ask(self._chamber.Chain, wire.ChainRequest(have_size=have_size))
+        request = wire.ChainRequest(
+            have_size=wanted.have_size, known_version=wanted.known_version, whole=wanted.whole
+        )
+        shown = self._calls.ask(self._chamber.Chain, request)
         entries = tuple((entry.index, entry.leaf, tuple(entry.path)) for entry in shown.entries)
-        return Chain(entries, shown.checkpoint, tuple(shown.consistency))
+        return Chain(entries, shown.checkpoint, tuple(shown.consistency), shown.shown)
 
     def evaluated(self, note: bytes) -> int:
         """Hand in an evaluation note; its journal index. A repeat has the same answer."""

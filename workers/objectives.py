@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from workers.data import CorpusError, Rows
+from workers.readers import Readers
 
 
 def as_tokens(rows: Rows, shard: nn.Module) -> Tensor:
@@ -34,6 +35,13 @@ def next_byte_loss(shard: nn.Module, rows: Tensor) -> Tensor:
     """Mean cross-entropy of `rows` [rows, length + 1], a scalar in nats per byte."""
     logits = shard(input_ids=rows[:, :-1], use_cache=False).logits
     return F.cross_entropy(logits.flatten(0, 1).float(), rows[:, 1:].flatten())
+
+
+def with_reader(objective: Tensor, shard: nn.Module, rows: Tensor) -> Tensor:
+    """What a step goes down: the objective of the forward just made and, apart from it, the loss of the reader trained here."""
+    readers = cast(Readers | None, getattr(shard, "readers", None))
+    reading = readers.loss(rows) if readers is not None else None
+    return objective if reading is None else objective + reading
 
 
 def held_out_loss(shard: nn.Module, rows: Rows, *, batch: int = 32) -> float:

@@ -26,7 +26,7 @@ from workers.residual import Residual, residual_is_whole
 from workers.seal import PAYLOAD
 
 _KEPT = 2
-"""Sealed rounds kept: the last, to send again, and the one before, whose residual a re-sealed last starts from."""
+"""Sealed rounds kept: the last, to send again, and of the one before the residual, from which a re-sealed last starts."""
 _SECURED = "secured"
 _SYNCS_AT_ONCE = 4
 _FOLDER = re.compile(r"(?P<run>.+)-(?P<round>[0-9]{6})")
@@ -76,6 +76,7 @@ class Outbox:
         try:
             if json.loads((folder / "order.json").read_bytes()) != _identity(order):
                 return None
+            (folder / PAYLOAD).stat()
             read = {name: (folder / file).read_bytes() for name, file in _FILES.items()}
         except FileNotFoundError:
             return None
@@ -143,11 +144,13 @@ class Outbox:
         return sorted(int(m["round"]) for m in matches if m and m["run"] == run)
 
     def _reuse(self, order: AssignmentNote, draft: Path) -> None:
-        """The payload of a round that nobody asks for again is written over: cheaper than a new file (`pack`)."""
-        for number in [n for n in self._rounds(order.run) if n < order.round][: 1 - _KEPT]:
-            folder = self._folder(order.run, number)
-            if (folder / PAYLOAD).exists():
+        """A payload of an earlier round, which nobody asks for once this one is ordered, is written over: cheaper than a new
+        file (`pack`). That of a round which was not secured is read once more should this process die; it stays."""
+        earlier = [self._folder(order.run, n) for n in self._rounds(order.run) if n < order.round]
+        for folder in earlier:
+            if (folder / _SECURED).exists() and (folder / PAYLOAD).exists():
                 (folder / PAYLOAD).replace(draft / PAYLOAD)
+        for folder in earlier[: 1 - _KEPT]:
             shutil.rmtree(folder)
 
     def _forget(self, order: AssignmentNote) -> None:

@@ -7,7 +7,7 @@ ruled out of the choice alone, and their rows cannot learn.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -35,6 +35,9 @@ class Router(nn.Module):
         self.weight = nn.Parameter(torch.empty(experts, hidden))
         self.e_score_correction_bias = nn.Buffer(torch.empty(experts)) if biased else None
         self.absent = nn.Buffer(torch.empty(experts), persistent=False)
+        self.shares: Callable[[Tensor], Tensor | None] = lambda hidden: None
+        """Of each group of experts in every token, [T, groups], once readers follow the forward (`workers.readers`)."""
+        self.groups: tuple[tuple[int, ...], ...] = ()
 
     def forbid_absent(self) -> None:
         """Fill the mask; called once, after memory is there."""
@@ -42,7 +45,11 @@ class Router(nn.Module):
         self.absent[list(self.present)] = 0.0
 
     def forward(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """hidden [.., H] -> logits [T, E], gates [T, k], chosen experts [T, k]."""
+        """hidden [.., H] -> logits [T, E], gates [T, k], chosen experts [T, k].
+
+        With shares of more than one group: k of each, [T, groups k], its gates times its share.
+        """
+        shares = self.shares(hidden)
         with torch.autocast(hidden.device.type, enabled=False):
             logits = self._logits(hidden.flatten(0, -2).float())
         scores = self._scores(logits)
@@ -51,11 +58,25 @@ class Router(nn.Module):
                 preference = logits + self.absent
             else:
                 preference = scores + (self.e_score_correction_bias + self.absent)
+        if shares is None:
+            gates, chosen = self._best(scores, preference, range(len(preference[0])))
+            return logits, gates, chosen
+        found = [self._best(scores, preference, group) for group in self.groups]
+        gates = torch.cat([g * shares[:, n : n + 1] for n, (g, _) in enumerate(found)], -1)
+        return logits, gates, torch.cat([chosen for _, chosen in found], -1)
+
+    def _best(self, scores: Tensor, preference: Tensor, group: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Gates and indices of the preferred experts of a group."""
+        if len(group) == preference.shape[1]:
             chosen = torch.topk(preference, self.k, sorted=False).indices
+        else:
+            among = torch.tensor(group, device=preference.device)
+            best = torch.topk(preference.index_select(1, among), min(self.k, len(group)), sorted=False)
+            chosen = among[best.indices]
         gates = scores.gather(1, chosen)
         if self.routing.normalised:
             gates = gates / (gates.sum(-1, keepdim=True) + 1e-20)
-        return logits, gates * self.routing.scale, chosen
+        return gates * self.routing.scale, chosen
 
     def _logits(self, hidden: Tensor) -> Tensor:
         """Of absent experts 0, where no gate depends on theirs: how many there are then has no part in a single bit."""

@@ -23,8 +23,10 @@ from transformers.models.glm4_moe import modeling_glm4_moe  # noqa: F401 (the us
 from commons.charter import Model
 from commons.experts.families import FAMILIES
 from commons.experts.map import ExpertMap, Kind
-from commons.names import ExpertId
+from commons.experts.readers import PREFIX
+from commons.names import ExpertId, SiteId
 from workers.experts import Experts, InputGated, expert
+from workers.readers import Readers, read_with
 from workers.routers import Router
 
 Array = NDArray[np.float32]
@@ -52,6 +54,8 @@ def build_shard(
         shard = architecture(config)
         for layer in family.mixed(family.settings(model.config)):
             _place(shard.model.layers[layer], model, present, owned, total=len(expert_map.experts))
+        if model.reader:
+            _listen(shard, model, expert_map, present, owned)
     shard.to_empty(device=compute_device())
     shard.tie_weights()
     shard.model.rotary_emb = type(shard.model.rotary_emb)(config).to(compute_device())
@@ -82,6 +86,30 @@ def _place(layer: nn.Module, model: Model, present: Sequence[int], owned: set[in
         setattr(layer, mixture.module, InputGated(router, experts, block.get_submodule("shared_expert")))
     else:
         block.gate, block.experts = router, experts
+
+
+def _listen(
+    shard: nn.Module, model: Model, expert_map: ExpertMap, present: Sequence[int], owned: set[int]
+) -> None:
+    """The readers of all sites that have an expert here; trained: that of the only owner."""
+    groups: dict[SiteId, list[int]] = {}
+    for index in present:
+        groups.setdefault(expert_map.owners[expert_map.experts[index]], []).append(index)
+    owners = {expert_map.owners[expert_map.experts[index]] for index in owned}
+    keys = FAMILIES[model.family].settings(model.config)
+    readers = Readers(
+        groups,
+        trained=next(iter(owners)) if len(owners) == 1 else None,
+        width=model.reader,
+        hidden=keys.whole("hidden_size"),
+        vocabulary=keys.whole("vocab_size"),
+    )
+    read_with(shard, readers)
+    for module in shard.modules():
+        if isinstance(module, Router):
+            module.shares, module.groups = readers.shares, readers.groups
+        if isinstance(module, Experts):
+            module.skips = readers.choose
 
 
 def weights(shard: nn.Module) -> dict[str, nn.Parameter]:
@@ -179,10 +207,8 @@ def _tensors(shard: nn.Module) -> dict[str, Tensor]:
 def _canonical(shard: nn.Module) -> Callable[[str], str]:
     """From a tensor's place in transformers' module to its canonical name."""
     mixture = FAMILIES[cast(Any, shard).config.model_type].mixture
-    if mixture.module == mixture.stored:
-        return str
     block = re.compile(rf"^(model\.layers\.\d+)\.{mixture.module}\.")
-    return lambda name: block.sub(rf"\1.{mixture.stored}.", name)
+    return lambda name: block.sub(rf"\1.{mixture.stored}.", name).replace("readers.of_", PREFIX, 1)
 
 
 def compute_device() -> torch.device:

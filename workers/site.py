@@ -109,7 +109,7 @@ def verify_site(file: SiteFile) -> VerifiedCharter:
         spending = Spending(file.home / SPENT, file.policy.epsilon_max)
         verified = Verification(
             seat, file.policy, file.home / "verified.json", SystemClock(), spending
-        ).charter(link.chain)
+        ).charter(link.chain, whole=True)
     finally:
         stop.set()
         link.close()

@@ -18,8 +18,6 @@ from numpy.typing import NDArray
 from commons.learning import Learning
 
 Array = NDArray[np.float32]
-OWN_SHARE = 0.5
-"""Of a site's own value, where an exchange is taken in after some steps (alpha of Streaming DiLoCo, arXiv 2501.18512)."""
 
 
 @dataclass(frozen=True)
@@ -72,13 +70,14 @@ class Standing:
         return {name: self.local[name] for name in self._kept(self.local, base)}
 
     def taken_in(self, now: Mapping[str, Array], base: Mapping[str, Array]) -> dict[str, Array]:
-        """The values with which the site goes on when it has come to `now` before it took `base` in."""
+        """The values with which the site goes on when it has come to `now` before it took `base` in: of what was exchanged, as
+        if the base had been there at once, with the steps that were made since."""
         kept = set(self._kept(now, base))
         new: dict[str, Array] = {}
         for name, here in now.items():
             there = np.asarray(base[name], np.float32)
             if name in self.exchanged:
-                new[name] = np.float32(OWN_SHARE) * here + np.float32(1 - OWN_SHARE) * there
+                new[name] = there + (here - self.local[name])
             else:
                 new[name] = here if name in kept else there
         return new

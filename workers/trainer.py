@@ -33,13 +33,13 @@ from torch import nn
 from commons.charter import Model
 from commons.clock import SystemClock
 from commons.exchange import Exchange
-from commons.experts.map import ExpertMap, Kind, Slice
+from commons.experts.map import ExpertMap, Slice
 from commons.learning import Learning
 from commons.names import ExpertId, SiteId
 from workers.data import Corpus, HeldOut, Mixture, Source
 from workers.gauge import Gauge
 from workers.inner import InnerOptimizer, computed_in
-from workers.objectives import as_tokens, held_out_loss, next_byte_loss
+from workers.objectives import as_tokens, held_out_loss, next_byte_loss, with_reader
 from workers.rounds import FinishedRounds, Moments, RoundResult
 from workers.shard import (
     build_shard,
@@ -290,14 +290,15 @@ class Trainer:
                 step, rows=learning.batch_size, length=learning.sequence_length, seed=learning.seed
             )
             with torch.autocast(device.type, torch.bfloat16, enabled=computed_in(learning, device) == "bf16"):
-                objective = next_byte_loss(work.shard, as_tokens(rows, work.shard))
+                tokens = as_tokens(rows, work.shard)
+                objective = next_byte_loss(work.shard, tokens)
             loss = float(objective.detach())
             if not math.isfinite(loss):
                 raise TrainingError(
                     f"site {self._site}: the loss is {loss} at inner step {work.done + 1} of round {round_number}; "
                     "propose a lower learning rate"
                 )
-            work.optimizer.step(objective, inner_rate(step, learning))
+            work.optimizer.step(with_reader(objective, work.shard, tokens), inner_rate(step, learning))
             work.done, work.loss = work.done + 1, work.loss + loss
             work.over = bool(on_step(work.done, loss))
 
@@ -322,7 +323,7 @@ class Trainer:
     def _guest_names(self) -> list[str]:
         trained, guests = self._built or ((), False)
         return [
-            s.name for s in self._map.slices if s.kind is Kind.EXPERT and guests and s.expert not in trained
+            s.name for s in self._map.slices if s.expert is not None and guests and s.expert not in trained
         ]
 
     def _request(self, round_number: int, base: Mapping[str, Array], learning: Learning, experts: str) -> str:

@@ -18,11 +18,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from commons import charter_file
-from commons.chain import Trust, VerifiedCharter, verify_chain
+from commons.chain import LACKS, Trust, VerifiedCharter, Wanted, verify_chain
+from commons.chain_file import ChainFile
 from commons.charter import Charter
 from commons.clock import Clock
 from commons.errors import Code, HansaError, Refusal
@@ -30,11 +31,14 @@ from commons.exchange import Exchange
 from commons.experts.map import ExpertMap
 from commons.identity import Seat, write_file
 from commons.log import Checkpoint
-from commons.notes import NoteError, Verifier, open_note
+from commons.names import Digest
+from commons.notes import NoteError, Verifier, open_note, parse
 from commons.work import AssignmentNote
 from workers.policy import Policy, forbids
 from workers.spending import Spending
 
+EVIDENCE_MAX = 8
+"""Files of evidence kept; the first ones say enough."""
 CLOCK_SLACK_MS = 300_000
 """How far this site's clock may be ahead of the coordinator's before it refuses leases."""
 
@@ -46,10 +50,12 @@ class Chain:
     entries: tuple[tuple[int, bytes, tuple[bytes, ...]], ...]
     checkpoint: bytes
     consistency: tuple[bytes, ...]
+    shown: bytes = b""
+    """The coordinator's signature under all of it."""
 
 
-Ask = Callable[[int], Chain]
-"""Asks the coordinator for the chain, given the size of the journal verified last (0: none)."""
+Ask = Callable[[Wanted], Chain]
+"""Asks the coordinator for the chain, given what was verified last."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +78,18 @@ class Order:
         return Exchange(self.expert_map, self.charter.learning, self.note.round)
 
 
+@dataclass(frozen=True)
+class _Last:
+    """What was verified last."""
+
+    head: Checkpoint | None = None
+    version: int = 1
+    charter: Digest | None = None
+    """Of that version; votes before it are not recounted each time."""
+    note: bytes = b""
+    """The checkpoint as the log signed it."""
+
+
 class Verification:
     """One site's memory of what it has verified, kept in `memory`. Not for several threads."""
 
@@ -86,22 +104,54 @@ class Verification:
             raise HansaError(
                 f"{seat.folder / 'charter.json'}: {error}; join again with a new invite"
             ) from error
-        self._have, self._least_version = self._remembered()
+        self._last = self._remembered()
 
-    def charter(self, ask: Ask) -> VerifiedCharter | Refusal:
-        """Steps 1 to 7 against what the coordinator shows now; what holds is remembered durably."""
-        chain = ask(self._have.size if self._have else 0)
-        verified = verify_chain(
+    def charter(self, ask: Ask, *, whole: bool = False) -> VerifiedCharter | Refusal:
+        """Steps 1 to 7 against what the coordinator shows now; what holds is remembered durably.
+
+        `whole`: every vote since the founding is recounted, not only those since the last time. What does not hold is kept
+        as evidence beside the memory, and the refusal names the file.
+        """
+        last = self._last
+        chain = ask(Wanted(last.head.size if last.head else 0, last.version, whole))
+        verified = self._verified(chain, whole=whole)
+        if isinstance(verified, VerifiedCharter):
+            self._remember(verified, chain)
+            return verified
+        if not whole and last.head and LACKS not in verified.details:
+            chain, whole = ask(Wanted(last.head.size, last.version, True)), True
+        return self._with_evidence(verified, chain, whole=whole)
+
+    def _verified(self, chain: Chain, *, whole: bool) -> VerifiedCharter | Refusal:
+        last = self._last
+        return verify_chain(
             chain.entries,
             chain.checkpoint,
             chain.consistency,
             trust=self._trust,
-            have=self._have,
-            least_version=self._least_version,
+            have=last.head,
+            least_version=last.version,
+            known=last.charter,
+            whole=whole,
         )
-        if isinstance(verified, VerifiedCharter):
-            self._remember(verified)
-        return verified
+
+    def _with_evidence(self, refusal: Refusal, chain: Chain, *, whole: bool) -> Refusal:
+        """The refusal, with the file that proves it to others where the coordinator has signed what it showed."""
+        try:
+            file = ChainFile.of(
+                self._trust.founding, chain.checkpoint, chain.entries, chain.shown, whole=whole,
+                consistency=chain.consistency, earlier=self._last.note,
+            )  # fmt: skip
+            convicts = file.signed() is not None and isinstance(file.verify(), Refusal)
+        except ValueError:
+            return refusal
+        kept = sorted(self._memory.parent.glob("evidence-*.json"))
+        if not convicts or len(kept) >= EVIDENCE_MAX:
+            return refusal
+        path = self._memory.with_name(f"evidence-{Checkpoint.read(parse(chain.checkpoint)).size}.json")
+        write_file(path, file.dump())
+        message = f"{refusal.message}; the coordinator has signed it, others see so with `hansa charter verify {path}`"
+        return replace(refusal, message=message)
 
     def order(self, data: bytes, ask: Ask) -> Order | Refusal:
         """All steps for the assignment note `data`. The same note may be checked again at any time. Raises StoreError when
@@ -153,28 +203,31 @@ class Verification:
         steps = (*verified.steps, signed, "13 policy: allowed", "14 privacy: within what may be spent")
         return Order(note, charter, expert_map, data, steps, verified.sites)
 
-    def _remembered(self) -> tuple[Checkpoint | None, int]:
+    def _remembered(self) -> _Last:
         try:
             kept = json.loads(self._memory.read_bytes())
-            root = bytes.fromhex(kept["root"])
-            return Checkpoint(kept["origin"], int(kept["size"]), root), int(kept["version"])
+            head = Checkpoint(kept["origin"], int(kept["size"]), bytes.fromhex(kept["root"]))
+            charter = Digest(str(kept["charter"])) if "charter" in kept else None
+            return _Last(head, int(kept["version"]), charter, str(kept.get("note", "")).encode())
         except FileNotFoundError:
-            return None, 1
+            return _Last()
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise HansaError(
                 f"{self._memory} cannot be read ({error}); restore it, or remove it if you accept to forget which "
                 "journal this site has seen"
             ) from error
 
-    def _remember(self, verified: VerifiedCharter) -> None:
+    def _remember(self, verified: VerifiedCharter, chain: Chain) -> None:
         head = verified.checkpoint
-        if head == self._have:
+        if head == self._last.head:
             return
         kept = {
             "origin": head.origin,
             "size": head.size,
             "root": head.root.hex(),
             "version": verified.version,
+            "charter": verified.digest,
+            "note": chain.checkpoint.decode(),
         }
         write_file(self._memory, json.dumps(kept).encode())
-        self._have, self._least_version = head, verified.version
+        self._last = _Last(head, verified.version, verified.digest, chain.checkpoint)

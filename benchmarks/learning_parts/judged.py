@@ -20,7 +20,7 @@ from workers.data import Rows
 from workers.objectives import held_out_loss
 from workers.shard import build_shard
 
-RULES = Rollback(on=True, drag_percent=0.1, quarantine_rounds=5)
+RULES = Rollback(on=True, drag_percent=0.5, quarantine_rounds=12)
 EVERY = 2
 """Rounds from one appraisal to the next: a site that comes back from its quarantine is looked at at once."""
 _KEPT = ("losses", "changes", "out_until", "dragged", "log")
@@ -93,10 +93,11 @@ class Judge:
         }
         if 2 * len(sites) <= len(local):
             return None
+        best = {(s, number): max(entry["worth_ppm"][s]) for s in left}
         if rise is not None:
-            named = culprit(rise, {(s, number): _rise(self.losses, losses) for s, losses in left.items()})
+            without = {(s, number): _rise(self.losses, losses) for s, losses in left.items()}
+            named = culprit(rise, without, best)
         else:
-            best = {(s, number): max(entry["worth_ppm"][s]) for s in left}
             worth = {(s, number): _rise(after, losses) for s, losses in left.items()}
             again = [n for n in dragging(worth, best, RULES) if n[0] in self.dragged]
             named = min(again, key=lambda name: worth[name], default=None)

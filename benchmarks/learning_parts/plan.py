@@ -22,6 +22,7 @@ EXPERTS = 8
 AVERAGED, NESTEROV = Outer(), Outer(learning_rate=0.7, momentum=0.9, nesterov=True)
 HALF = Outer(learning_rate=1.0, momentum=0.5)
 STRONG, LEADING = Outer(learning_rate=1.0, momentum=0.75), Outer(learning_rate=1.0, momentum=0.9)
+READER = 128
 NEVER = 10**6
 """Rounds: but for the last exchange, which all runs end with."""
 
@@ -45,9 +46,12 @@ class Size:
     seed_steps: int = 0
     """Central steps of the seed phase, each of 4 * batch rows: a quarter of `steps`."""
 
+    reader: int = 0
+    """Width of the sites' readers, where a variant has them."""
+
     @property
     def model(self) -> Model:
-        return Model(family="glm4_moe", config=self.config)
+        return Model(family="glm4_moe", config=self.config, reader=self.reader)
 
     def experts(self, sites: Sequence[str]) -> ExpertMap:
         """The map of EXPERTS experts dealt evenly over the sites, in their order."""
@@ -128,6 +132,8 @@ class Variant:
     rate: float = 1.0
     """Inner learning rate, as a multiple of the size's. Other than 1 for tuning on central and for asking what makes
     the gap; the comparison of T1 has 1 everywhere."""
+    reader: int = 0
+    """Width of the sites' readers (`commons.experts.readers`)."""
     bad: Bad = ""
     """What is wrong with the last site; empty: nothing."""
     rule: Robust | None = None
@@ -162,25 +168,19 @@ _ROUTED = replace(_FEDAVG, name="routed", experts_by="routed", router_by="routed
 _RADIAL = replace(_ROUTED, name="routed-radial", radial=1.0)
 _LEAN_ONCE = replace(_LEAN, trunk_every=NEVER, experts_every=NEVER)
 _COPIES = replace(_RADIAL, name="copies", inner_steps=5, radial_end=0.0)
-_RULES = (
-    Robust(rule="norm_clip"),
-    Robust(rule="trimmed_mean"),
-    Robust(rule="median"),
-    Robust(rule="centred_clip"),
-)
 _KINDS: tuple[Bad, ...] = ("", "little", "random", "shuffled", "flipped", "huge")
+_AGAINST: tuple[Bad, ...] = ("", "random", "flipped", "huge")
 _BAD = (
     *(replace(_LEAN, name=f"bad-{kind}", bad=kind) for kind in (*_KINDS[1:], "absent")),
     *(
-        replace(_LEAN, name=f"bad-{kind or 'none'}-{rule.rule.replace('_', '-')}", bad=kind, rule=rule)
-        for rule in _RULES
-        for kind in _KINDS
+        replace(
+            _LEAN, name=f"bad-{kind or 'none'}-{name.replace('_', '-')}", bad=kind, rule=Robust(rule=name)
+        )
+        for name in ("median", "centred_clip")
+        for kind in _AGAINST
     ),
-    *(
-        replace(_LEAN, name=f"bad-{kind or 'none'}-{judged}", bad=kind, judged=judged)
-        for judged in ("watched", "rollback")
-        for kind in _KINDS
-    ),
+    replace(_LEAN, name="bad-none-watched", judged="watched"),
+    *(replace(_LEAN, name=f"bad-{kind or 'none'}-rollback", bad=kind, judged="rollback") for kind in _KINDS),
 )
 
 _ALL = (
@@ -207,6 +207,7 @@ _ALL = (
     _SPES,
     replace(_SPES, name="spes-often", nearest_every=1),
     _LEAN,
+    replace(_LEAN, name="lean-read", reader=READER, note="as `lean` to the byte, and a reader at every site"),
     replace(_LEAN, name="lean-30", inner_steps=30),
     replace(_LEAN, name="lean-20", inner_steps=20),
     replace(_LEAN, name="lean-fragments-2", inner_steps=5, fragments=2, note="as many bytes as lean"),
@@ -256,11 +257,12 @@ VARIANTS: dict[str, Variant] = {v.name: v for v in _ALL}
 
 RANKED = tuple(v.name for v in _ALL)
 """The short regime, one seed."""
-OURS, OURS_SCRATCH, EIGHT, FAR = "lean", "lean-scratch", "lean-8", "lean-130-int4"
+OURS, UNREAD, OURS_SCRATCH, EIGHT, FAR = "lean-read", "lean", "lean-scratch", "lean-8", "lean-130-int4"
 _ONE, _THREE = (0,), (0, 1, 2)
 T1: dict[str, tuple[int, ...]] = {
     "central": _THREE,
     "lean": _THREE,
+    "lean-read": _THREE,
     "central-faster": _ONE,
     "alone": _THREE,
     "central-scratch": _THREE,

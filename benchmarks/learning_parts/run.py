@@ -12,7 +12,7 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,7 @@ def run(
     variant: Variant, size: Size, seed: int, *, texts: Texts, work: Path, kept: Path = KEPT
 ) -> dict[str, Any]:
     """Do what is not yet done and answer the result, which is then on disk."""
+    size = replace(size, reader=variant.reader)
     file = result_file(size.name, variant.name, seed, kept)
     if file.exists():
         found: dict[str, Any] = json.loads(file.read_text())
@@ -79,10 +80,16 @@ def run(
 
 
 def start_state(variant: Variant, size: Size, seed: int, *, texts: Texts, work: Path) -> State:
-    """Random weights, or those after the seed phase on the public text, which all variants of a seed share."""
+    """Random weights, or those after the seed phase on the public text, which all variants of a seed share.
+
+    Readers begin at random either way.
+    """
+    owners = list(texts.sites(variant.sites)) if variant.reader else list(texts.train)
+    start = initial_state(size.model, size.experts(owners), seed=seed)
+    size = replace(size, reader=0)
     expert_map = size.experts(list(texts.train))
     if variant.start == "scratch":
-        return initial_state(size.model, expert_map, seed=seed)
+        return start
     file = work / f"{size.name}-seed-{seed}.safetensors"
     if not file.exists():
         learning = Learning(
@@ -98,7 +105,7 @@ def start_state(variant: Variant, size: Size, seed: int, *, texts: Texts, work: 
             home=work / f"{size.name}-seed-{seed}", on_step=lambda step, loss: None,
         )  # fmt: skip
         write_durably(file, state, {})
-    return read_arrays(file)
+    return start | read_arrays(file)
 
 
 def _facts(variant: Variant, size: Size, seed: int, consortium: Consortium, texts: Texts) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from workers.durable import read_arrays, read_facts, write_durably
 from workers.trainer import Trainer
 
 EVERYTHING = SiteId("everything")
-PROBE_ROWS = 24
+PROBE_ROWS = 16
 """Of each domain."""
 
 
@@ -121,7 +121,7 @@ class Consortium:
             return
         closing = self.round > self.rounds * (1 - v.closing)
         last = closing or self.round == self.rounds
-        experts = [s for s in self.map.slices if s.kind is Kind.EXPERT]
+        experts = [s for s in self.map.slices if s.expert is not None]
         self.counted = self._counted(shared)
         if last or self.round % v.trunk_every == 0:
             moves = Exchange(self.map, self.learning, self.round)

@@ -46,9 +46,9 @@ class Runs:
             self.by_variant.setdefault(found["variant"]["name"], {})[found["seed"]] = found
 
     def losses(self, variant: str, seed: int, kind: str | None = None) -> dict[str, float]:
-        """By default as the variant is meant to be used: lean shards with their experts chosen by posterior."""
+        """By default as the variant is meant to be used: lean shards without readers with their experts chosen by posterior."""
         run = self.by_variant[variant][seed]
-        lean = run["variant"]["holds"] == "own" and "posterior" in run[self.side]
+        lean = run["variant"]["holds"] == "own" and "posterior" in run[self.side] and not _reads(run)
         found: dict[str, float] = run[self.side][kind or ("posterior" if lean else "losses")]
         return found
 
@@ -88,6 +88,7 @@ def table(runs: Runs, *, start: str, title: str) -> str | None:
     """Every variant of one start, the best first."""
     central = "central" if start == "seed" else "central-scratch"
     chosen = [v for v, by in runs.by_variant.items() if next(iter(by.values()))["variant"]["start"] == start]
+    chosen = [v for v in chosen if not v.startswith("bad-")]  # they have figures of their own
     rows = sorted((row for v in chosen for row in _rows(runs, v, central)), key=lambda row: row[0])
     if not rows:
         return None
@@ -103,7 +104,9 @@ def table(runs: Runs, *, start: str, title: str) -> str | None:
 def _rows(runs: Runs, variant: str, central: str) -> Iterable[tuple[float, Sequence[str]]]:
     one = next(iter(runs.by_variant[variant].values()))
     kinds: dict[str | None, str] = {None: variant}
-    if "posterior" in one[runs.side]:
+    if _reads(one):
+        kinds = {"losses": f"{variant}, experts by readers"}
+    elif "posterior" in one[runs.side]:
         kinds = {"posterior": f"{variant}, experts by posterior", "losses": f"{variant}, learned router"}
     if variant == "alone":
         kinds = {
@@ -114,7 +117,8 @@ def _rows(runs: Runs, variant: str, central: str) -> Iterable[tuple[float, Seque
     apart = one["variant"]["data"] == "apart"
     for kind, name in kinds.items():
         spread, gap = runs.spread(variant, kind), runs.gap(variant, central, kind)
-        closed = runs.closed(variant) if central == "central" and kind in (None, "posterior") else None
+        ours = kind in (None, "posterior") or _reads(one)
+        closed = runs.closed(variant) if central == "central" and ours else None
         by_domain = [
             np.mean([runs.losses(variant, s, kind)[d] for s in runs.by_variant[variant]])
             for d in _domains(runs)
@@ -135,6 +139,10 @@ def _rows(runs: Runs, variant: str, central: str) -> Iterable[tuple[float, Seque
                 str(len(runs.by_variant[variant])),
             ),
         )
+
+
+def _reads(run: Run) -> bool:
+    return bool(run["variant"].get("reader"))
 
 
 def _exchange(variant: Mapping[str, Any]) -> str:

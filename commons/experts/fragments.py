@@ -12,11 +12,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from commons.experts.map import ExpertMap
-from commons.experts.slices import Slice
+from commons.experts.slices import Kind, Slice
 from commons.learning import Learning
 
 Unit = tuple[Slice, ...]
-"""Slices that stay together: one of the trunk or router, or the same of every expert."""
+"""Slices that stay together: one of the trunk or router, or the same of every expert, or of every reader."""
 
 
 def due(expert_map: ExpertMap, learning: Learning, number: int) -> frozenset[str]:
@@ -32,12 +32,13 @@ def deal(expert_map: ExpertMap, most: int) -> tuple[frozenset[str], ...]:
 
     Neither the trunk's share of a fragment nor an expert's is larger than an equal one and its largest slice together.
     """
-    experts: dict[str | None, list[Slice]] = {}
+    experts, readers = dict[str | None, list[Slice]](), dict[str | None, list[Slice]]()
     for part in expert_map.slices:
-        experts.setdefault(part.expert, []).append(part)
+        (readers if part.kind is Kind.READER else experts).setdefault(part.expert, []).append(part)
     shared: list[Unit] = [(part,) for part in experts.pop(None)]
     fragments = [names for names in _dealt(shared, most) if names]
-    alike = _dealt(list(zip(*experts.values(), strict=True)), len(fragments))
+    owned = [*zip(*experts.values(), strict=True), *zip(*readers.values(), strict=True)]
+    alike = _dealt(owned, len(fragments))
     return tuple(frozenset(one) | more for one, more in zip(fragments, alike, strict=True))
 
 

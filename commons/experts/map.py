@@ -14,6 +14,7 @@ from functools import cached_property
 
 from commons.charter import Charter, Model
 from commons.experts.families import FAMILIES
+from commons.experts.readers import first_experts, reader_slices
 from commons.experts.settings import SettingError
 from commons.experts.slices import Kind, Slice
 from commons.experts.tokenizer import VOCABULARY
@@ -33,7 +34,7 @@ class Parameters:
     """One expert over all its layers."""
     total: int
     active: int
-    """Multiplied per token: trunk, router and `experts_per_token` experts, without the embedding look-up."""
+    """Multiplied per token: trunk, router and `experts_per_token` experts, without the embedding look-up and readers."""
 
 
 @dataclass(frozen=True)
@@ -58,21 +59,23 @@ class ExpertMap:
     def from_owners(cls, model: Model, owners: Mapping[ExpertId, SiteId]) -> ExpertMap:
         """The map of `model` with these experts, in the mapping's order, whatever its vocabulary. Raises SettingError."""
         experts, family = tuple(owners), FAMILIES[model.family]
-        config = family.hf_config(model.config, len(experts))
+        config, keys = family.hf_config(model.config, len(experts)), family.settings(model.config)
+        hidden, vocabulary = keys.whole("hidden_size"), keys.whole("vocab_size")
+        readers = reader_slices(owners, width=model.reader, hidden=hidden, vocabulary=vocabulary)
         return cls(
             family=model.family,
             experts=experts,
             owners=dict(owners),
-            slices=tuple(sorted(family.slices(model.config, experts), key=lambda s: s.name)),
+            slices=tuple(sorted((*family.slices(model.config, experts), *readers), key=lambda s: s.name)),
             experts_per_token=int(str(config["num_experts_per_tok"])),
         )
 
     def shared(self) -> tuple[Slice, ...]:
         """Trunk and router, in name order: what every site sends."""
-        return tuple(s for s in self.slices if s.kind is not Kind.EXPERT)
+        return tuple(s for s in self.slices if s.expert is None)
 
     def owned_by(self, site: SiteId) -> tuple[Slice, ...]:
-        """The slices of the site's own experts, in name order; empty for a site that owns none."""
+        """The slices of the site's own experts and of its reader, in name order; empty for a site that owns none."""
         return tuple(s for s in self.slices if s.expert is not None and self.owners[s.expert] == site)
 
     def uplink(self, site: SiteId) -> tuple[Slice, ...]:
@@ -81,6 +84,12 @@ class ExpertMap:
 
     def experts_of(self, site: SiteId) -> tuple[ExpertId, ...]:
         return tuple(e for e in self.experts if self.owners[e] == site)
+
+    @property
+    def readers(self) -> dict[SiteId, ExpertId]:
+        """The sites that have a reader, each with the expert it goes with; empty where the model has none."""
+        held = {s.expert for s in self.slices if s.kind is Kind.READER}
+        return {site: expert for site, expert in first_experts(self.owners).items() if expert in held}
 
     @cached_property
     def routed_layers(self) -> tuple[int, ...]:
@@ -104,7 +113,8 @@ class ExpertMap:
 
     def parameters(self) -> Parameters:
         trunk = _count(self.shared())
-        expert = _count(s for s in self.slices if s.expert == self.experts[0])
+        expert = _count(s for s in self.slices if s.kind is Kind.EXPERT and s.expert == self.experts[0])
+        readers = _count(s for s in self.slices if s.kind is Kind.READER)
         names = {s.name for s in self.slices}
         look_up = 0
         if "lm_head.weight" in names:
@@ -112,7 +122,7 @@ class ExpertMap:
         return Parameters(
             trunk=trunk,
             expert=expert,
-            total=trunk + expert * len(self.experts),
+            total=trunk + expert * len(self.experts) + readers,
             active=trunk - look_up + expert * self.experts_per_token,
         )
 

@@ -1,4 +1,4 @@
-"""What a tensor of the released model is: trunk, router or one expert's."""
+"""What a tensor of the released model is: trunk, router, one expert's or one site's reader's."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ class Kind(Word):
     ROUTER = "router"
     """Gate rows and selection biases, one row per expert. Every site sends them with the trunk."""
     EXPERT = "expert"
+    READER = "reader"
+    """Of a site's reader (`commons.experts.readers`), which is its owner's as experts are."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Slice:
     shape: tuple[int, ...]
     kind: Kind
     expert: ExpertId | None = None
-    """The expert it belongs to; None unless `kind` is EXPERT."""
+    """The expert it belongs to, a reader's the first of its site; None for what all sites share."""
     stack: str | None = None
     """The on-disk tensor that holds it as one entry of its first dimension, at the expert's index. None: it is an
     on-disk tensor of its own."""

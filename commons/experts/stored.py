@@ -1,4 +1,4 @@
-"""How slices lie in a model.safetensors: each as a tensor of its own, or an expert's as one entry of a stack.
+"""How slices lie in a model's safetensors files: each as a tensor of its own, or an expert's as one entry of a stack.
 
 A stack's entries lie one after the other at the experts' indices, so a slice's bytes, and its digest, are the same in
 the stack and alone.
@@ -13,9 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from commons.experts.map import ExpertMap
-from commons.experts.slices import Slice
+from commons.experts.slices import Kind, Slice
 
 Array = NDArray[np.float32]
+MODEL, READERS = "model.safetensors", "readers.safetensors"
+"""What transformers loads, and the sites' readers where the model has them (`commons.experts.readers`)."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,11 @@ class Stored:
     shape: tuple[int, ...]
     slices: tuple[Slice, ...]
     """Whose bytes it is made of, in order."""
+
+    @property
+    def reader(self) -> bool:
+        """Whether it is a reader's, which is no part of what transformers loads."""
+        return self.slices[0].kind is Kind.READER
 
 
 def stored(expert_map: ExpertMap) -> tuple[Stored, ...]:
@@ -42,6 +49,14 @@ def stored(expert_map: ExpertMap) -> tuple[Stored, ...]:
             ordered = sorted(parts, key=lambda part: index[part.expert] if part.expert else 0)
             found.append(Stored(name, (len(parts), *parts[0].shape), tuple(ordered)))
     return tuple(found)
+
+
+def weights_files(expert_map: ExpertMap) -> dict[str, tuple[Stored, ...]]:
+    """The safetensors files of a released model, and the tensors in each."""
+    found: dict[str, list[Stored]] = {MODEL: []}
+    for tensor in stored(expert_map):
+        found.setdefault(READERS if tensor.reader else MODEL, []).append(tensor)
+    return {name: tuple(tensors) for name, tensors in found.items()}
 
 
 def stacked(expert_map: ExpertMap, state: Mapping[str, Array]) -> dict[str, Array]:

@@ -18,19 +18,30 @@ from commons.charter import Charter
 from commons.charter_file import CHARTER_BYTES_MAX, canonical, diff, digest, document
 from commons.errors import Code, Refusal
 from commons.features.books import BOOKS
+from commons.features.counsel import COUNSEL, OVERRIDE, Roadmap
 from commons.features.feature import Feature, Patch
 from commons.features.judging import JUDGING
 from commons.features.learning import LEARNING
+from commons.features.members import MEMBERS
+from commons.features.patching import PATCHING
 from commons.features.privacy import PRIVACY
+from commons.features.releasing import RELEASING
 from commons.features.rounds import ROUNDS
+from commons.features.rules import RULES
 from commons.learning import Since
 from commons.records import canonical_json
+from commons.voting import ProposalType
 
-__all__ = ["FEATURES", "Feature", "Patch", "apply", "carry_out", "execution_facts", "parameters", "patch"]
+__all__ = [
+    "FAILED", "FEATURES", "OVERRIDE", "Feature", "Patch", "apply", "carry_out", "check", "concerned", "execution_facts", "parameters",
+    "patch", "roadmap", "type_of",
+]  # fmt: skip
 
-FEATURES: dict[str, Feature] = {
-    feature.key: feature for feature in (*LEARNING, *ROUNDS, *PRIVACY, *JUDGING, *BOOKS)
-}
+FAILED = "failed"
+"""In the details of a refusal by `carry_out`: no path of the patch has moved, and yet it gives no charter any more."""
+_COURSE = (*LEARNING, *ROUNDS, *PRIVACY, *JUDGING, *BOOKS)
+_RULE = (*MEMBERS, *RULES, *RELEASING, *PATCHING, *COUNSEL)
+FEATURES: dict[str, Feature] = {feature.key: feature for feature in (*_COURSE, *_RULE)}
 """The registry. Adding one is a new release of the program, which each site installs by its own will."""
 
 
@@ -44,6 +55,48 @@ def patch(charter: Charter, key: str, raw: Mapping[str, Any]) -> Patch | Refusal
     """The operations this feature means on this charter."""
     found = _checked(key, raw)
     return found if isinstance(found, Refusal) else found[0].patch(charter, found[1])
+
+
+def check(charter: Charter, key: str, params: Mapping[str, Any]) -> Refusal | None:
+    """Why a proposal of this feature makes no sense on this charter; None when it does."""
+    found = _checked(key, params)
+    if isinstance(found, Refusal):
+        return found
+    if not found[0].binding:
+        return None
+    changed = apply(charter, key, params)
+    return changed if isinstance(changed, Refusal) else None
+
+
+def type_of(charter: Charter, key: str, params: Mapping[str, Any]) -> ProposalType:
+    """By which of the charter's rules a proposal that fits it (`check`) is voted.
+
+    One that only moves numbers within the bounds of ``voting.optimistic`` becomes law unless enough object.
+    """
+    found = _checked(key, params)
+    assert not isinstance(found, Refusal), f"a proposal is checked before it is opened: {found}"
+    entry, values = found
+    bounds = {bound.path: bound for bound in charter.voting.optimistic}
+    operations = entry.patch(charter, values) if bounds and entry.binding else []
+    small = isinstance(operations, list) and bool(operations)
+    for operation in operations if isinstance(operations, list) else ():
+        bound, value = bounds.get(operation["path"]), operation.get("value")
+        number = value if type(value) in (int, float) and operation["op"] == "replace" else None
+        small &= number is not None and bound is not None and bound.least <= number <= bound.most
+    return "optimistic" if small else entry.type
+
+
+def concerned(key: str, params: Mapping[str, Any]) -> tuple[str, ...]:
+    """Members who have no vote on it, as it is about them."""
+    found = _checked(key, params)
+    return () if isinstance(found, Refusal) else found[0].concerns(found[1])
+
+
+def roadmap(key: str, params: Mapping[str, Any]) -> tuple[tuple[str, ...], int]:
+    """(candidates, credits of a quadratic ballot or 0) of a roadmap proposal; nothing for any other."""
+    found = _checked(key, params)
+    values = None if isinstance(found, Refusal) else found[1]
+    return (values.candidates, values.credits) if isinstance(values, Roadmap) else ((), 0)
 
 
 def apply(charter: Charter, feature: str | Feature, params: Mapping[str, Any]) -> Charter | Refusal:
@@ -120,7 +173,7 @@ def carry_out(
         )
     changed = apply(current, key, params)
     if isinstance(changed, Refusal):
-        return Refusal(Code.PROPOSAL_STALE, f"it no longer applies: {changed.message}")
+        return Refusal(Code.PROPOSAL_STALE, f"it no longer applies: {changed.message}", {FAILED: True})
     return _going_on(current, changed, run, round_number)
 
 
@@ -154,9 +207,9 @@ def _checked(key: str | Feature, raw: Mapping[str, Any]) -> tuple[Feature, BaseM
     if entry is None:
         return Refusal(Code.FEATURE_UNKNOWN, f"no feature {key!r}; there are {', '.join(FEATURES)}")
     try:
-        return entry, entry.parameters.model_validate(dict(raw))
-    except ValidationError as error:
-        wrong = _wrong(error)
+        return entry, entry.parameters.model_validate_json(canonical_json(dict(raw)))
+    except ValueError as error:
+        wrong = _wrong(error) if isinstance(error, ValidationError) else str(error)
         known = ", ".join(entry.parameters.model_fields)
         return Refusal(
             Code.FEATURE_PARAMETERS_INVALID, f"parameters of {entry.key} ({known}): {wrong}", {"wrong": wrong}

@@ -62,6 +62,7 @@ BOOKS = (
         Grant,
         ("/grants",),
         lambda _, grant: [appended("/grants", _whole(grant))],
+        type="budget.grant",
         switch=False,
     ),
     Feature(
@@ -70,6 +71,7 @@ BOOKS = (
         Rate,
         ("/rate_card/rates",),
         _rate,
+        type="ratecard.set",
         switch=False,
     ),
     Feature(

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from commons.charter import Charter
 from commons.errors import Refusal
+from commons.voting import ProposalType
 
 Patch = list[dict[str, Any]]
 """RFC 6902 operations."""
@@ -24,6 +25,12 @@ class Feature:
     """JSON pointers into the charter; it may touch these and what lies below them. ``*`` stands for any one step."""
     patch: Callable[[Charter, Any], Patch | Refusal]
     """(charter, validated parameters) -> operations. Pure."""
+    type: ProposalType = "feature.enable"
+    """Which of the charter's rules a proposal of it is voted by."""
+    concerns: Callable[[Any], tuple[str, ...]] = lambda _: ()
+    """(parameters) -> members who have no vote on it."""
+    binding: bool = True
+    """False: its vote is recorded and changes no charter (`commons.features.counsel`)."""
     switch: bool = True
     """Carried out, it is switched on in `charter.features`, which a site may decline to work under. False for what
     concerns the books or when a round ends, and not what a site trains: no site has to allow it."""
@@ -31,6 +38,10 @@ class Feature:
 
 def replaced(path: str, value: Any) -> dict[str, Any]:
     return {"op": "replace", "path": path, "value": value}
+
+
+def removed(path: str) -> dict[str, Any]:
+    return {"op": "remove", "path": path}
 
 
 def appended(path: str, value: Any) -> dict[str, Any]:

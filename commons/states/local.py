@@ -55,14 +55,14 @@ class File:
 
 
 class Folder:
-    """Blobs in ``blobs/``, named by their digests; what is being written in ``drafts/``, over what lies in ``spare/``
+    """Blobs in ``blobs/``, named by their digests; what is being written in ``drafts/``, over what lies in ``.spare/``
     (`commons.states.place.Place`)."""
 
     def __init__(self, root: Path, *, durable: bool) -> None:
         """`durable`: False leaves it to the system when bytes reach the disk."""
         self.root, self.where = root, str(root)
         self._blobs, self._drafts, self._durable = root / "blobs", root / "drafts", durable
-        self._spare = SpareFiles(root / "spare")
+        self._spare = SpareFiles(root / ".spare")
         try:
             self._blobs.mkdir(parents=True, exist_ok=True)
             self._drafts.mkdir(exist_ok=True)
@@ -125,10 +125,14 @@ class Folder:
         for digest in digests:
             path = self.path(digest)
             try:
-                with suppress(FileNotFoundError):
+                with suppress(OSError):
                     self._spare.put(path)
+                path.unlink(missing_ok=True)
             except OSError as error:
                 raise StoreError(f"cannot remove {path}: {error.strerror}") from error
+        if self._durable:  # no power cut may bring a name back whose bytes are written over by then
+            with saving(self.where):
+                sync(self._blobs)
 
     def sweep(self) -> None:
         sweep(self._drafts)

@@ -315,6 +315,10 @@ class Journal(JournalReader):
         except StoreError:
             self._in_doubt = restart
 
+    def sign(self, text: str) -> bytes:
+        """A note by the log key. The caller promises that what it says is so."""
+        return self._signer.sign(text)
+
     def _sign(self, frontier: merkle.Frontier) -> bytes:
         return Checkpoint(self._signer.name, frontier.size, frontier.root()).sign(self._signer)
 

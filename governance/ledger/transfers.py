@@ -12,6 +12,7 @@ from sys import intern
 from typing import Any
 
 from commons.amounts import DEVICE_MS, MICRO, PICO, PICO_PER_MICRO, is_amount
+from commons.ballot_weights import DAY_MS
 from commons.names import Digest
 from governance.ledger.accounts import (
     Account,
@@ -71,6 +72,8 @@ class Transfers:
     """The holds that have not ended, in the order they were made."""
     failed: dict[str, str] = field(default_factory=dict)
     """id -> why it failed"""
+    contributions: dict[str, dict[int, int]] = field(default_factory=dict)
+    """Partner -> day since 1970 by UTC -> credited for work settled on it, less what was taken back."""
     _holds: dict[str, Hold] = field(default_factory=dict)
     _tops: dict[str, list[Hold]] = field(default_factory=dict)
     _open_for: dict[tuple[str, int, str], list[Hold]] = field(default_factory=dict)
@@ -112,6 +115,13 @@ class Transfers:
             self._end(facts, _ENDS[kind], amount if kind == "settle" else 0, at_ms)
         else:
             _EFFECTS[kind](self, facts, amount)
+        if kind == "contribution":
+            self._weigh(facts["partner"], at_ms, amount)
+
+    def _weigh(self, partner: str, at_ms: int, amount: int) -> None:
+        """A contribution, or what is taken back of one, counts by the day on which the work was settled."""
+        days = self.contributions.setdefault(partner, {})
+        days[at_ms // DAY_MS] = days.get(at_ms // DAY_MS, 0) + amount
 
     def _book(self, facts: Facts) -> None:
         """Once, for ever: what has no hold to tell that it happened."""
@@ -297,6 +307,7 @@ class Transfers:
         require(partner in base.contributed, f"{partner} was credited nothing for {facts['reverses']}")
         self._post(facts, contributed_account(partner), "contribution", amount)
         self._not_overdrawn(contributed_account(partner))
+        self._weigh(partner, base.ended_ms, -amount)
 
     def _leave_suspense(self, dispute: Dispute, hold: Hold, amount: int) -> None:
         self._not_overdrawn(dispute.account)

@@ -1,7 +1,7 @@
 """How votes look in MLflow: one run per proposal, a step per ballot, notes and tally as files.
 
-Pure: folds records into items. RUNNING means open or waiting for its round, FINISHED executed, FAILED defeated
-or stale.
+Pure: folds records into items. RUNNING means open or waiting for its round, FINISHED executed, or decided where there is
+nothing to carry out, FAILED defeated, stale or failed, KILLED withdrawn.
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from commons import notes
+from commons import features, notes
 from commons.ballots import Ballot, Proposal
+from commons.motions import Motion
+from commons.opening import Opening
 from commons.records import Kind, Record
-from commons.tally import Opening, tally
+from commons.tally import tally
 from governance.proposals import label
 from governance.tracking.items import End, File, Item, Log, Point, Start
 
@@ -21,7 +23,9 @@ from governance.tracking.items import End, File, Item, Log, Point, Start
 @dataclass
 class _Vote:
     opening: Opening
+    binding: bool = True
     ballots: list[tuple[int, int, Ballot]] = field(default_factory=list)
+    motions: list[tuple[int, int, Motion]] = field(default_factory=list)
 
 
 class Votes:
@@ -39,6 +43,8 @@ class Votes:
                 return self._open(record)
             case Kind.BALLOT:
                 return self._ballot(index, record)
+            case Kind.MOTION:
+                return self._motion(index, record)
             case Kind.OUTCOME:
                 return self._outcome(record)
             case Kind.EXECUTION:
@@ -49,13 +55,15 @@ class Votes:
     def _open(self, record: Record) -> list[Item]:
         opening = Opening.from_facts(record.facts)
         index, proposal, note = self._notes.pop(opening.proposal)
-        self._votes[opening.proposal] = _Vote(opening)
+        feature = features.FEATURES[proposal.feature]
+        self._votes[opening.proposal] = _Vote(opening, feature.binding)
         tags = {
             "hansa.consortium": opening.consortium,
             "proposal.id": opening.proposal,
             "proposal.number": label(opening.number),
             "proposal.title": proposal.title,
-            "proposal.type": proposal.feature,
+            "proposal.type": feature.type,
+            "proposal.feature": proposal.feature,
             "proposal.proposer": proposal.proposer,
             "proposal.effective_round": str(proposal.effective_round),
             "proposal.charter": proposal.charter,
@@ -74,7 +82,7 @@ class Votes:
         ballot = Ballot.from_note(notes.parse(record.body))
         vote, run = self._votes[ballot.proposal], _run(ballot.proposal)
         vote.ballots.append((index, record.at_ms, ballot))
-        count = tally(vote.opening, vote.ballots, record.at_ms)
+        count = tally(vote.opening, vote.ballots, record.at_ms, vote.motions)
         weights = {
             "for": count.for_weight,
             "against": count.against_weight,
@@ -86,12 +94,26 @@ class Votes:
         tag: dict[str, str] = {f"proposal.ballot.{ballot.voter}": ballot.choice}
         return [Log(run, points, tags=tag), File(run, f"ballots/{ballot.voter}.note", record.body.decode())]
 
+    def _motion(self, index: int, record: Record) -> list[Item]:
+        """A vote that is withdrawn ends; a vetoed or paused one may go on."""
+        motion = Motion.from_note(notes.parse(record.body))
+        vote, run = self._votes[motion.proposal], _run(motion.proposal)
+        vote.motions.append((index, record.at_ms, motion))
+        tags = {f"proposal.{motion.motion}.{motion.member}": motion.reason}
+        items: list[Item] = [Log(run, tags=tags)]
+        if motion.motion == "withdraw":
+            items += [Log(run, tags={"proposal.state": "cancelled"}), End(run, "KILLED", record.at_ms)]
+        return items
+
     def _outcome(self, record: Record) -> list[Item]:
         facts = record.facts
         run, state = _run(facts["proposal"]), facts["state"]
-        path = "stale.json" if state == "stale" else "tally.json"
+        path = f"{state}.json" if state in ("stale", "failed") else "tally.json"
         items: list[Item] = [Log(run, tags={"proposal.state": state}), File(run, path, _pretty(facts))]
-        if state != "passed":
+        binding = self._votes[facts["proposal"]].binding
+        if state == "ranked" or (state == "passed" and not binding):
+            items.append(End(run, "FINISHED", record.at_ms))
+        elif state != "passed":
             items.append(End(run, "FAILED", record.at_ms))
         return items
 

@@ -12,7 +12,10 @@ from hansa.options import Json
 
 def bench(
     name: Annotated[
-        str, typer.Argument(help="What to measure: demo, ledger, dataplane or learning.", show_default=False)
+        str,
+        typer.Argument(
+            help="What to measure: demo, ledger, dataplane, learning or governance.", show_default=False
+        ),
     ],
     work: Annotated[Path, typer.Option(help="Where parts that are done are kept, to go on from.")] = Path(
         "runs/bench"
@@ -40,7 +43,9 @@ def bench(
     if not name.isidentifier() or importlib.util.find_spec("benchmarks") is None:
         raise HansaError(f"no benchmark {name!r} here; benchmarks run in a checkout of the project")
     if importlib.util.find_spec(f"benchmarks.{name}") is None:
-        raise HansaError(f"there is no benchmark {name!r}; there are: demo, ledger, dataplane, learning")
+        raise HansaError(
+            f"there is no benchmark {name!r}; there are: demo, ledger, dataplane, learning, governance"
+        )
     measure = importlib.import_module(f"benchmarks.{name}").main
     if long and "long" not in inspect.signature(measure).parameters:
         raise HansaError(f"the benchmark {name} has no long parts; run it without --long")

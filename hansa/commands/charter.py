@@ -119,3 +119,142 @@ def show(
 
     shown, digest = read_charter(file, seat)
     answer({"digest": digest, "charter": shown}, charter_text(shown, digest), as_json=as_json)
+
+
+@app.command("diff")
+def diff(
+    new: Annotated[str, typer.Argument(help="Version or file; none: the charter in force.")] = "",
+    old: Annotated[
+        str, typer.Option("--from", help="Version or file to compare it with; none: the one before.")
+    ] = "",
+    seat: Seat = SEAT,
+    as_json: Json = False,
+) -> None:
+    """Show what differs between two charters.
+
+    \b
+    Example:
+      hansa charter diff --seat alder/seat
+      hansa charter diff 7 --from 1 --seat alder/seat
+      hansa charter diff new.toml --from charter.toml
+    """
+    from commons.charter_file import diff as differences
+    from hansa.charter_proofs import versions
+    from hansa.proposal_text import diff_text
+
+    before, after = versions(seat, old, new)
+    found = differences(before, after)
+    facts = [{"path": at, "old": was, "new": now} for at, was, now in found]
+    answer(facts, [f"Version {before.version} -> {after.version}", *diff_text(found)], as_json=as_json)
+
+
+@app.command("proof")
+def proof(
+    out: Annotated[Path, typer.Option("--out", help="Where to write the proof.")] = Path("charter.proof"),
+    whole: Annotated[
+        bool, typer.Option("--whole", help="With every vote since the founding, whoever vouches for them.")
+    ] = False,
+    seat: Seat = SEAT,
+    as_json: Json = False,
+) -> None:
+    """Get the proof that the charter in force follows from the founding, check it, and keep it as a file.
+
+    \b
+    Example:
+      hansa charter proof --out charter.proof --seat alder/seat
+    """
+    from hansa.charter_proofs import fetch_proof
+
+    file, verified = fetch_proof(seat, out, whole=whole)
+    text = [
+        *verified.steps,
+        f"Charter version {verified.version} is proven by {len(file.entries)} records: {out}",
+    ]
+    answer(
+        {"path": out, "version": verified.version, "digest": verified.digest, "steps": list(verified.steps)},
+        text,
+        as_json=as_json,
+    )
+
+
+@app.command("verify")
+def verify(
+    file: Annotated[
+        Path, typer.Argument(help="A proof (`hansa charter proof`), or evidence a site has kept.")
+    ],
+    founding: Annotated[
+        Path | None,
+        typer.Option(
+            "--trust", help="The founding charter you trust (charter.toml, or a seat's charter.json)."
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Check a proof of the charter, offline: each step, or the one that does not hold and whether that convicts the coordinator.
+
+    \b
+    Example:
+      hansa charter verify charter.proof --trust charter.toml
+      hansa charter verify alder/site/state/evidence-4711.json
+    """
+    from hansa.charter_proofs import check_proof
+
+    found = check_proof(file, founding)
+    told = (
+        []
+        if founding
+        else [
+            f"It begins with founding charter {found.founding}: compare that with your own, or give --trust."
+        ]
+    )
+    if found.verified:
+        answer(
+            found.facts,
+            [*found.verified.steps, *told, f"Charter version {found.verified.version} holds."],
+            as_json=as_json,
+        )
+        return
+    guilt = (
+        "The coordinator's key has signed exactly these records as its proof: this file is evidence against it."
+        if found.convicts
+        else "Nobody signed that these are all the records: the file convicts nobody."
+    )
+    assert found.refusal is not None, "a proof holds or is refused"
+    answer(found.facts, [found.refusal.message, guilt, *told], as_json=as_json)
+    raise typer.Exit(3)
+
+
+@app.command("anchor")
+def anchor(
+    seat: Seat = SEAT,
+    key: Annotated[
+        Path | None, typer.Option("--key", help="Your secret key; without it: the seat's.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Recount every vote since the founding, then vouch for the charter in force, signed with your key.
+
+    Once two thirds of the members have, newcomers need not recount what came before.
+
+    \b
+    Example:
+      hansa charter anchor --seat alder/seat
+    """
+    from hansa.charter_proofs import vouch
+
+    index, verified = vouch(seat, key)
+    text = [*verified.steps, f"You vouch for charter version {verified.version} (journal record {index})."]
+    answer({"index": index, "version": verified.version, "digest": verified.digest}, text, as_json=as_json)
+
+
+@app.command("schema")
+def schema(as_json: Json = False) -> None:
+    """Print the JSON schema of the charter (docs/charter.schema.json).
+
+    \b
+    Example:
+      hansa charter schema > charter.schema.json
+    """
+    from hansa.charters import schema_text
+
+    typer.echo(schema_text(), nl=False)

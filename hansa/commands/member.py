@@ -1,4 +1,4 @@
-"""`hansa member`: take a member's seat."""
+"""`hansa member`: take a member's seat; propose who is a member."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from hansa.options import SEAT, Json
+from hansa.options import SEAT, Json, Seat
 from hansa.output import answer
 
 app = typer.Typer(no_args_is_help=True)
@@ -15,7 +15,7 @@ app = typer.Typer(no_args_is_help=True)
 
 @app.callback()
 def members() -> None:
-    """Take a member's seat: watch runs, see budgets, propose and vote."""
+    """Take a member's seat; propose to admit, suspend, readmit or expel members."""
 
 
 @app.command("join")
@@ -40,3 +40,142 @@ def join(
     answer(
         {"seat": seat, "partner": made.subject.partner, "consortium": made.consortium}, text, as_json=as_json
     )
+
+
+Key = Annotated[Path | None, typer.Option("--key", help="Your secret key; without it: the seat's.")]
+Who = Annotated[str, typer.Argument(help="The member's name.")]
+
+
+@app.command("list")
+def list_(seat: Seat = SEAT, as_json: Json = False) -> None:
+    """List the members of the charter in force: group, budget, whether suspended or a safety officer.
+
+    \b
+    Example:
+      hansa member list --seat alder/seat
+    """
+    from hansa.chamber import Chamber
+    from hansa.output import money, table
+    from hansa.quoting import charter_in_force
+
+    with Chamber.at(seat) as chamber:
+        charter = charter_in_force(chamber)
+    rows = [
+        (m.name, m.group or m.name, money(m.budget_micro), "suspended" if m.suspended else "member",
+         "safety officer" if m.name in charter.voting.officers else "")
+        for m in charter.members
+    ]  # fmt: skip
+    answer(charter.members, table(("name", "group", "budget", "state", "office"), rows), as_json=as_json)
+
+
+@app.command("admit")
+def admit(
+    public: Annotated[Path, typer.Argument(help="The candidate's public key (NAME.pub).")],
+    budget: Annotated[float, typer.Option(min=0, help="What it may spend, in the currency.")] = 0.0,
+    group: Annotated[str, typer.Option(help="Member or group whose affiliate it is; none: its own.")] = "",
+    title: Annotated[str, typer.Option(help="One line for the others.")] = "",
+    seat: Seat = SEAT,
+    key: Key = None,
+    as_json: Json = False,
+) -> None:
+    """Propose to admit a member. Two thirds of the members have to vote for it.
+
+    \b
+    Example:
+      hansa member admit keys/elm.pub --budget 10 --seat alder/seat
+    """
+    from hansa.commands.proposal import open_with
+    from hansa.keys import read_public
+
+    candidate = read_public(public)
+    settings = [f"name={candidate.name}", f"key={candidate.vkey}", f"budget_micro={round(budget * 1e6)}"]
+    settings += [f"group={group}"] if group else []
+    open_with(
+        seat,
+        key,
+        feature="member-admit",
+        settings=settings,
+        title=title or f"Admit {candidate.name}",
+        as_json=as_json,
+    )
+
+
+@app.command("suspend")
+def suspend(
+    member: Who,
+    reason: Annotated[str, typer.Option("--reason", help="Why; the others read it.")],
+    seat: Seat = SEAT,
+    key: Key = None,
+    as_json: Json = False,
+) -> None:
+    """Propose to suspend a member: no vote, no orders to its sites. It has no vote on it.
+
+    \b
+    Example:
+      hansa member suspend birch --reason "Its site repeats old updates." --seat alder/seat
+    """
+    _propose(seat, key, "suspend", member, reason, as_json=as_json)
+
+
+@app.command("readmit")
+def readmit(member: Who, seat: Seat = SEAT, key: Key = None, as_json: Json = False) -> None:
+    """Propose to give a suspended member its vote back.
+
+    \b
+    Example:
+      hansa member readmit birch --seat alder/seat
+    """
+    _propose(seat, key, "readmit", member, "", as_json=as_json)
+
+
+@app.command("expel")
+def expel(
+    member: Who,
+    reason: Annotated[str, typer.Option("--reason", help="Why; the others read it.")],
+    seat: Seat = SEAT,
+    key: Key = None,
+    as_json: Json = False,
+) -> None:
+    """Propose to expel a member that has no site and pays for none. It has no vote on it.
+
+    \b
+    Example:
+      hansa member expel birch --reason "It left." --seat alder/seat
+    """
+    _propose(seat, key, "expel", member, reason, as_json=as_json)
+
+
+@app.command("ballot-key")
+def ballot_key(
+    public: Annotated[
+        Path, typer.Argument(help="Public key that may sign your ballots, made for MEMBER/ballot.")
+    ],
+    days: Annotated[int, typer.Option(min=0, max=3650, help="For how long; 0 takes it away.")] = 90,
+    seat: Seat = SEAT,
+    key: Key = None,
+    as_json: Json = False,
+) -> None:
+    """Let another key sign your ballots, and nothing else; it takes the place of the one before.
+
+    \b
+    Example:
+      hansa member ballot-key keys/birch-ballot.pub --days 90 --seat birch/seat
+    """
+    from hansa.keys import read_public
+    from hansa.voting import delegate_ballots
+
+    index, expires_ms = delegate_ballots(seat, key, read_public(public), days)
+    text = (
+        f"It may sign your ballots for {days} days (journal record {index})."
+        if days
+        else f"Taken away (journal record {index})."
+    )
+    answer({"index": index, "expires_ms": expires_ms}, text, as_json=as_json)
+
+
+def _propose(seat: Path, key: Path | None, what: str, member: str, reason: str, *, as_json: bool) -> None:
+    from hansa.commands.proposal import open_with
+
+    settings = [f"name={member}", *([f"reason={reason}"] if reason else [])]
+    title = f"{what.capitalize()} {member}"
+    open_with(seat, key, feature=f"member-{what}", settings=settings, title=title, as_json=as_json)

@@ -95,3 +95,23 @@ def stop(
     with Chamber.at(operator_seat(home)) as chamber:
         chamber.stop_run(run, reason)
     answer({"run": run, "reason": reason}, f"Stopped: {reason}", as_json=as_json)
+
+
+@app.command("pause")
+def pause(
+    reason: Annotated[str, typer.Option("--reason", help="Why; the others read it.")],
+    seat: Seat = SEAT,
+    key: Annotated[Path | None, typer.Option("--key", help="Your secret key; none: the seat's.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Open no further round, at once, as a safety officer. It lapses unless the members vote for it.
+
+    \b
+    Example:
+      hansa run pause --reason "A site uploads nonsense." --seat coop/seat
+    """
+    from hansa.voting import pause_rounds
+
+    index = pause_rounds(seat, key, reason)
+    text = f"No further round opens (journal record {index}). The members make it last: hansa proposal open pause"
+    answer({"index": index}, text, as_json=as_json)

@@ -36,6 +36,8 @@ VOTES: dict[str, Choice] = {
 }
 FEATURE, PARAMETERS = "uplink-codec", {"trunk": "int8", "expert": "int8"}
 TITLE = "Send updates as int8: a quarter of the bytes"
+READER = 128
+"""Width of the sites' readers, where shards are lean."""
 ALONE = ("alder",)
 """Measured alone unless `--full` asks for all."""
 
@@ -122,7 +124,7 @@ def charter(
         consortium=CONSORTIUM, log_key=keys[CONSORTIUM], sites=sites, learning=learning,
         members=[plenty | {"name": name, "key": keys[name]} for name in MEMBERS],
     )  # fmt: skip
-    document["model"]["config"] = scale.model
+    document["model"] |= {"config": scale.model, "reader": READER if lean else 0}
     document["rounds"] = {"quorum": len(sites) - 1, "grace_s": 120, "lease_s": 900}
     unfunded = Charter.model_validate_json(canonical_json(document))
     for member in document["members"]:

@@ -25,7 +25,9 @@ MANIFEST = "MANIFEST.json"
 class Released:
     path: Path
     losses: dict[str, float]
-    """Domain -> held-out loss as transformers alone measures it, nats per byte."""
+    """Domain -> held-out loss of the folder's model, with readers where it has them, nats per byte."""
+    plain: dict[str, float]
+    """The same as transformers alone loads it; empty where that is all there is."""
     problems: list[str]
 
 
@@ -64,11 +66,12 @@ def release(
     length = str(charter.learning.sequence_length)
     child = crew.start("released", ["-m", "hansa.released", str(stage.release), length, str(result), *named])
     while child.running():
-        screen.aside("measuring the released model with transformers alone")
+        screen.aside("measuring the released model")
         time.sleep(0.1)
     crew.check(child)
     screen.aside()
-    return Released(stage.release, json.loads(result.read_text())["losses"], problems)
+    found = json.loads(result.read_text())
+    return Released(stage.release, found["losses"], found.get("plain", {}), problems)
 
 
 def mirror_is_done(stage: Stage) -> bool:

@@ -36,6 +36,7 @@ def gather(
     run, budgets = closed.run, closed.budgets
     loss: dict[str, Any] = {
         "consortium": released.losses,
+        "without_readers": released.plain,
         "measured_by_sites": run.evaluation,
         "seed": dict(seed_losses),
         "alone": {n.removeprefix("alone-"): found for n, found in compared.items() if n.startswith("alone-")},
@@ -173,7 +174,8 @@ def _loss_card(facts: Facts) -> list[str]:
         *((f"{p} alone", found) for p, found in loss["alone"].items()),
     ]
     columns += [("all texts in one place", loss["central"])] if "central" in loss else []
-    columns = [("the consortium", loss["consortium"]), *columns]
+    plain = [("the same without readers", loss["without_readers"])]
+    columns = [("the consortium", loss["consortium"]), *plain, *columns]
     domains = list(loss["consortium"])
     rows = [
         (name, *(f"{found[d]:.3f}" for d in domains), f"{_mean(found):.3f}")

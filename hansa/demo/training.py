@@ -72,7 +72,7 @@ def vote(stage: Stage, chamber: Chamber, screen: Screen) -> bool:
         )
     voted = {ballot.voter for ballot in view.ballots}
     for member, choice in cast.VOTES.items():
-        if member not in voted and view.state == "open":
+        if member not in voted and view.state == "active":
             with Chamber.at(stage.seat(member)) as own:
                 view = cast_ballot(own, member_key(stage.seat(member), None), view, choice)
     screen.event(

@@ -11,6 +11,7 @@ from commons import charter_file
 from commons.charter import Charter
 from commons.errors import Refusal, StoreError
 from commons.experts.map import ExpertMap
+from commons.experts.stored import MODEL, weights_files
 from commons.founding import check_founding
 from commons.log import open_proof
 from commons.merkle import ProofError
@@ -21,7 +22,6 @@ from orchestrator.release.layout import (
     CHARTER,
     FOUNDING,
     MANIFEST,
-    MODEL,
     NOTE,
     NOTE_KEYS,
     NOTE_KIND,
@@ -37,7 +37,7 @@ def verify(folder: Path) -> list[str]:
     """Everything that is wrong with a release, each in a sentence; empty when it is valid. Needs no network.
 
     1 every founder signed the founding charter 2 its log key signed the release 3 the signed manifest is the
-    one here 4 every file is as listed, and no other is here 5 the model file holds the signed state 6 the
+    one here 4 every file is as listed, and no other is here 5 the files of weights hold the signed state 6 the
     journal recorded the release. Who the founders are is for the reader to know.
     """
     try:
@@ -102,14 +102,18 @@ def _facts(folder: Path, founded: Charter, manifest: dict[str, Any], said: dict[
 
 
 def _model(folder: Path, state: str, expert_map: ExpertMap) -> Iterator[str]:
-    """The state's manifest is the signed one, and the model file holds exactly its slices."""
+    """The state's manifest is the signed one, and the files of weights hold exactly its slices."""
     data = (folder / STATE).read_bytes()
     if digest(data) != state:
         yield f"{STATE} is the manifest of model state {digest(data)}, signed was {state}"
         return
     try:
         slices = {name: (blob.digest, blob.shape) for name, blob in read_manifest(data).items()}
-        held = slices_in(folder / MODEL, expert_map)
+        held = {
+            n: s
+            for file in weights_files(expert_map)
+            for n, s in slices_in(folder / file, expert_map).items()
+        }
     except (StoreError, ValueError, KeyError, TypeError, AttributeError) as error:
         yield f"{MODEL} cannot be read: {error}"
         return

@@ -1,11 +1,11 @@
-"""What a release folder holds; its model is written and read as a stream, and never whole in memory."""
+"""What a release folder holds; its weights are written and read as a stream, and never whole in memory."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import prod
 from pathlib import Path
 from typing import BinaryIO
@@ -13,12 +13,12 @@ from typing import BinaryIO
 import numpy as np
 
 from commons.experts.map import ExpertMap
-from commons.experts.stored import stored
+from commons.experts.stored import Stored
 from commons.names import Digest
 from commons.states import FP32, Blob, StateStore
 from orchestrator.safetensors_file import BLOCK_BYTES, blocks, by_slice, read_header
 
-MODEL, MANIFEST = "model.safetensors", "MANIFEST.json"
+MANIFEST = "MANIFEST.json"
 STATE = "state.json"
 """The model state's own manifest, whose SHA-256 names it: digest and shape of every slice."""
 NOTE, RECORD, PROOF = "release.note", "release.record", "release.tlog-proof"
@@ -29,12 +29,10 @@ NOTE_KIND = "hansa-release/v1"
 NOTE_KEYS = ("consortium", "run", "round", "state", "manifest", "licence")
 
 
-def write_model(path: Path, store: StateStore, expert_map: ExpertMap, slices: Mapping[str, Blob]) -> None:
-    """Write a state's slices as one safetensors file, as its family has them on disk, each checked on the way.
-
-    Durable on return.
-    """
-    tensors = stored(expert_map)
+def write_tensors(
+    path: Path, store: StateStore, tensors: Sequence[Stored], slices: Mapping[str, Blob]
+) -> None:
+    """Write a state's slices as one safetensors file of `tensors`, each checked on the way. Durable on return."""
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     position = 0
     for tensor in tensors:

@@ -16,6 +16,7 @@ from commons.disk import sync
 from commons.errors import Code, Refusal, StoreError
 from commons.experts.families import FAMILIES
 from commons.experts.map import ExpertMap
+from commons.experts.stored import weights_files
 from commons.experts.tokenizer import write_tokenizer
 from commons.log import proof_text
 from commons.names import Digest
@@ -27,14 +28,20 @@ from orchestrator.release.layout import (
     CHARTER,
     FOUNDING,
     MANIFEST,
-    MODEL,
     NOTE,
     NOTE_KEYS,
     NOTE_KIND,
     PROOF,
     RECORD,
     STATE,
-    write_model,
+    write_tensors,
+)
+
+_READERS = (
+    "The experts of one site read a text, and `readers.safetensors` finds out whose: `hansa.released.load` puts both",
+    "together, and the losses above are measured so. transformers alone loads `model.safetensors`, with the learned",
+    "router, which is far worse on any text.",
+    "",
 )
 
 
@@ -74,7 +81,9 @@ def _fill(desk: Desk, run: RunState, draft: Path) -> Digest:
         founding_notes = [r.body for r in desk.consortium.journal.records() if r.kind is Kind.FOUNDING]
         state, number = run.state, run.closed
         charter, first = charters[run.history[number - 1].charter_version], charters[1]
-    write_model(draft / MODEL, desk.store, ExpertMap.from_charter(charter), desk.store.manifest(state))
+    slices = desk.store.manifest(state)
+    for name, tensors in weights_files(ExpertMap.from_charter(charter)).items():
+        write_tensors(draft / name, desk.store, tensors, slices)
     (draft / STATE).write_bytes(desk.store.read(state))
     config = FAMILIES[charter.model.family].hf_config(charter.model.config, len(charter.experts))
     (draft / "config.json").write_text(json.dumps(config, indent=2) + "\n")
@@ -158,6 +167,7 @@ def _card(charter: Charter, run: RunState) -> str:
             "The text of each site, and its licence, is stated in DATA.md.",
             "",
             *table,
+            *(_READERS if charter.model.reader else ()),
             "Check this folder offline with `hansa release verify`.",
             "",
         ]

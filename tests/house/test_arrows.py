@@ -21,6 +21,7 @@ ARROWS = {
 }
 TORCH_DOORS = (
     "workers/shard.py",
+    "workers/readers.py",
     "workers/routers.py",
     "workers/experts.py",
     "workers/routed.py",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -180,3 +180,16 @@ def check_promises(books: Books, acknowledged: Mapping[Where, int]) -> None:
         assert all((run, number, site) in books.admitted for site in sites), f"round {number} of {run}"
     if books.finished:
         assert not books.money.open_holds, f"every hold ends with its run: {list(books.money.open_holds)}"
+
+
+def count_votes(records: Sequence[Record]) -> dict[str, tuple[int, int, int]]:
+    """Proposal -> (for, against, abstain), one vote each, counted from the ballots' texts alone: a voter's last one."""
+    choices: dict[str, dict[str, str]] = {}
+    for record in records:
+        if record.kind is Kind.BALLOT:
+            _, said = _words(record)
+            choices.setdefault(said["proposal"], {})[said["voter"]] = said["choice"]
+    return {
+        proposal: tuple(list(of.values()).count(c) for c in ("for", "against", "abstain"))  # type: ignore[misc]
+        for proposal, of in choices.items()
+    }

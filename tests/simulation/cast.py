@@ -70,7 +70,7 @@ def random_charter(seed: int) -> Charter:
             **lateness,
         },
         rate_card={"currency": "EUR", "rates": _rates(dice)},
-        voting={"window_s": dice.randrange(1, 15)},
+        voting={"window_s": dice.randrange(1, 15), **_voting(seed, members)},
         accounting={
             "charge_rejected_percent": dice.choice((0, 30, 100)),
             "contribution_owner_percent": dice.choice((100, 70, 0)),
@@ -94,6 +94,32 @@ def _lateness(seed: int, sites: int) -> dict[str, Any]:
         "lease_s": dice.choice((30, 120)),
         "late_rounds": dice.choice((1, 1, 2, 3)),
         "late_discount": dice.choice((0.5, 1.0, 0.01)),
+    }
+
+
+def _voting(seed: int, members: list[str]) -> dict[str, Any]:
+    """In every third world votes have rules of their own, officers, and weights that follow contributions."""
+    dice = random.Random(f"voting {seed}")
+    if dice.random() < 0.67:
+        return {}
+    types = ("feature.enable", "budget.grant", "ratecard.set", "member")
+    rules = [
+        {
+            "type": of, "quorum_percent": dice.choice((1, 50)), "window_s": dice.randrange(2, 12), "extend_s": 1,
+            "delay_s": dice.choice((0, 2)), "queue_s": dice.choice((0, 0, 3)), "grace_s": dice.choice((0, 20)),
+        }
+        for of in types if dice.random() < 0.7
+    ]  # fmt: skip
+    return {
+        "power": {
+            "base": dice.choice(("equal", "contribution", "contribution")),
+            "half_life_days": 1,
+            "curve": dice.choice(("linear", "sqrt")),
+        },
+        "rules": tuple(rules),
+        "dormancy": dice.choice((True, False)),
+        "officers": (dice.choice(members),),
+        "pause_s": dice.choice((1, 5)),
     }
 
 

@@ -15,6 +15,7 @@ import grpc
 from commons import charter_file
 from commons.ballots import Ballot, Proposal
 from commons.claims import ConvertNote, CountersignNote, DisputeNote, RulingNote
+from commons.motions import Motion, Pause
 from commons.names import Digest
 from commons.notes import parse
 from commons.signed import text_digest
@@ -94,6 +95,13 @@ class Members:
             "sponsor": lambda: {"site": dice.choice(charter.sites).name, "payer": dice.choice(members)},
             "ruling": lambda: {"dispute": self._some_dispute(), "upheld_micro": dice.randrange(1000)},
         }
+        if charter.voting.officers:
+            name = dice.choice(members)
+            suspended = {m.name for m in charter.members if m.suspended}
+            if name in suspended:
+                wishes["member-readmit"] = lambda: {"name": name}
+            elif not suspended:
+                wishes["member-suspend"] = lambda: {"name": name, "reason": "Silent."}
         feature = dice.choice(sorted(wishes))
         proposal = Proposal(
             consortium=charter.consortium.name, proposer=dice.choice(members), title="A wish", feature=feature,
@@ -103,6 +111,8 @@ class Members:
         self._say(proposal.proposer, proposal.compose())
         for member in members:
             world.message(partial(self._vote, proposal, member))
+        if charter.voting.officers:
+            world.message(partial(self._move, proposal))
 
     def _vote(self, proposal: Proposal, voter: str) -> None:
         world = self._world
@@ -119,6 +129,26 @@ class Members:
             nonce=world.random.randbytes(16).hex(), cast_at="2026-11-23T18:40:12Z",
         )  # fmt: skip
         self._say(voter, ballot.compose())
+
+    def _move(self, proposal: Proposal) -> None:
+        """Somebody withdraws, stops or vetoes it, or tries to; an officer pauses the rounds now and then."""
+        world, dice = self._world, self._world.random
+        charter = world.charter
+        what: Literal["withdraw", "discuss", "resume", "veto"] = dice.choice(
+            ("withdraw", "discuss", "discuss", "resume", "veto", "veto")
+        )
+        by = {"withdraw": proposal.proposer, "veto": charter.voting.officers[0]}
+        motion = Motion(
+            consortium=charter.consortium.name, proposal=proposal.id, motion=what, reason="It is wrong.",
+            member=by.get(what, dice.choice(charter.members).name), nonce=dice.randbytes(16).hex(),
+        )  # fmt: skip
+        self._say(motion.member, motion.text)
+        if dice.random() < 0.2:
+            pause = Pause(
+                consortium=charter.consortium.name, member=charter.voting.officers[0], reason="Stop.",
+                nonce=dice.randbytes(16).hex(),
+            )  # fmt: skip
+            self._say(pause.member, pause.text)
 
     def _dispute(self) -> None:
         """A charge, mostly by who pays it, mostly not above what is left of it."""

@@ -156,6 +156,8 @@ class Storage:
             spare = any(Path(path).parent.name == ".spare" for path in (what, *rest[:1]))
             whole = spare or os.stat(what).st_ino in self._whole
             assert whole, f"{what} gets its name before its bytes are durable"
+            if spare:
+                self._whole.discard(os.stat(what).st_ino)
             if os.stat(what).st_ino in self._synced:
                 self._synced[os.stat(what).st_ino] = (str(rest[0]), self._synced[os.stat(what).st_ino][1])
 

@@ -24,6 +24,7 @@ SEEDS = [int(ONE)] if ONE else range(int(os.environ.get("SEEDS", "40")))
 STEPS = {
     "commons/disk.py": {"fsync"},
     "commons/identity.py": {"fsync", "replace"},
+    "commons/spare.py": {"replace"},
     "commons/states/local.py": {"replace", "unlink"},
     "governance/consortium.py": {"committed"},
     "governance/journal/rows.py": {"statement"},

@@ -17,8 +17,8 @@ from commons.log import Checkpoint
 from commons.merkle import Frontier
 from commons.names import ProposalId
 from commons.notes import Signer
+from commons.opening import Opening
 from commons.records import Record
-from commons.tally import Opening
 from governance.members import Members
 from governance.proposals import Proposals
 
@@ -161,6 +161,9 @@ class Log:
     def record(self, index: int) -> Record:
         return self.all[index]
 
+    def leaves(self, indices: Sequence[int]) -> list[bytes]:
+        return [self.all[index].leaf for index in indices]
+
     def inclusion(self, index: int, size: int) -> list[bytes]:
         return merkle.inclusion_proof(index, size, lambda level, i: self._nodes[level, i])
 
@@ -181,7 +184,7 @@ class Chamber:
         self.members, self.proposals = Members(), Proposals()
         self.now_ms = START_MS
         self.founding = founding or charter()
-        notes = founding_notes(self.founding)
+        notes = founding_notes(self.founding, [member.name for member in self.founding.members])
         self.take(self.members.decide_found(self.founding, notes, LOG.vkey, self.now_ms))
 
     @property

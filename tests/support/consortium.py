@@ -268,12 +268,12 @@ class FakeSite:
         learning = of.learning
         tokens = learning.inner_steps * learning.batch_size * learning.sequence_length
         now_ms = time.time_ns() // 1_000_000
-        update = {
+        update: dict[str, Any] = {
             "consortium": NAME, "run": order.run, "round": order.round, "site": self.name, "base": order.base,
             "manifest": digest(text), "payload": manifest.payload_digest, "payload_bytes": len(payload),
             "steps": learning.inner_steps, "tokens": tokens, "loss": 2.5, "held_out_loss": 2.25,
         }  # fmt: skip
-        usage = {
+        usage: dict[str, Any] = {
             "consortium": NAME, "run": order.run, "round": order.round, "site": self.name, "lease": order.lease,
             "device": "cpu", "device_ids": f"cpu/{self.name}/{self.name}", "precision": "fp32", "energy_j": None,
             "started_ms": max(now_ms - 5, self.ended_ms), "ended_ms": now_ms, "device_ms": 0,

@@ -8,8 +8,8 @@ from commons import charter_file, notes
 from commons.ballots import Choice
 from commons.errors import Refusal
 from commons.names import Digest, Micro, RoundNumber, RunId, SiteId
+from commons.opening import Opening
 from commons.records import Kind, Record
-from commons.tally import Opening
 from commons.work import EvaluationNote, UpdateNote, UsageNote
 from governance.consortium import Consortium
 from governance.ledger import Charge, HoldRequest, decide_grants, decide_hold, decide_settle

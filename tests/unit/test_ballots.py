@@ -7,7 +7,7 @@ import pytest
 from commons import notes
 from commons.ballots import Ballot, Proposal, kind
 from commons.notes import NoteError
-from commons.tally import Opening
+from commons.opening import Opening
 from tests.support.chamber import ballot, charter, proposal, sign, signer
 
 OPENING = Opening.of(proposal(charter()), charter(), number=1, now_ms=1000)

@@ -11,15 +11,15 @@ import pytest
 
 from commons import charter_file, features
 from commons.ballots import Choice
-from commons.chain import LACKS, Entry, Trust, VerifiedCharter, verify_chain
+from commons.chain import LACKS, Entry, Trust, VerifiedCharter, Wanted, verify_chain
 from commons.charter import Charter
 from commons.clock import SystemClock
 from commons.cosignature import Cosigner, with_cosignatures
 from commons.errors import Code, Refusal
 from commons.learning import Since
 from commons.notes import Signer
+from commons.opening import Opening
 from commons.records import Kind, Record, canonical_json, fact
-from commons.tally import Opening
 from governance.consortium import Consortium
 from governance.journal import Journal
 from governance.proof import chain_bundle
@@ -133,14 +133,14 @@ def test_the_bundle_holds_what_is_needed_and_no_more() -> None:
     have = chamber.journal.head
     chamber.take([fact(Kind.TRANSFER, chamber.now_ms, id="x")] * 9)
     chamber.propose(feature="routing", parameters={"routing": "lean"})
-    bundle = chain_bundle(chamber, have.size)
+    bundle = chain_bundle(chamber, Wanted(have.size))
     assert not isinstance(bundle, Refusal)
     checkpoint, entries, consistency = bundle
     assert [index for index, _, _ in entries] == list(range(have.size))
     found = verify_chain(entries, checkpoint, consistency, trust=chamber.trust, have=have, least_version=2)
     assert isinstance(found, VerifiedCharter), found
     assert "extends the journal we saw at size 15" in found.steps[1]
-    older = chain_bundle(chamber, 999)
+    older = chain_bundle(chamber, Wanted(999))
     assert isinstance(older, Refusal) and older.code == Code.LOG_FORKED
 
 
@@ -157,7 +157,7 @@ def test_the_coordinators_own_store_proves_the_same(tmp_path: Path) -> None:
             consortium.commit(lambda now, note=note: consortium.proposals.decide_submit(note, of, now))
         consortium.commit(consortium.proposals.decide_close)
         consortium.commit(lambda now: consortium.proposals.decide_execute(of, 2, now))
-        bundle = chain_bundle(consortium, 0)
+        bundle = chain_bundle(consortium, Wanted())
         assert not isinstance(bundle, Refusal)
         checkpoint, entries, consistency = bundle
         found = verify_chain(entries, checkpoint, consistency, trust=Trust.of(of))
@@ -306,7 +306,7 @@ def test_dropped_ballot_is_proven_by_the_voters_receipt() -> None:
     liar.vote(opening, acme="for", beta="for")
     liar.now_ms = opening.closes_ms
     liar.take([records[index]])
-    liar.proposals._items[opening.proposal].ballots.pop()
+    liar.proposals.items[opening.proposal].ballots.pop()
     liar.close()
     liar.execute()
     assert isinstance(verify(liar.journal.all, without=[index]), VerifiedCharter)

@@ -20,11 +20,11 @@ from commons.errors import Refusal
 from commons.experts.families import FAMILIES
 from commons.experts.map import ExpertMap, Kind
 from commons.experts.parts import put_together, take_apart
-from commons.experts.stored import stacked, stored, unstacked
+from commons.experts.stored import MODEL, stacked, stored, unstacked, weights_files
 from commons.learning import Learning
 from commons.names import ExpertId, SiteId
 from commons.states import StateStore
-from orchestrator.release.layout import slices_in, write_model
+from orchestrator.release.layout import slices_in, write_tensors
 from orchestrator.seed import load_seed
 from tests.support.families import CONFIGS, EXPERTS, map_of, model_of
 from workers.data import Corpus
@@ -99,7 +99,7 @@ def test_a_state_goes_through_a_release_and_hugging_face_and_back_bit_for_bit(
     expert_map, state = map_of(case), random_state(case)
     store = StateStore(tmp_path / "states")
     digest = store.save(state)
-    write_model(tmp_path / "model.safetensors", store, expert_map, store.manifest(digest))
+    write_tensors(tmp_path / MODEL, store, weights_files(expert_map)[MODEL], store.manifest(digest))
     (tmp_path / "config.json").write_text(json.dumps(described(case)))
     blobs = {name: (b.digest, b.shape) for name, b in store.manifest(digest).items()}
     assert slices_in(tmp_path / "model.safetensors", expert_map) == blobs

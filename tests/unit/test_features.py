@@ -13,10 +13,10 @@ from commons.errors import Code, Refusal
 from commons.experts.slices import Kind
 from commons.features import FEATURES, Feature, apply, carry_out
 from commons.features.learning import InnerSteps
-from tests.support.chamber import charter, with_sites
+from tests.support.chamber import charter, signer, with_sites
 
 
-def applied(of: Charter, key: str, **params: Any) -> Charter:
+def applied(of: Charter, key: str, /, **params: Any) -> Charter:
     result = apply(of, key, params)
     assert isinstance(result, Charter), result
     return result
@@ -114,6 +114,32 @@ GPU = {"device": "gpu", "precision": "bf16", "micro_per_gflop": 0, "micro_per_pf
         ("ruling", {"dispute": DISPUTE, "upheld_micro": 7}, {"/rulings/0"}),
         ("sponsor", {"site": "turin", "payer": "beta"}, {"/sites/1/payer"}),
         ("witnesses", {"quorum": 2}, {"/witnesses/quorum"}),
+        (
+            "member-admit",
+            {"name": "dora", "key": signer("dora").vkey, "budget_micro": 5, "group": "acme"},
+            {"/members/3"},
+        ),
+        ("member-suspend", {"name": "beta", "reason": "Silent."}, {"/members/1/suspended"}),
+        (
+            "voting-rule",
+            {"type": "member", "members": "2/3", "window_s": 9},
+            {"/voting/rules/0"},
+        ),
+        ("voting-power", {"base": "contribution"}, {"/voting/power/base"}),
+        ("dormancy", {"on": True}, {"/voting/dormancy"}),
+        ("officers", {"names": ("beta",), "pause_s": 60}, {"/voting/officers/0", "/voting/pause_s"}),
+        (
+            "optimistic-bounds",
+            {"bounds": ({"path": "/learning/learning_rate", "least": 0.001, "most": 0.1},)},
+            {"/voting/optimistic/0"},
+        ),
+        ("licence", {"licence": "MIT"}, {"/release/licence"}),
+        (
+            "model-release",
+            {"manifest": DISPUTE, "alias": "stable", "licence": "MIT", "gates": DISPUTE},
+            {"/releases/0"},
+        ),
+        ("pause", {}, {"/rounds/paused"}),
         ("grace", {"grace": "adaptive"}, {"/rounds/grace"}),
         (
             "grace",
@@ -231,7 +257,69 @@ def test_every_feature_of_the_registry_is_tried_above() -> None:
         test_a_vote_on_the_books_or_on_the_end_of_rounds_changes_its_own_values_and_switches_nothing_on,
     )
     tried = {case[0] for test in tests for mark in test.pytestmark for case in mark.args[1]}  # type: ignore[attr-defined]
-    assert tried == set(FEATURES)
+    undone = {"member-readmit", "member-expel", "resume"}
+    counsel = {key for key, feature in FEATURES.items() if not feature.binding}
+    assert tried | undone | counsel | {"config-patch"} == set(FEATURES)
+
+
+def test_what_was_done_to_a_member_or_to_the_rounds_is_undone_by_another_vote() -> None:
+    suspended = applied(charter(), "member-suspend", name="beta", reason="Silent.")
+    assert applied(suspended, "member-readmit", name="beta").members == charter().members
+    paused = applied(charter(), "pause")
+    assert applied(paused, "resume").rounds == charter().rounds
+    freed = applied(charter(), "sponsor", site="turin", payer="beta")
+    granted = applied(freed, "grant", **SPRING)
+    assert [m.name for m in applied(granted, "member-expel", name="coop", reason="Left.").members] == [
+        "acme",
+        "beta",
+    ]
+    assert applied(granted, "member-expel", name="coop", reason="Left.").grants == ()
+
+
+@pytest.mark.parametrize(
+    ("key", "params", "why"),
+    [
+        ("member-expel", {"name": "coop", "reason": "Left."}, "coop has or pays for turin"),
+        ("member-expel", {"name": "zeta", "reason": "Left."}, "there is no member 'zeta'"),
+        ("member-suspend", {"name": "beta", "reason": ""}, "at least 1 character"),
+        ("member-readmit", {"name": "beta"}, "changes nothing"),
+        ("member-admit", {"name": "beta", "key": signer("dora").vkey, "budget_micro": 0}, "is a member already"),
+        ("member-admit", {"name": "dora", "key": signer("beta").vkey, "budget_micro": 0}, "goes by 'beta'"),
+        ("member-admit", {"name": "dora", "key": "nonsense", "budget_micro": 0}, "not a verifier key"),
+        ("voting-rule", {"type": "member", "share": "3/2", "window_s": 9}, "more than all"),
+        ("voting-rule", {"type": "member", "share": "0/2", "window_s": 9}, "share"),
+        ("voting-rule", {"type": "member", "extend_s": 10, "window_s": 9}, "at most"),
+        ("voting-rule", {"type": "member", "delay_s": 10**9, "window_s": 9}, "delay_s"),
+        ("voting-rule", {"type": "anything", "window_s": 9}, "type"),
+        ("officers", {"names": ("zeta",)}, "who is no member"),
+        ("officers", {"names": ("beta", "beta")}, "named twice"),
+        ("optimistic-bounds", {"bounds": ({"path": "/members/0/name", "least": 0, "most": 1},)}, "path"),
+        ("optimistic-bounds", {"bounds": ({"path": "/learning/seed", "least": 2, "most": 1},)}, "nothing"),
+        ("roadmap", {"candidates": ("a",)}, "at least 2"),
+        ("roadmap", {"candidates": ("a", "a")}, "named twice"),
+    ],
+)  # fmt: skip
+def test_a_vote_on_members_or_rules_that_cannot_be_carried_out_is_refused_before_anybody_votes(
+    key: str, params: dict[str, Any], why: str
+) -> None:
+    refusal = features.check(charter(), key, params)
+    assert isinstance(refusal, Refusal)
+    assert why in refusal.message
+
+
+def test_a_rule_takes_the_place_of_the_one_for_its_type() -> None:
+    first = applied(charter(), "voting-rule", type="member", window_s=9)
+    other = applied(first, "voting-rule", type="licence.change", window_s=8)
+    again = applied(other, "voting-rule", type="member", window_s=7)
+    assert [(r.type, r.window_s) for r in again.voting.rules] == [("member", 7), ("licence.change", 8)]
+    assert again.voting.rule("member").members == "", "a rule of its own says all that is needed"
+    assert again.voting.rule("rules.change").share == "2/3"
+
+
+def test_the_last_member_cannot_be_suspended() -> None:
+    alone = tuple({**m.model_dump(), "suspended": m.name != "acme"} for m in charter().members)
+    refusal = features.check(charter(members=alone), "member-suspend", {"name": "acme", "reason": "All."})
+    assert isinstance(refusal, Refusal) and "every member is suspended" in refusal.message
 
 
 @pytest.mark.parametrize(
@@ -345,9 +433,9 @@ def test_ground_that_moved_and_came_back_has_moved() -> None:
 def test_a_kind_without_a_codec_of_its_own_follows_the_trunk_and_may_do_so_again() -> None:
     one = applied(charter(), "uplink-codec", trunk="int8", expert="bf16")
     codecs = one.learning.codecs
-    assert [codecs.of(kind) for kind in Kind] == ["int8", "int8", "int8", "bf16"]
+    assert [codecs.of(kind) for kind in Kind] == ["int8", "int8", "int8", "bf16", "bf16"]
     two = applied(one, "uplink-codec", trunk="int8", expert="bf16", vector="fp32", router="bf16")
-    assert [two.learning.codecs.of(kind) for kind in Kind] == ["int8", "fp32", "bf16", "bf16"]
+    assert [two.learning.codecs.of(kind) for kind in Kind] == ["int8", "fp32", "bf16", "bf16", "bf16"]
     three = applied(two, "uplink-codec", trunk="int8", expert="bf16", vector=None, router=None)
     assert three.learning.codecs == codecs
     assert b"vector" not in canonical(three), "a charter from before these fields keeps its digest"

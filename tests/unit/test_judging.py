@@ -18,7 +18,7 @@ from commons.records import Kind, canonical_json
 from commons.work import ProbeNote
 from governance.fsck import judge as audit
 from governance.fsck_findings import Rule
-from governance.tracking.items import Log
+from governance.tracking.items import Item, Log
 from governance.tracking.training import Training
 from hansa.worth import worth_of
 from orchestrator.appraising import silent
@@ -161,7 +161,7 @@ def test_the_loss_of_a_rounds_state_is_measured_by_its_sites_before_it_closes(st
     assert stage.play(*hand_in(stage), all_measure(stage))
     [verdict], [close] = facts(stage, Kind.VERDICT), facts(stage, Kind.CLOSE)
     assert verdict["verdict"] == "good" and verdict["state"] == close["state"]
-    assert verdict["change_ppm"] == -5000 and verdict["limit_ppm"] == 10_000, "2.00 fell to 1.99"
+    assert verdict["change_ppm"] == -5000 and verdict["limit_ppm"] == 40_000, "2.00 fell to 1.99"
     assert len(stage.records(Kind.PROBE)) == 2 * len(SITES), "the base and the new state"
     [closed] = view(stage).history
     assert closed.probe_loss == pytest.approx(1.99) and closed.verdict == "good"
@@ -383,6 +383,10 @@ def test_what_each_update_and_each_expert_is_worth_is_measured_where_the_charter
     shown = worth_of(view(stage))
     assert [row["site"] for row in shown["updates"]] == list(SITES) and shown["rounds"] == [2]
     assert shown["points"] == {"alder": 9998, "birch": 1, "cedar": 1}
+    points = {(log.run, p.key): p.value for log in mirrored(stage) for p in log.points if "worth" in p.key}
+    for site in SITES:
+        assert points[f"run/run-1/partner/{site}", "worth/update_percent"] == found[f"{site}/2"] / 10_000
+        assert points[f"run/run-1/partner/{site}", f"worth/expert/{site}-0_percent"] == 0
 
 
 def test_with_lean_routing_an_expert_is_its_owners_alone_and_only_updates_are_appraised(
@@ -468,16 +472,20 @@ def told_otherwise(kind: Kind, said: Mapping[str, Any]) -> Iterator[dict[str, An
             yield {**said, "state": said["base"]}
 
 
-def test_the_mirror_has_the_curve_of_states_that_were_taken(stage: Stage) -> None:
-    assert stage.play(*hand_in(stage, cedar=3.0), *[all_measure(stage)] * 2)
-    mirror, items = Training(), []
+def mirrored(stage: Stage) -> list[Log]:
+    mirror, items = Training(), list[Item]()
     for index, record in enumerate(stage.records()):
         items += mirror.apply(index, record)
-    logs = [item for item in items if isinstance(item, Log)]
+    return [item for item in items if isinstance(item, Log)]
+
+
+def test_the_mirror_has_the_curve_of_states_that_were_taken(stage: Stage) -> None:
+    assert stage.play(*hand_in(stage, cedar=3.0), *[all_measure(stage)] * 2)
+    logs = mirrored(stage)
     curve = [(p.step, round(p.value, 4)) for log in logs for p in log.points if p.key == "probe/loss"]
     assert curve == [(0, 2.0), (1, 1.99)]
     tags = [log.tags["hansa.verdict.1"] for log in logs if "hansa.verdict.1" in log.tags]
     assert tags == [
-        "harmful: +49.67 % on the probe, harm above +1.00 %",
-        "good: -0.50 % on the probe, harm above +1.00 %",
+        "harmful: +49.67 % on the probe, harm above +4.00 %",
+        "good: -0.50 % on the probe, harm above +4.00 %",
     ]

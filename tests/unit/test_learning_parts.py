@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from benchmarks.learning_parts import combining, run, scores
+from benchmarks.learning_parts.bad import spoilt
 from benchmarks.learning_parts.curves import svg
 from benchmarks.learning_parts.plan import HALF, SIZES, VARIANTS, Size
 from benchmarks.learning_parts.sites import Consortium
@@ -136,6 +137,43 @@ def test_a_killed_run_ends_at_the_same_bytes(tmp_path: Path, texts: Texts, name:
     assert again.moved == whole.moved and again.tokens == whole.tokens
     for part in whole.map.slices:
         assert np.array_equal(again.state[part.name], whole.state[part.name]), part.name
+
+
+def test_a_judged_run_leaves_the_bad_site_out_and_goes_on_after_a_kill_as_it_was(
+    tmp_path: Path, texts: Texts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("benchmarks.learning_parts.bad.HUGE", 3000.0)
+    variant = replace(VARIANTS["bad-huge-rollback"], inner_steps=2)
+    texts = replace(texts, probe={domain: text.train[:400] for domain, text in texts.train.items()})
+    start = run.start_state(variant, TINY, 0, texts=texts, work=tmp_path)
+    made = []
+    for folder, restarted in (("whole", False), ("killed", True)):
+        for number in range(3):
+            if number == 0 or restarted:
+                consortium = Consortium(variant, TINY, texts, seed=0, start=start, home=tmp_path / folder)
+            consortium.step()
+        made.append(consortium)
+    for one in made:
+        assert one.judge is not None
+        assert one.judge.log[0]["left_out"] == "dialogue" == one.bad
+        assert one.judge.out_until["dialogue"] >= 6
+    assert made[0].judge == made[1].judge
+    for part in made[0].map.slices:
+        assert np.array_equal(made[0].state[part.name], made[1].state[part.name]), part.name
+
+
+def test_bad_texts_are_as_bad_as_they_say_and_always_the_same(texts: Texts) -> None:
+    text, given = texts.train["code"], {"rows": 4, "length": 16, "seed": 0}
+    assert len(spoilt("little", text).train) == len(text.train) // 100  # type: ignore[attr-defined]
+    assert np.array_equal(spoilt("flipped", text).batch(3, **given), text.batch(3, **given))
+    shuffled, plain = spoilt("shuffled", text).batch(3, **given), text.batch(3, **given)
+    assert np.array_equal(np.sort(shuffled, axis=1), np.sort(plain, axis=1)) and not np.array_equal(
+        shuffled, plain
+    )
+    for kind in ("random", "shuffled"):
+        bad = spoilt(kind, text)  # type: ignore[arg-type]
+        assert np.array_equal(bad.batch(3, **given), bad.batch(3, **given))
+        assert not np.array_equal(bad.batch(3, **given), bad.batch(4, **given))
 
 
 def test_a_run_leaves_one_result_that_is_not_measured_twice(tmp_path: Path, texts: Texts) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import learning
-from benchmarks.learning_parts.plan import OURS, RANKED, T1, VARIANTS
+from benchmarks.learning_parts.plan import OURS, RANKED, T1, UNREAD, VARIANTS
 from benchmarks.learning_parts.tables import Runs, table
 
 
@@ -21,11 +21,11 @@ def record(folder: Path, variant: str, seed: int, loss: float, *, up: int = 100,
         "soup": domains,
         "ensemble": domains,
     }
-    if variant == OURS:
+    if variant == UNREAD:
         side |= {"posterior": domains, "committed": domains, "losses": {d: x + 1 for d, x in domains.items()}}
     found = {
         "variant": {
-            "name": variant, "holds": "own" if variant == OURS else "all", "start": start, "data": "alone" if variant == "alone" else "apart", "inner_steps": 30,
+            "name": variant, "holds": "own" if variant in (OURS, UNREAD) else "all", "reader": 8 if variant == OURS else 0, "start": start, "data": "alone" if variant == "alone" else "apart", "inner_steps": 30,
             "trunk_every": 1, "experts_every": 3, "trunk_codec": "int4", "expert_codec": "fp32",
         },
         "seed": seed, "test": side, "validation": side, "bytes_up_per_site": up, "bytes_per_step_ddp_bf16": 1000,
@@ -39,6 +39,7 @@ def t1(tmp_path: Path) -> Runs:
     for seed in (0, 1):
         record(tmp_path, "central", seed, 1.4 + seed)
         record(tmp_path, OURS, seed, 1.46 + seed, up=10)
+        record(tmp_path, UNREAD, seed, 1.47 + seed)
         record(tmp_path, "spes", seed, 1.6 + seed)
         record(tmp_path, "alone", seed, 2.0 + seed)
     return Runs(tmp_path, "t1", side="test")
@@ -55,7 +56,7 @@ def test_figures_say_what_was_met_and_what_was_not_measured(t1: Runs) -> None:
     found = {title: (value, met) for title, value, _, _, met in learning._figures(t1)}
     assert found["gap to central, 4 sites, from a seed"] == ("3.2 ± 1.1 (2 seeds)", True)
     assert found["gap to central, 8 sites, from a seed"] == (learning.NOT_RUN, False)
-    assert found["routing loss: routed above oracle-routed"] == (0.0, True)
+    assert found["routing loss: by readers, above oracle-routed"] == (0.0, True)
     assert found["the same by the learned router"][1] is False
     assert found["bytes up against SPES's"] == (10.0, True)
     assert found["worst domain against its owner's alone model"][1] is True
@@ -64,7 +65,8 @@ def test_figures_say_what_was_met_and_what_was_not_measured(t1: Runs) -> None:
 def test_the_table_has_the_best_first_and_the_soup_beside_alone(t1: Runs) -> None:
     lines = (table(t1, start="seed", title="T1") or "").splitlines()
     names = [line.split(" | ")[0].removeprefix("| ") for line in lines[4:]]
-    assert names[:3] == ["central", f"{OURS}, experts by posterior", "spes"] and "soup of the four" in names
+    best = ["central", f"{OURS}, experts by readers", f"{UNREAD}, experts by posterior", "spes"]
+    assert names[:4] == best and "soup of the four" in names
     assert table(t1, start="scratch", title="T1") is None
 
 

@@ -20,7 +20,7 @@ from commons.names import ExpertId, SiteId
 from commons.states import StateStore
 from hansa import baselines, seeds
 from hansa.models import MODELS
-from hansa.released import released_losses
+from hansa.released import load, released_losses
 from orchestrator.seed import load_seed
 from tests.support.consortium import charter
 from tests.support.families import CONFIGS
@@ -158,7 +158,7 @@ def test_a_seed_of_every_family_is_a_folder_that_runs_start_from_and_hugging_fac
     )  # fmt: skip
     losses = run(made)
     seeds.finish_seed_folder(seed, of)
-    assert released_losses(seed, {"public": text}, length=16) == pytest.approx(losses, abs=1e-5)
+    assert released_losses(load(seed), {"public": text}, length=16) == pytest.approx(losses, abs=1e-5)
     store = StateStore(tmp_path / "states")
     digest = load_seed(seed, ExpertMap.from_charter(of), store)
     assert isinstance(digest, str)

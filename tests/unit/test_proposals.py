@@ -68,7 +68,7 @@ def test_an_open_proposal_is_decided_at_the_end_of_its_window_not_before() -> No
     chamber.now_ms += 1
     assert len(chamber.close()) == 1
     assert chamber.close() == []
-    assert chamber.state(opening.proposal) == "passed"
+    assert chamber.state(opening.proposal) == "queued"
 
 
 def test_double_vote_the_last_one_counts_and_all_are_kept() -> None:
@@ -295,7 +295,7 @@ def test_deciding_is_deterministic_and_changes_nothing() -> None:
     chamber.close()
     decided = chamber.proposals.decide_execute(chamber.charter, 2, START_MS)
     assert decided == chamber.proposals.decide_execute(chamber.charter, 2, START_MS)
-    assert chamber.state(opening.proposal) == "passed"
+    assert chamber.state(opening.proposal) == "queued"
 
 
 def test_replaying_the_journal_gives_the_same_view_at_every_length() -> None:

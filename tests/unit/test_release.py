@@ -133,6 +133,34 @@ def test_transformers_loads_it_with_every_weight(release: Path, desk: Desk) -> N
         assert model(text["input_ids"]).logits.shape[-1] == 256
 
 
+def test_readers_lie_beside_the_model_and_are_checked_with_it(tmp_path: Path) -> None:
+    from hansa.released import load
+
+    of = charter()
+    model, learning = (
+        of.model.model_copy(update={"reader": 4}),
+        of.learning.model_copy(update={"routing": "lean"}),
+    )
+    desk = desk_of(of.model_copy(update={"model": model, "learning": learning}), tmp_path)
+    made = make(desk, run_of(desk), tmp_path / "release")
+    assert isinstance(made, Made), made
+    assert verify(made.folder) == []
+    state = desk.store.load(run_of(desk).state)
+    tensors, readers = (load_file(made.folder / f"{part}.safetensors") for part in ("model", "readers"))
+    assert {n for n in state if n.startswith("readers.")} == readers.keys()
+    assert all(np.array_equal(a, state[n]) for n, a in {**tensors, **readers}.items())
+    assert len(tensors) + len(readers) == len(state)
+    assert "hansa.released.load" in (made.folder / "README.md").read_text()
+    assert load(made.folder).readers.choose  # type: ignore[union-attr]
+    with (made.folder / "readers.safetensors").open("r+b") as file:
+        file.seek(-4, 2)
+        file.write(b"\0\0\x80\x3f")
+    said = "; ".join(verify(made.folder))
+    assert "readers.safetensors was changed" in said and "1 tensors differ, first readers." in said
+    (made.folder / "readers.safetensors").unlink()
+    assert "fetch the release again" in verify(made.folder)[0]
+
+
 def test_a_release_whose_experts_are_stacked_on_disk_is_checked_expert_by_expert(tmp_path: Path) -> None:
     family, config = CONFIGS["llama4_text"]
     of = charter(model={"family": family, "config": config})
@@ -246,7 +274,7 @@ def test_a_full_disk_leaves_no_folder(desk: Desk, tmp_path: Path, monkeypatch: p
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("orchestrator.release.publish.write_model", full)
+    monkeypatch.setattr("orchestrator.release.publish.write_tensors", full)
     with pytest.raises(StoreError, match="No space left"):
         make(desk, run_of(desk), tmp_path / "release")
     assert not list(tmp_path.iterdir())

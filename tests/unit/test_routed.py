@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from commons.experts.glm4_moe import GLM4_MOE
-from hansa.released import released_losses
+from hansa.released import load_plain, released_losses
 from tests.unit.test_trainer import MAP, MODEL
 from workers import routed
 from workers.data import Corpus
@@ -118,7 +118,7 @@ def test_a_release_is_measured_with_routed_tokens_only(
     text.write_text("\n\n".join(f"{i} squared is {i * i}" for i in range(200)))
     calls: list[int] = []
     monkeypatch.setattr(routed, "products", lambda *a, **k: calls.append(1) or products(*a, **k))
-    losses = released_losses(tmp_path, {"numbers": text}, length=16, limit=8)
+    losses = released_losses(load_plain(tmp_path), {"numbers": text}, length=16, limit=8)
     assert len(calls) == 2 * 2, "two layers, two products each"
     shard = build_shard(MODEL, MAP, own=MAP.experts, guests=False, state=state)
     rows = Corpus.load(text, sequence_length=16, name="numbers").held_out_rows(length=16, limit=8)

@@ -381,15 +381,18 @@ def sealed(box: Outbox, what: AssignmentNote) -> Sealed:
         return box.seal(what, folder, update=update, usage=usage, manifest=manifest.to_bytes())
 
 
-def test_the_payload_of_a_round_that_is_forgotten_is_written_over(tmp_path: Path) -> None:
+def test_the_payload_of_the_round_before_is_written_over_once_it_is_secured(tmp_path: Path) -> None:
     box = Outbox(tmp_path)
     first = sealed(box, order(1))
-    size, place = first.payload.stat().st_size, first.payload.stat().st_ino
-    first.payload.write_bytes(bytes(size + 7))  # what is longer is cut
-    for number in (2, 3):
-        done = sealed(box, order(number))
+    second = sealed(box, order(2))
+    assert first.payload.exists() and box.find(order(1)) is not None
+    size, place = second.payload.stat().st_size, second.payload.stat().st_ino
+    second.payload.write_bytes(bytes(size + 7))  # what is longer is cut
+    second.secure()
+    done = sealed(box, order(3))
     assert (done.payload.stat().st_ino, done.payload.stat().st_size) == (place, size)
-    assert Outbox(tmp_path).find(order(3)) is not None
+    assert Outbox(tmp_path).find(order(3)) is not None and box.find(order(2)) is None
+    assert box.residual(order(3))
     assert sorted(folder.name for folder in tmp_path.iterdir()) == ["run-1-000002", "run-1-000003"]
 
 
@@ -425,9 +428,11 @@ def test_an_unfinished_seal_is_as_none(tmp_path: Path) -> None:
     assert (box.find(order()), box.latest(), list(tmp_path.iterdir())) == (None, ("", 0), [])
 
 
-def test_a_full_disk_leaves_the_round_before_intact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_what_the_round_before_left_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     box = Outbox(tmp_path)
-    keep(box, order(1))
+    keep(box, order(1), left=0.5)
 
     def full(path: Path, content: bytes) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -436,7 +441,7 @@ def test_a_full_disk_leaves_the_round_before_intact(tmp_path: Path, monkeypatch:
         patched.setattr(Path, "write_bytes", full)
         with pytest.raises(StoreError, match="No space left on device; the site's operator makes room"):
             sealed(box, order(2))
-    assert box.find(order(1)) is not None
+    assert box.residual(order(2)).read("t", 0, 3) is not None
     assert [folder.name for folder in tmp_path.iterdir()] == ["run-1-000001"]
 
 

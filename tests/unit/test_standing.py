@@ -50,11 +50,11 @@ def test_where_every_round_exchanges_everything_nothing_is_kept() -> None:
     assert left().local.keys() == {"b", "c"}, "what was exchanged is of no more use"
 
 
-def test_an_exchange_is_taken_in_by_half_and_what_others_moved_as_a_whole() -> None:
+def test_steps_made_meanwhile_are_added_to_what_was_exchanged_and_what_others_moved_is_taken_whole() -> None:
     standing = left(overlap_steps=2)
     here = {name: array + np.float32(0.25) for name, array in standing.local.items()}
     taken = standing.taken_in(here, state(a=5.0, b=9.0))
-    assert [float(taken[name][0]) for name in "abc"] == [0.5 * 1.75 + 0.5 * 5.0, 9.0, 3.75]
+    assert [float(taken[name][0]) for name in "abc"] == [5.25, 9.0, 3.75]
 
 
 @pytest.mark.parametrize(

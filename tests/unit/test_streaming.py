@@ -76,15 +76,17 @@ def test_an_update_is_of_what_is_due_and_against_what_all_have(trainer_at: Calla
     assert not same(anew, second), "who joins begins at what all have"
 
 
+@pytest.mark.parametrize("overlap", [0, 2])
 @pytest.mark.parametrize("turns", [(2, 2, 2, 2, 2), (1, 3, 3, 2, 2), (2, 1, 4, 1, 3)])
 def test_of_one_site_alone_nothing_is_lost_however_the_members_vote(
-    trainer_at: Callable[..., Trainer], turns: tuple[int, ...]
+    trainer_at: Callable[..., Trainer], turns: tuple[int, ...], overlap: int
 ) -> None:
-    """What was not exchanged goes on, so that the last round's state is that of plain training."""
+    """What was not exchanged goes on, and so do steps made meanwhile: the last round's state is that of plain training."""
     base, plain = start(), start()
     streaming, steady = trainer_at("streaming", ALONE), trainer_at("steady", ALONE)
     for number, fragments in enumerate(turns, 1):
-        base = combined(base, round_of(streaming, number, base, learning(fragments=fragments)))
+        of = learning(fragments=fragments, overlap_steps=overlap)
+        base = combined(base, round_of(streaming, number, base, of))
         plain = combined(plain, round_of(steady, number, plain, learning(fragments=1)))
     for name, array in plain.items():
         assert np.allclose(base[name], array, atol=1e-5), name
@@ -169,13 +171,11 @@ def test_a_round_cut_short_before_it_took_the_exchange_in_takes_it_in(
     trainer_at: Callable[..., Trainer],
 ) -> None:
     of, base, trainer = learning(overlap_steps=2, fragments=1), start(), trainer_at("a")
-    first = round_of(trainer, 1, base, of)
-    base = combined(base, first, elsewhere=10.0)
+    base = combined(base, round_of(trainer, 1, base, of), elsewhere=10.0)
     short = round_of(trainer, 2, base, of, on_step=stop_after(1))
     assert short.steps == 1
-    moved = [n for n in SHARED if not n.endswith("e_score_correction_bias")]
-    gates = {s.name for s in MAP.shared() if s.kind is Kind.ROUTER}
-    for name in (n for n in moved if n not in gates):
-        assert np.allclose(short.trunk_delta[name].mean(), -5.0, atol=0.5), name
-    for name in gates - {n for n in SHARED if n not in moved}:
-        assert not short.trunk_delta[name][2:].any(), "rows of absent experts are the base's"
+    for part in (s for s in MAP.shared() if not s.name.endswith("e_score_correction_bias")):
+        delta = short.trunk_delta[part.name]
+        trained = delta[:2] if part.kind is Kind.ROUTER else delta
+        assert 0 < np.abs(trained).max() < 0.1, f"{part.name} moved by its one step, and not back"
+        assert part.kind is not Kind.ROUTER or not delta[2:].any(), "rows of absent experts are the base's"

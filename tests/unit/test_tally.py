@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 from commons import notes
 from commons.ballots import CHOICES, Ballot, Choice
 from commons.charter import Charter
+from commons.motions import Motion
 from commons.notes import Signer
-from commons.tally import Opening, tally
+from commons.opening import Opening
+from commons.tally import tally
 from tests.support.chamber import ballot, charter, proposal
 
 VECTORS = json.loads((Path(__file__).parents[1] / "support" / "vectors" / "tally.json").read_text())
@@ -23,12 +25,12 @@ ANYBODY = Signer("anybody", b"\x01" * 32)
 MEMBERS = ("acme", "beta", "coop", "dora", "echo")
 
 
-def opening(*, members: int = 3, **rules: Any) -> Opening:
+def opening(*, count: int = 3, **rules: Any) -> Opening:
     facts = {
         "consortium": "demo",
         "proposal": "sha256:" + "ab" * 32,
         "number": 1,
-        "electorate": dict.fromkeys(MEMBERS[:members], 1),
+        "electorate": dict.fromkeys(MEMBERS[:count], 1),
         "quorum_percent": 50,
         "pass_percent": 50,
         "opened_ms": 1000,
@@ -42,12 +44,22 @@ def read(text: str) -> Ballot:
     return Ballot.from_note(notes.parse(ANYBODY.sign(text)))
 
 
+def heard(text: str) -> Motion:
+    return Motion.from_note(notes.parse(ANYBODY.sign(text)))
+
+
 @pytest.mark.parametrize("vector", VECTORS, ids=lambda v: v["name"])
 def test_the_golden_vectors_hold(vector: dict[str, Any]) -> None:
     of = Opening.from_facts(vector["opening"])
     assert (of.rules_digest, of.electorate_digest) == (vector["rules"], vector["electorate"])
     cast = [(b["index"], b["at_ms"], read(b["text"])) for b in vector["ballots"]]
-    assert tally(of, cast, vector["now_ms"]).facts == vector["expected"]
+    moved = [(m["index"], m["at_ms"], heard(m["text"])) for m in vector.get("motions", ())]
+    count = tally(of, cast, vector["now_ms"], moved)
+    assert count.facts == vector["expected"]
+    assert (count.phase, count.closes_ms) == (
+        vector.get("phase", count.phase),
+        vector.get("closes_ms", count.closes_ms),
+    )
 
 
 def test_every_way_three_members_can_vote_is_decided_by_the_majority_of_those_who_take_sides() -> None:
@@ -89,7 +101,7 @@ def _votes() -> list[tuple[str, Choice]]:
 def test_what_must_hold_of_any_vote(
     votes: list[tuple[str, Choice, int]], now_ms: int, quorum: int, share: int
 ) -> None:
-    of = opening(members=5, quorum_percent=quorum, pass_percent=share)
+    of = opening(count=5, quorum_percent=quorum, pass_percent=share)
     cast = [(i, at, ballot(of, m, c, nonce=f"{i:016x}")) for i, (m, c, at) in enumerate(votes)]
     result = tally(of, cast, now_ms)
     assert result.for_weight + result.against_weight + result.abstain_weight == result.turnout_weight
@@ -117,9 +129,18 @@ def test_an_opening_has_equal_power_and_the_charters_rules() -> None:
         {"quorum_percent": 51},
         {"pass_percent": 51},
         {"closes_ms": 61_001},
+        {"share": "2/3"},
+        {"members": "2/3"},
+        {"objection": "1/3"},
+        {"extend_ms": 1},
+        {"queue_ms": 1},
+        {"grace_ms": 1},
+        {"officers": ["acme"]},
+        {"candidates": ["a", "b"]},
+        {"credits": 9},
     ],
 )
-def test_each_rule_is_in_the_digest_a_ballot_names(change: dict[str, int]) -> None:
+def test_each_rule_is_in_the_digest_a_ballot_names(change: dict[str, Any]) -> None:
     assert opening(**change).rules_digest != opening().rules_digest
     assert opening(**change).electorate_digest == opening().electorate_digest
 
@@ -127,6 +148,7 @@ def test_each_rule_is_in_the_digest_a_ballot_names(change: dict[str, int]) -> No
 def test_the_electorates_digest_names_members_and_weights() -> None:
     digests = {opening(electorate=e).electorate_digest for e in ({"acme": 1}, {"acme": 2}, {"beta": 1})}
     assert len(digests) == 3
+    assert opening(dormant=["acme"]).electorate_digest not in {*digests, opening().electorate_digest}
 
 
 @pytest.mark.parametrize(
@@ -138,6 +160,14 @@ def test_the_electorates_digest_names_members_and_weights() -> None:
         {"quorum_percent": 50.0},
         {"number": "1"},
         {"extra": 1},
+        {"share": ""},
+        {"officers": [1]},
+        {"officers": "acme"},
+        {"contributed": {"acme": -1}},
+        {"contributed": {"acme": 1.5}},
+        {"dormant": []},
+        {"queue_ms": 0},
+        {"opened_ms": 61_000},
     ],
 )
 def test_facts_that_are_no_opening_are_refused(change: dict[str, Any]) -> None:

@@ -7,7 +7,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from commons.judging import Rollback
-from commons.verdict import CHANGE_MAX, LEAST, RECENT, change, change_of_best, culprit, dragging, limit
+from commons.verdict import (
+    CHANGE_MAX,
+    EARLY,
+    LEAST,
+    RECENT,
+    change,
+    change_of_best,
+    culprit,
+    dragging,
+    helping_nobody,
+    limit,
+)
 
 untimed = settings(max_examples=60, deadline=None)
 SITES = st.sampled_from("abcdefghi")
@@ -76,7 +87,7 @@ def test_a_rise_within_the_charters_percent_is_never_harm(changes: list[int], ru
 
 def test_the_limit_is_what_recent_rounds_make_usual() -> None:
     rules = Rollback(on=True, rise_percent=0.1, sigmas=3.0)
-    assert limit([5000] * (LEAST - 1), rules) == 1000, "of too few nobody can say what is usual"
+    assert limit([5000] * (LEAST - 1), rules) == 1000 * EARLY, "of too few nobody can say what is usual"
     assert limit([5000] * LEAST, rules) == 5000, "a loss that rises steadily is no harm"
     steady = [-2000, -1000, 0, 1000, 2000]
     assert limit(steady, rules) == round(3 * 1.4826 * 1000)
@@ -84,11 +95,26 @@ def test_the_limit_is_what_recent_rounds_make_usual() -> None:
     assert limit([9_000_000] * 3 + [0] * RECENT, rules) == 1000, "what is long ago is forgotten"
 
 
+def by_name(**ppm: int) -> dict[tuple[str, int], int]:
+    return {(name, 3): value for name, value in ppm.items()}
+
+
 def test_the_update_without_which_the_round_is_best_did_it() -> None:
-    assert culprit(100, {("a", 3): 90, ("b", 3): -5, ("c", 3): 95}) == ("b", 3)
-    assert culprit(100, {("b", 3): 10, ("a", 3): 10}) == ("a", 3), "of equals the first"
-    assert culprit(100, {("a", 3): 80, ("b", 3): 76, ("c", 3): 99}) is None, "all did it a little"
-    assert culprit(100, {}) is None
+    harm = by_name(a=-9, b=-90, c=-5)
+    assert culprit(100, by_name(a=90, b=-5, c=95), harm) == ("b", 3)
+    assert culprit(100, by_name(b=10, a=10), harm) == ("a", 3), "of equals the first"
+    assert culprit(100, by_name(a=80, b=76, c=99), harm) is None, "all did it a little"
+    assert culprit(100, {}, {}) is None
+
+
+def test_nobody_is_named_who_helps_a_part_of_the_probe() -> None:
+    """However much better all the others would be without it."""
+    without = by_name(a=90, b=-5, c=30)
+    assert culprit(100, without, by_name(a=800, b=500, c=700)) is None
+    assert culprit(100, without, by_name(a=800, b=500, c=-1)) == ("c", 3)
+    assert helping_nobody(by_name(a=800, b=125, c=500)) == {("b", 3)}, "a quarter of the median is not much"
+    assert helping_nobody(by_name(a=-8, b=-4)) == {("a", 3), ("b", 3)}
+    assert helping_nobody({}) == set()
 
 
 def parted(*losses: dict[str, float]) -> list[dict[str, tuple[float]]]:
@@ -101,10 +127,6 @@ def test_of_several_parts_the_whole_is_their_sum_and_the_best_the_one_that_rose_
     assert change(before, after) == -25_000
     assert change_of_best(before, after) == 100_000
     assert change_of_best({}, after) is None
-
-
-def by_name(**ppm: int) -> dict[tuple[str, int], int]:
-    return {(name, 3): value for name, value in ppm.items()}
 
 
 @pytest.mark.parametrize(
@@ -132,7 +154,7 @@ def test_who_drags_helps_no_kind_of_text_and_holds_the_whole_up(
 def test_nobody_is_named_whose_absence_takes_back_less_than_a_quarter(
     rise: int, without: dict[tuple[str, int], int]
 ) -> None:
-    named = culprit(rise, without)
+    named = culprit(rise, without, dict.fromkeys(without, -1))
     if named is None:
         assert all(4 * (rise - left) < rise for left in without.values())
     else:

@@ -10,11 +10,15 @@ from typing import Any
 import pytest
 
 from commons import charter_file
+from commons.anchors import Shown, entries_digest
 from commons.certificates import Subject
+from commons.chain import VerifiedCharter, Wanted
+from commons.chain_file import ChainFile
 from commons.errors import Code, HansaError, Refusal
 from commons.experts.map import ExpertMap
 from commons.identity import Seat
 from commons.privacy.accounting import epsilon_after
+from commons.records import Kind, Record
 from commons.work import AssignmentNote
 from tests.support.chamber import LOG, Chamber, charter, delegation, founding_notes, signer
 from workers.policy import Policy
@@ -69,7 +73,8 @@ class Consortium:
             Spending(self.memory.with_name("privacy.json"), None),
         )
 
-    def chain(self, have_size: int) -> Chain:
+    def chain(self, wanted: Wanted) -> Chain:
+        have_size = wanted.have_size
         journal = self.chamber.journal
         entries = tuple((i, leaf, tuple(path)) for i, leaf, path in journal.entries())
         consistency = tuple(journal.consistency(have_size, journal.size)) if have_size else ()
@@ -196,7 +201,7 @@ def test_the_owners_policy_has_the_last_word(consortium: Consortium) -> None:
 
 
 def test_a_journal_that_lost_records_is_refused_even_by_a_restarted_site(consortium: Consortium) -> None:
-    older = consortium.chain(0)
+    older = consortium.chain(Wanted())
     consortium.chamber.pass_into_law()
     assert isinstance(consortium.site().order(consortium.order(), consortium.chain), Order)
     refusal = refusal_of(consortium.site().order(consortium.order(), lambda _: older))
@@ -214,7 +219,7 @@ def test_another_journal_of_the_same_size_is_refused(consortium: Consortium, tmp
 
 def test_what_a_refused_chain_showed_is_not_remembered(consortium: Consortium) -> None:
     site = consortium.site()
-    shown = consortium.chain(0)
+    shown = consortium.chain(Wanted())
     broken = replace(shown, entries=shown.entries[1:])
     refusal_of(site.order(consortium.order(), lambda _: broken))
     assert not consortium.memory.exists()
@@ -232,3 +237,41 @@ def test_the_memory_names_the_journal_and_the_charter_seen(consortium: Consortiu
     consortium.site().order(consortium.order(), consortium.chain)
     kept = json.loads(consortium.memory.read_text())
     assert (kept["origin"], kept["size"], kept["version"]) == ("demo", consortium.chamber.journal.size, 2)
+
+
+def test_what_a_coordinator_signs_and_cannot_prove_is_kept_as_evidence_for_the_others(
+    consortium: Consortium,
+) -> None:
+    site = consortium.site()
+    assert isinstance(site.order(consortium.order(), consortium.chain), Order)
+    lie = consortium.chamber.charter.model_copy(update={"version": 2})
+    consortium.chamber.take([Record(Kind.CHARTER, consortium.chamber.now_ms, charter_file.canonical(lie))])
+
+    def signed(wanted: Wanted) -> Chain:
+        chain = consortium.chain(wanted)
+        note = Shown(
+            consortium="demo", size=consortium.chamber.journal.size, charter_version=2,
+            charter=charter_file.digest(lie), entries=entries_digest([(i, leaf) for i, leaf, _ in chain.entries]),
+        )  # fmt: skip
+        return replace(chain, shown=LOG.sign(note.text))
+
+    unsigned = site.charter(consortium.chain)
+    assert isinstance(unsigned, Refusal) and "evidence" not in unsigned.message
+    refusal = site.charter(signed)
+    assert isinstance(refusal, Refusal) and "no executed proposal" in refusal.message
+    (path,) = consortium.memory.parent.glob("evidence-*.json")
+    assert f"hansa charter verify {path}" in refusal.message
+    file = ChainFile.load(path.read_bytes())
+    assert file.signed() is not None and isinstance(file.verify(), Refusal)
+    assert file.earlier, "with the checkpoint that was signed before"
+
+
+def test_a_site_recounts_only_the_votes_since_the_last_time(consortium: Consortium) -> None:
+    site = consortium.site()
+    consortium.chamber.pass_into_law()
+    first = site.charter(consortium.chain)
+    consortium.chamber.pass_into_law(parameters={"steps": 30}, nonce="11" * 16)
+    again = consortium.site().charter(consortium.chain)
+    whole = site.charter(consortium.chain, whole=True)
+    counts = [len(v.executed) for v in (first, again, whole) if isinstance(v, VerifiedCharter)]
+    assert counts == [1, 1, 2]

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from commons import charter_file, quorum
-from commons.chain import Trust, VerifiedCharter, verify_chain
+from commons.chain import Trust, VerifiedCharter, Wanted, verify_chain
 from commons.charter import Charter
 from commons.clock import SystemClock
 from commons.cosignature import WITNESSES_MAX, Cosignatory, Cosigner, cosigned
@@ -332,7 +332,7 @@ def test_the_published_checkpoint_is_shown_for_as_long_as_it_covers_the_evidence
     trust, size = Trust.of(desk.consortium.charter), desk.journal.size
 
     def shown(have: int = 0) -> tuple[bytes, VerifiedCharter | Refusal]:
-        bundle = chain_bundle(desk.consortium, have, desk.witnesses)
+        bundle = chain_bundle(desk.consortium, Wanted(have), desk.witnesses)
         assert not isinstance(bundle, Refusal)
         note, entries, consistency = bundle
         return note, verify_chain(entries, note, consistency, trust=trust)

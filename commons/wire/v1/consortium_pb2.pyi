@@ -779,15 +779,24 @@ class ChainRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     HAVE_SIZE_FIELD_NUMBER: _builtins.int
+    KNOWN_VERSION_FIELD_NUMBER: _builtins.int
+    WHOLE_FIELD_NUMBER: _builtins.int
     have_size: _builtins.int
+    """size of the caller's last verified checkpoint; 0: none"""
+    known_version: _builtins.int
+    """charter version the caller verified before; 0: the founding charter"""
+    whole: _builtins.bool
+    """every vote since the founding, to be recounted"""
     def __init__(
         self,
         *,
         have_size: _builtins.int = ...,
+        known_version: _builtins.int = ...,
+        whole: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["have_size", b"have_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["have_size", b"have_size", "known_version", b"known_version", "whole", b"whole"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -826,7 +835,10 @@ class ChainBundle(_message.Message):
     CHECKPOINT_FIELD_NUMBER: _builtins.int
     ENTRIES_FIELD_NUMBER: _builtins.int
     CONSISTENCY_FIELD_NUMBER: _builtins.int
+    SHOWN_FIELD_NUMBER: _builtins.int
     checkpoint: _builtins.bytes
+    shown: _builtins.bytes
+    """note by the log key over all of it (commons.anchors.Shown)"""
     @_builtins.property
     def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChainEntry]: ...
     @_builtins.property
@@ -839,10 +851,11 @@ class ChainBundle(_message.Message):
         checkpoint: _builtins.bytes = ...,
         entries: _abc.Iterable[Global___ChainEntry] | None = ...,
         consistency: _abc.Iterable[_builtins.bytes] | None = ...,
+        shown: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "consistency", b"consistency", "entries", b"entries"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "consistency", b"consistency", "entries", b"entries", "shown", b"shown"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,75 @@
+"""Governance: what proving a much-amended charter costs a site, and whether votes are lost when all vote at once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from benchmarks.figures import Figure, save
+from benchmarks.governance_parts.edge import Edge, edge_check
+from benchmarks.governance_parts.storm import Storm, vote_at_once
+
+COMMAND = "hansa bench governance"
+EDGE_MS, EDGE_KB = 200, 200
+NOTES = (
+    (
+        "The chain: a founding charter of 20 members with a site each, 1,000 proposals that all 20 voted for and that became "
+        "law one after the other. Anchored: two thirds of the members vouch for the charter of four votes ago, these four are "
+        "recounted ballot by ballot; best of five fresh processes, from the file on disk, without the start of Python and its "
+        "imports. Whole: all 20,000 ballots. What each proves is in docs/governance.md."
+    ),
+    (
+        "The storm: 30 members with a certificate and a connection each cast one ballot on each of 20 proposals, all "
+        "beginning at one moment, against a coordinator in one process with SQLite (WAL, synchronous=FULL). Every receipt is "
+        "looked up in the journal; outcomes are compared with a count that reads the ballots' texts and shares no code with "
+        "`commons.tally`."
+    ),
+)
+
+
+def main(work: Path) -> list[Figure]:
+    """Measure what is not yet in `work`, write `results/governance.json`, answer the figures."""
+    edge = Edge(**_kept(work / "edge.json", lambda: asdict(edge_check(work))))
+    storm = Storm(**_kept(work / "storm.json", lambda: asdict(vote_at_once(work / "storm"))))
+    figures = [*_edge(edge), *_storm(storm)]
+    save("governance", figures, notes=NOTES)
+    return figures
+
+
+def _edge(edge: Edge) -> list[Figure]:
+    of = f"charter after {edge.votes:,} proposals x {edge.voters} voters"
+    kilobytes = round(edge.anchored_bytes / 1000)
+    return [
+        Figure(
+            f"{of}, anchored: proven in", round(edge.anchored_ms), "ms", f"< {EDGE_MS}",
+            edge.anchored_ms < EDGE_MS, COMMAND,
+        ),
+        Figure(f"{of}, anchored: size of the proof", kilobytes, "kB", f"< {EDGE_KB}", kilobytes < EDGE_KB, COMMAND),
+        Figure(f"{of}, one more vote for a site that was there", round(edge.next_ms), "ms", "", None, COMMAND),
+        Figure(f"{of}, every ballot recounted", round(edge.whole_ms / 1000, 1), "s", "", None, COMMAND),
+        Figure(f"{of}, size of the whole proof", round(edge.whole_bytes / 1e6, 1), "MB", "", None, COMMAND),
+    ]  # fmt: skip
+
+
+def _storm(storm: Storm) -> list[Figure]:
+    of = f"{storm.partners} partners on {storm.proposals} proposals at once"
+    return [
+        Figure(f"{of}: ballots lost", storm.lost, "", "0", storm.lost == 0, COMMAND),
+        Figure(
+            f"{of}: outcomes that an independent count contradicts", storm.differing, "", "0",
+            storm.differing == 0, COMMAND,
+        ),
+        Figure(f"{of}: ballots a second", round(storm.ballots / storm.seconds), "1/s", "", None, COMMAND),
+    ]  # fmt: skip
+
+
+def _kept(path: Path, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What was measured before, or is measured now."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(measure()))
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found

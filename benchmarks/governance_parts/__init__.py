@@ -1,0 +1,1 @@
+"""Parts of `hansa bench governance`."""

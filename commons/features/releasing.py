@@ -1,0 +1,51 @@
+"""Features about what leaves the consortium, and about stopping: releases, their licence, pause and resumption."""
+
+from __future__ import annotations
+
+from commons.charter import Release, Released
+from commons.features.feature import Feature, appended, replaced
+from commons.section import WHOLE, Section
+
+
+class Nothing(Section):
+    """No parameters."""
+
+
+RELEASING = (
+    Feature(
+        "licence",
+        "Set the licence of released models",
+        Release,
+        ("/release",),
+        lambda _, release: [replaced("/release", release.model_dump(mode="json"))],
+        type="licence.change",
+        switch=False,
+    ),
+    Feature(
+        "model-release",
+        "Release a model: its manifest, the name it is released by, its licence and the gates it has passed",
+        Released,
+        ("/releases",),
+        lambda _, model: [appended("/releases", model.model_dump(mode="json", context=WHOLE))],
+        type="model.release",
+        switch=False,
+    ),
+    Feature(
+        "pause",
+        "Open no further round until the members vote to resume",
+        Nothing,
+        ("/rounds/paused",),
+        lambda _, __: [replaced("/rounds/paused", True)],
+        type="emergency.pause",
+        switch=False,
+    ),
+    Feature(
+        "resume",
+        "Open rounds again after a pause",
+        Nothing,
+        ("/rounds/paused",),
+        lambda _, __: [replaced("/rounds/paused", False)],
+        type="emergency.pause",
+        switch=False,
+    ),
+)

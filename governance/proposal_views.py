@@ -1,0 +1,61 @@
+"""A proposal as people are shown it: what it asks for, under which rules, who voted how, and where it stands."""
+
+from __future__ import annotations
+
+from commons import features
+from commons.charter import Charter
+from commons.errors import Refusal
+from commons.views import BallotView, MotionView, ProposalView
+from governance.courses import Item
+
+
+def label(number: int) -> str:
+    """A proposal's name for people: P-0001."""
+    return f"P-{number:04d}"
+
+
+def proposal_view(item: Item, base: Charter, now_ms: int) -> ProposalView:
+    """`base`: the charter it was made on."""
+    proposal, opening, count = item.proposal, item.opening, item.tally(now_ms)
+    patch = features.patch(base, proposal.feature, proposal.parameters)
+    return ProposalView(
+        id=opening.proposal,
+        number=opening.number,
+        title=proposal.title,
+        proposer=proposal.proposer,
+        feature=proposal.feature,
+        type=features.type_of(base, proposal.feature, proposal.parameters),
+        parameters=dict(proposal.parameters),
+        state=item.state(now_ms),
+        opened_ms=opening.opened_ms,
+        closes_ms=count.closes_ms,
+        eta_ms=item.eta_ms,
+        effective_round=proposal.effective_round,
+        executed_round=item.executed_round,
+        charter_version=item.charter_version,
+        patch=() if isinstance(patch, Refusal) else tuple(patch),
+        electorate=dict(opening.electorate),
+        dormant=opening.dormant,
+        officers=opening.officers,
+        quorum_percent=opening.quorum_percent,
+        pass_percent=opening.pass_percent,
+        share=opening.share,
+        members=opening.members,
+        objection=opening.objection,
+        candidates=opening.candidates,
+        credits=opening.credits,
+        tiers=count.order.tiers if count.order else (),
+        for_weight=count.for_weight,
+        against_weight=count.against_weight,
+        abstain_weight=count.abstain_weight,
+        ballots=tuple(
+            BallotView(voter=voter, choice=choice, index=index)
+            for voter, (choice, index) in count.counted.items()
+        ),
+        motions=tuple(
+            MotionView(member=m.member, motion=m.motion, reason=m.reason, at_ms=at)
+            for _, at, m in item.motions
+        ),
+        rules=opening.rules_digest,
+        electorate_digest=opening.electorate_digest,
+    )
