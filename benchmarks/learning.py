@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.figures import PAGE, Figure, save
-from benchmarks.learning_parts import step_time
+from benchmarks.learning_parts import opting_out, step_time
 from benchmarks.learning_parts.curves import svg
 from benchmarks.learning_parts.plan import EIGHT, FAR, OURS, OURS_SCRATCH, RANKED, SIZES, T1, UNREAD, VARIANTS
 from benchmarks.learning_parts.scores import gap_percent
@@ -53,6 +53,11 @@ NOTES = (
         "bf16 at every step."
     ),
     (
+        "Opt-out: a site's experts and router rows are taken out of the final state, each site in turn, nothing is trained. "
+        "Own domain: on text it held out, against the seed; experts are chosen by posterior. Extracted: a greedy continuation of 64 "
+        "bytes gives the next 64. Membership: trained against held-out rows by the loss less the seed's."
+    ),
+    (
         "Lean shards hold their own experts alone. By readers: what the product does, in one pass; each site's reader, a small "
         "next-byte model on the trunk, says how likely it finds the bytes so far, and has a part in the prediction "
         "(docs/decisions/0013-readers.md). By posterior: the same with whole shards in place of readers, a pass for each site. "
@@ -68,7 +73,8 @@ def main(work: Path, *, long: bool = False) -> list[Figure]:
         _make(work, "t1", T1)
         _make(work, "rank", {name: (0,) for name in RANKED})
     ranked, t1 = Runs(KEPT, "rank", side="validation"), Runs(KEPT, "t1", side="test")
-    figures = [*_steps(), *(Figure(*row, LONG) for row in (*_figures(t1), *_bad(ranked)))]
+    rows = (*_figures(t1), *_bad(ranked))
+    figures = [*_steps(), *(Figure(*row, _command(row)) for row in rows)]
     found = [
         table(t1, start="seed", title="**T1, from a seed, test side**"),
         table(t1, start="scratch", title="**T1, from scratch, test side**"),
@@ -83,6 +89,10 @@ def main(work: Path, *, long: bool = False) -> list[Figure]:
         tables.append("![Loss over tokens](images/learning.svg)")
     save("learning", figures, notes=(*NOTES, _progress(t1, ranked)), tables=tables)
     return figures
+
+
+def _command(row: Row) -> str:
+    return opting_out.COMMAND if row[0].startswith("opt-out") else LONG
 
 
 def _steps() -> list[Figure]:
@@ -128,6 +138,40 @@ def _figures(t1: Runs) -> Iterator[Row]:
     yield from _far(t1)
     yield from _against_spes(t1)
     yield from _worst(t1)
+    yield from _opted_out()
+
+
+def _opted_out() -> Iterator[Row]:
+    """Sites of the recorded final states opting out one by one (`learning_parts/opting_out.py`)."""
+    own, others = (
+        "own domain against the seed, the worst site of",
+        "other domains against before, the worst of",
+    )
+    for variant, what in ((OURS, "expert shards"), ("flexolmo", "experts on a frozen trunk (FlexOlmo)")):
+        found = opting_out.recorded("t1", variant)
+        if not found:
+            yield f"opt-out, {what}: {own} 4", NOT_RUN, "", "<= +1 %", False
+            yield f"opt-out, {what}: {others} 3", NOT_RUN, "", "<= +0.5 %", False
+            continue
+        worst_own, worst_other = opting_out.worst(found)
+        yield f"opt-out, {what}: {own} {len(found)}", round(worst_own, 1), "%", "<= +1 %", worst_own <= 1
+        yield f"opt-out, {what}: {others} 3", round(worst_other, 2), "%", "<= +0.5 %", worst_other <= 0.5
+        membership = max(s["exposures"]["after"]["membership_calibrated"] for s in found)
+        yield (
+            f"opt-out, {what}: membership AUC after, the highest",
+            round(membership, 3),
+            "",
+            "0.5 is guessing",
+            None,
+        )
+        extracted = max(s["exposures"]["after"]["extracted_trained"] for s in found)
+        yield (
+            f"opt-out, {what}: rows extracted after",
+            round(100 * extracted, 1),
+            "%",
+            "<= 0.1 %",
+            extracted <= 0.001,
+        )
 
 
 def _routing(t1: Runs) -> Iterator[Row]:

@@ -179,6 +179,11 @@ class VotesWalk(Steps):
         if any(done.opening.proposal == key for done in self.executed):
             self._fail(f"proposal {proposal.title!r} is executed a second time for charter version {version}")
         base, course, count, name = self._vote(at, index, proposal)
+        wrong = features.may_not_propose(
+            self.history[base], proposal.feature, proposal.parameters, proposal.proposer
+        )
+        if wrong:
+            self._fail(f"{name}: {wrong.message}")
         self._due(course, name, execution.at_ms, index)
         if round_number < proposal.effective_round:
             self._fail(

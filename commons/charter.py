@@ -11,19 +11,15 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from commons.cosignature import WITNESSES_MAX
+from commons.experts.added import Added
 from commons.experts.settings import Value
 from commons.judging import Contribution, Probe, Rollback, unjudgeable
 from commons.learning import Learning
 from commons.privacy.terms import Privacy, conflicts
-from commons.section import Section
+from commons.section import Micros, Name, Section
 from commons.strategies import conflicts as learning_conflicts
 from commons.voting import Voting
-
-Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,31}$")]
-"""Lower-case letters, digits and hyphens; at most 32 characters."""
-
-Micros = Annotated[int, Field(ge=0, lt=2**63)]
+from commons.witnessed import Witnesses
 
 
 class Consortium(Section):
@@ -169,24 +165,6 @@ class Accounting(Section):
     """Further holds one site may ask for in one round."""
 
 
-class Outsider(Section):
-    """A witness that is no site: it is asked over HTTP (C2SP tlog-witness)."""
-
-    name: Name
-    vkey: Annotated[str, Field(max_length=512)]
-    """Its cosignature key (C2SP vkey of type 0x04)."""
-    url: Annotated[str, Field(pattern=r"^https?://[^\s/]\S*$", max_length=512)]
-    """Its submission prefix; `/add-checkpoint` is put after it."""
-
-
-class Witnesses(Section):
-    """Who must have seen the journal before a site trusts it. Every site is a witness; outsiders come on top."""
-
-    quorum: Annotated[int, Field(ge=0, le=WITNESSES_MAX)] = 0
-    """Cosignatures, each by another witness, that a checkpoint needs."""
-    outsiders: Annotated[tuple[Outsider, ...], Field(max_length=WITNESSES_MAX)] = ()
-
-
 class Release(Section):
     licence: Annotated[str, Field(min_length=1, max_length=64)]
     """SPDX identifier of the released model."""
@@ -220,11 +198,14 @@ class Charter(Section):
     LATER: ClassVar[frozenset[str]] = frozenset(
         {
             "accounting",
+            "added",
             "contribution",
+            "escrow",
             "grants",
             "privacy",
             "probe",
             "releases",
+            "retired",
             "rollback",
             "rulings",
             "witnesses",
@@ -253,6 +234,11 @@ class Charter(Section):
     probe: Probe = Probe()
     rollback: Rollback = Rollback()
     contribution: Contribution = Contribution()
+    added: Annotated[tuple[Added, ...], Field(max_length=1024)] = ()
+    escrow: Annotated[tuple[Name, ...], Field(max_length=1024)] = ()
+    """Experts of the model whose site has left: the coordinator holds them as they were, and nobody trains them."""
+    retired: Annotated[tuple[Name, ...], Field(max_length=1024)] = ()
+    """Experts that are gone for good. No other goes by such a name, so that nobody takes one for the other."""
 
     @model_validator(mode="after")
     def _refers_only_to_what_it_names(self) -> Charter:
@@ -263,25 +249,8 @@ class Charter(Section):
 
     def _inconsistencies(self) -> list[str]:
         members = [m.name for m in self.members]
-        sites = [s.name for s in self.sites]
-        experts = [e for s in self.sites for e in s.experts]
         devices = {r.device for r in self.rate_card.rates}
-        named = (
-            ("member", members),
-            ("site", sites),
-            ("expert", experts),
-            ("rate", [f"{r.device} {r.precision}" for r in self.rate_card.rates]),
-            ("grant", [g.name for g in self.grants]),
-            ("ruling on", [r.dispute for r in self.rulings]),
-            ("outsider", [o.name for o in self.witnesses.outsiders]),
-            ("release of", [f"{r.manifest} as {r.alias}" for r in self.releases]),
-            *self.voting.named,
-        )
-        found = [
-            f"{what} {name!r} is named twice"
-            for what, names in named
-            for name in sorted({n for n in names if names.count(n) > 1})
-        ]
+        found = [*self._named_twice(), *self._odd_experts()]
         for site in self.sites:
             for role in ("partner", "payer"):
                 if getattr(site, role) not in members:
@@ -333,6 +302,34 @@ class Charter(Section):
             )
         return found
 
+    def _named_twice(self) -> list[str]:
+        named = (
+            ("member", [m.name for m in self.members]),
+            ("site", [s.name for s in self.sites]),
+            ("expert", [*self.experts]),
+            ("rate", [f"{r.device} {r.precision}" for r in self.rate_card.rates]),
+            ("grant", [g.name for g in self.grants]),
+            ("ruling on", [r.dispute for r in self.rulings]),
+            ("outsider", [o.name for o in self.witnesses.outsiders]),
+            ("release of", [f"{r.manifest} as {r.alias}" for r in self.releases]),
+            *self.voting.named,
+            ("added expert", [a.expert for a in self.added]),
+            ("retired expert", [*self.retired]),
+        )
+        return [
+            f"{what} {name!r} is named twice"
+            for what, names in named
+            for name in sorted({n for n in names if names.count(n) > 1})
+        ]
+
+    def _odd_experts(self) -> list[str]:
+        strange = [a.expert for a in self.added if a.expert not in self.experts]
+        back = [e for e in self.retired if e in self.experts]
+        return [
+            *(f"added names {e!r}, which no site owns and which is not in escrow" for e in strange),
+            *(f"expert {e!r} was retired; another needs a name of its own" for e in back),
+        ]
+
     def _vain_grants(self) -> list[str]:
         members = [m.name for m in self.members]
         expired = [g for g in self.grants if 0 < g.expires_ms <= g.not_before_ms]
@@ -373,8 +370,17 @@ class Charter(Section):
 
     @property
     def experts(self) -> tuple[str, ...]:
-        """Every expert in charter order: its position is its index in the released model."""
-        return tuple(e for s in self.sites for e in s.experts)
+        """Every expert in charter order, those in escrow last: its position is its index in the released model."""
+        return (*(e for s in self.sites for e in s.experts), *self.escrow)
+
+    @property
+    def owners(self) -> dict[str, str | None]:
+        """Expert -> the site that owns it, in charter order; None for one in escrow."""
+        return {e: s.name for s in self.sites for e in s.experts} | dict.fromkeys(self.escrow)
+
+    def owner(self, expert: str) -> Site | None:
+        """The site that owns the expert; None for one in escrow, or that there is none of."""
+        return next((s for s in self.sites if expert in s.experts), None)
 
     def site(self, name: str) -> Site | None:
         return next((s for s in self.sites if s.name == name), None)

@@ -49,6 +49,7 @@ class Kind(Word):
     VERDICT = "verdict"  # fact: what the measurements say of a round's new state
     WORTH = "worth"  # fact: what the probe loss rises by without single updates and experts
     CLOSE = "close"  # fact: a round combined and saved
+    REMADE = "remade"  # fact: the run's state re-made for a charter whose experts are others'
     EVALUATION = "evaluation"  # note by a site: held-out loss of a state
     FINISH = "finish"  # fact: a run ended
     RELEASE = "release"  # note by the coordinator: manifest of a release

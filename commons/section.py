@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from pydantic import (
     BaseModel,
     ConfigDict,
+    Field,
     SerializationInfo,
     SerializerFunctionWrapHandler,
     model_serializer,
 )
 
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,31}$")]
+"""Lower-case letters, digits and hyphens; at most 32 characters."""
+Micros = Annotated[int, Field(ge=0, lt=2**63)]
 WHOLE = {"charter": "whole"}
 """Serialisation context that leaves no field out (`Section.LATER`)."""
 

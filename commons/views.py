@@ -96,6 +96,34 @@ class RunView(View):
     journal_size: int = 0
 
 
+class ExpertView(View):
+    """One expert of the model in force."""
+
+    expert: str
+    index: int
+    """In the released model."""
+    site: str | None
+    """The site that trains it; None: in escrow."""
+    partner: str | None
+    parameters: int
+    like: str | None = None
+    """The expert it began as a copy of."""
+    from_round: int = 0
+    """The first round of the run that was planned with it; 0: the next one is."""
+    trained_round: int = 0
+    """The last round that its site's update is in; 0: none yet."""
+    tokens: int = 0
+    """Given to it by the run's updates, summed over layers; of updates that were noised or masked nobody knows."""
+
+
+class ExpertsView(View):
+    charter_version: int
+    run: str = ""
+    """The latest run; empty: there was none."""
+    experts: tuple[ExpertView, ...] = ()
+    retired: tuple[str, ...] = ()
+
+
 class LotView(View):
     """A grant, conversion or refund that has something in it."""
 

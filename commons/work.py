@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import ClassVar, Literal
 
@@ -74,7 +75,7 @@ class AssignmentNote(Words):
 class UpdateNote(Words):
     """A site's update, signed by the site key."""
 
-    KIND = "hansa-update/v1"
+    KIND = "hansa-update/v2"
     consortium: str
     run: str
     round: int
@@ -89,6 +90,42 @@ class UpdateNote(Words):
     """Mean training loss, nats per byte; withheld, as the other, where updates are noised."""
     held_out_loss: float | None
     """Of the base state, on the site's held-out text."""
+    routed: str = "-"
+    """Tokens given to each expert in the round, summed over layers (`routed_text`); withheld where updates are noised or
+    masked."""
+
+    @classmethod
+    def from_note(cls, note: Note) -> UpdateNote:
+        """Also reads `hansa-update/v1`, which older journals hold."""
+        if not note.text.startswith(f"{_UpdateNoteV1.KIND}\n"):
+            return super().from_note(note)
+        return _OldUpdate(**vars(_UpdateNoteV1.from_note(note)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _UpdateNoteV1(Words):
+    KIND = "hansa-update/v1"
+    consortium: str
+    run: str
+    round: int
+    site: str
+    base: str
+    manifest: str
+    payload: str
+    payload_bytes: int
+    steps: int
+    tokens: int
+    loss: float | None
+    held_out_loss: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _OldUpdate(UpdateNote):
+    """A first-version note with the fields of the second; its text and digest are those that were signed."""
+
+    @property
+    def text(self) -> str:
+        return _UpdateNoteV1(**{f.name: getattr(self, f.name) for f in fields(_UpdateNoteV1)}).text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,6 +230,29 @@ class ProbeNote(Words):
     def loss(self) -> float:
         """Over all parts, which have as many rows each."""
         return sum(self.losses) / len(self.losses)
+
+
+ROUTED_CHARS_MAX = 6000
+"""An update note fits into its message; counts of more experts than that are withheld."""
+
+
+def routed_text(tokens: Mapping[str, int]) -> str:
+    """``expert=tokens``, comma-separated in order of the experts' names; `-` for none, or too many."""
+    text = ",".join(f"{expert}={count}" for expert, count in sorted(tokens.items()))
+    return text if 0 < len(text) <= ROUTED_CHARS_MAX else "-"
+
+
+def routed_tokens(text: str) -> dict[str, int]:
+    """Back from `routed_text`. Raises NoteError when it is none."""
+    if text == "-":
+        return {}
+    pairs = [entry.partition("=")[::2] for entry in text.split(",")]
+    if len(text) > ROUTED_CHARS_MAX or not all(_INTEGER.fullmatch(count) for _, count in pairs):
+        raise NoteError(f"field 'routed' holds no counts: {text[:40]!r}")
+    found = {expert: int(count) for expert, count in pairs}
+    if routed_text(found) != text:
+        raise NoteError(f"field 'routed' is not in order: {text[:40]!r}")
+    return found
 
 
 def _written(value: object) -> str:

@@ -19,6 +19,7 @@ from commons.log import Checkpoint
 from commons.merkle import ProofError
 from commons.notes import NoteError, Verifier
 from commons.records import Record
+from commons.states import StateStore
 from commons.tiles import TileFolder, level_tiles, verify_folder
 from governance.fsck_claims import Claims
 from governance.fsck_findings import ACTS, Finding, Findings, Rule
@@ -48,14 +49,23 @@ class FsckReport:
     """Records that the tiles' checkpoint signs for; None when no tiles were looked at or it cannot be trusted."""
     findings: tuple[Finding, ...]
     """By index of the first record concerned."""
+    remade: int = 0
+    """Re-made states that were computed again."""
 
     @property
     def clean(self) -> bool:
         return not self.findings
 
 
-def fsck(url: str | Path, *, tiles: Path | None = None, progress: Progress | None = None) -> FsckReport:
+def fsck(
+    url: str | Path,
+    *,
+    tiles: Path | None = None,
+    states: StateStore | None = None,
+    progress: Progress | None = None,
+) -> FsckReport:
     """Audit the journal at `url`, beside a running coordinator or without one; `tiles`: a folder published from it.
+    `states`: model states, to compute again those that were re-made.
 
     Judges the records that are there when it begins. Raises StoreError when there is no journal to read.
     """
@@ -66,14 +76,14 @@ def fsck(url: str | Path, *, tiles: Path | None = None, progress: Progress | Non
         tell = progress or _in_silence
         for broken in reader.inspect(lambda done: tell("hashes", min(done, size), size)):
             findings.put(Finding(Rule.TREE, broken.index, broken.what, broken.act))
-        audit = _Audit(findings)
+        audit = _Audit(findings, states)
         judged = audit.read(reader, size, tell)
         log = audit.votes.log
         published = None
         if log is not None:
             _check_checkpoints(reader, log, findings)
             published = _check_tiles(reader, tiles, log, findings) if tiles else None
-        return FsckReport(reader.location, size, judged, published, findings.all())
+        return FsckReport(reader.location, size, judged, published, findings.all(), audit.remade)
     finally:
         reader.close()
 
@@ -90,13 +100,17 @@ def judge(records: list[Record]) -> tuple[Finding, ...]:
 class _Audit:
     """The readers of one journal. Each record goes through all of them, in order."""
 
-    def __init__(self, findings: Findings) -> None:
+    def __init__(self, findings: Findings, states: StateStore | None = None) -> None:
         self.findings = findings
         self.votes = Votes(findings)
         self._money = Money(findings, self.votes)
-        self._rounds = Rounds(findings, self.votes, self._money.held)
+        self._rounds = Rounds(findings, self.votes, self._money.held, states)
         self._money.attend(self._rounds)
         self._claims = Claims(findings, self.votes, self._money)
+
+    @property
+    def remade(self) -> int:
+        return self._rounds.remade.computed
 
     def read(self, reader: JournalReader, size: int, tell: Progress) -> int:
         """How many records could be read."""

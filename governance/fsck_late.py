@@ -38,6 +38,9 @@ class Run:
     name: str
     rounds: int
     state: str
+    experts_of: Charter
+    """The charter whose experts the state has."""
+    momentum: str = ""
     closed: int = 0
     opened_ms: int = 0
     """When its last round was opened; 0 before the first."""
@@ -77,6 +80,7 @@ class LateUpdates:
         for site, found in (*run.carried.items(), *run.late.items()):
             fits = opened.number - found.number <= charter.rounds.late_rounds
             fits = fits and found.charter.privacy == charter.privacy
+            fits = fits and found.charter.owners == charter.owners
             what = f"opens round {opened.number} for an update of site {site} for round {found.number}, which counts no more"
             need(fits, Rule.ROUND, index, what)
         for site in sorted(run.carried.keys() & assigned):

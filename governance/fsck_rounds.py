@@ -14,11 +14,14 @@ from commons.charter import Charter
 from commons.errors import Code
 from commons.records import Kind, Record
 from commons.signed import text_digest
+from commons.states import StateStore
 from commons.work import EvaluationNote, ProbeNote, UpdateNote, UsageNote
 from governance.fsck_devices import Devices
 from governance.fsck_epsilon import Epsilon
+from governance.fsck_experts import Remade, check_opened, take_remade
 from governance.fsck_findings import Findings, Rule
 from governance.fsck_late import LateUpdates, Round, Run
+from governance.fsck_releases import check_release
 from governance.fsck_verdicts import Verdicts
 from governance.fsck_votes import Votes
 
@@ -26,7 +29,6 @@ Key = tuple[str, int, str]
 """(run, round, site)"""
 CLOCK_SLACK_MS = 300_000
 """How far a site's clock may be off before its usage record is refused."""
-_RELEASE = ("hansa-release/v1", ("consortium", "run", "round", "state", "manifest", "licence"))
 
 
 @dataclass(frozen=True)
@@ -43,10 +45,13 @@ class Work:
 
 
 class Rounds:
-    """Reads RUN, ROUND, UPDATE, USAGE, REJECTION, PROBE, VERDICT, WORTH, CLOSE, EVALUATION, FINISH and RELEASE."""
+    """Reads RUN, ROUND, UPDATE, USAGE, REJECTION, PROBE, VERDICT, WORTH, CLOSE, REMADE, EVALUATION, FINISH, RELEASE."""
 
-    def __init__(self, findings: Findings, votes: Votes, held: Mapping[str, int]) -> None:
-        """`held`: hold id -> amount of every hold that is open now, as the money has it."""
+    def __init__(
+        self, findings: Findings, votes: Votes, held: Mapping[str, int], states: StateStore | None = None
+    ) -> None:
+        """`held`: hold id -> amount of every hold that is open now, as the money has it. `states`: for `Remade`."""
+        self.remade = Remade(findings, votes, states)
         self._findings, self._votes, self._held = findings, votes, held
         self._runs: dict[str, Run] = {}
         self._last: Run | None = None
@@ -78,12 +83,16 @@ class Rounds:
                 self._verdicts.take(index, record.kind, run, record.facts)
             case Kind.CLOSE:
                 self._close(index, record.at_ms, record.facts)
+            case Kind.REMADE:
+                run = self._active(index, record.facts["run"])
+                take_remade(self._findings, index, run, record.facts, self._votes.charter)
+                self.remade.take(index, record.facts)
             case Kind.EVALUATION:
                 self._evaluate(index, record)
             case Kind.FINISH:
                 self._finish(index, record.facts)
             case Kind.RELEASE:
-                self._release(index, record.body)
+                check_release(self._findings, self._votes, self._runs, index, record.body)
             case Kind.EXECUTION:
                 running = self._last is not None and self._last.round is not None and not self._last.finished
                 need = self._findings.require
@@ -115,7 +124,7 @@ class Rounds:
         need(alone, Rule.RUN, index, f"starts run {facts['run']} while another goes on")
         ours = (facts["charter_version"], facts["rounds"]) == (charter.version, charter.learning.rounds)
         need(ours, Rule.RUN, index, "starts a run by another charter than the one in force")
-        self._last = self._runs[facts["run"]] = Run(facts["run"], facts["rounds"], facts["state"])
+        self._last = self._runs[facts["run"]] = Run(facts["run"], facts["rounds"], facts["state"], charter)
 
     def _active(self, index: int, name: str) -> Run:
         """Raises ValueError for a run that was never started."""
@@ -140,6 +149,7 @@ class Rounds:
             index,
             f"opens round {number} under another charter than version {charter.version}",
         )
+        check_opened(self._findings, index, run, number, charter)
         need(
             facts["base"] == run.state,
             Rule.ROUND,
@@ -344,7 +354,7 @@ class Rounds:
         )
         need(facts["base"] == opened.base, Rule.ROUND, index, f"closes round {number} on another base")
         self._verdicts.close(index, run, opened, facts)
-        run.round, run.closed, run.state = None, number, facts["state"]
+        run.round, run.closed, run.state, run.momentum = None, number, facts["state"], facts["momentum"]
         run.licences[facts["state"], number] = opened.charter.release.licence
         self._late.close(index, at_ms, run, opened, facts)
 
@@ -387,14 +397,3 @@ class Rounds:
         left = [name for name in self._held if name.split("/")[1] == run.name]
         need(not left, Rule.ENDING, index, f"ends run {run.name} while {', '.join(left[:3])} is still held")
         run.finished = True
-
-    def _release(self, index: int, body: bytes) -> None:
-        note = notes.parse(body)
-        said = notes.read(note, *_RELEASE)
-        if not self._votes.signed(index, note, self._votes.log, "the coordinator's log key"):
-            return
-        self._votes.once(index, note, Rule.ROUND, "is a release that stood before")
-        run = self._runs.get(said["run"])
-        licence = run.licences.get((said["state"], int(said["round"]))) if run else None
-        what = f"releases state {said['state'][:23]} of run {said['run']}, which is no round's state under that licence"
-        self._findings.require(licence == said["licence"], Rule.ROUND, index, what)

@@ -262,10 +262,10 @@ class Votes:
         )
         need(ours, Rule.VOTE, index, "was proposed for another charter than the one in force")
         if ours:
-            wrong = features.check(charter, proposal.feature, proposal.parameters)
+            words = (charter, proposal.feature, proposal.parameters)
+            wrong = features.check(*words) or features.may_not_propose(*words, proposal.proposer)
             self._sound = wrong is None
-            if wrong is not None:
-                self._findings.add(Rule.VOTE, index, f"proposes what cannot be: {wrong.message}")
+            need(not wrong, Rule.VOTE, index, f"proposes what cannot be: {wrong.message if wrong else ''}")
 
     def _open(self, index: int, record: Record) -> None:
         opening = Opening.from_facts(record.facts)

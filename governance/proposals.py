@@ -77,7 +77,9 @@ class Proposals(Courses):
                 f"it was written on charter {proposal.charter}, version {charter.version} is in force now; "
                 f"{member.name} looks at that one and proposes again",
             )
-        wrong = features.check(charter, proposal.feature, proposal.parameters) or self._idle(proposal, now_ms)
+        words = (charter, proposal.feature, proposal.parameters)
+        wrong = features.check(*words) or features.may_not_propose(*words, member.name)
+        wrong = wrong or self._idle(proposal, now_ms)
         if wrong:
             return wrong
         opening = Opening.of(

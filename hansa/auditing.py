@@ -8,18 +8,24 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from commons.errors import StoreError
+
 if TYPE_CHECKING:
     from governance.fsck import FsckReport, Progress
 
 _STEPS = {"hashes": "Hashing every record again", "rules": "Replaying the rules"}
 
 
-def audit(home: Path, store: str, tiles: Path | None) -> FsckReport:
+def audit(home: Path, store: str, tiles: Path | None, states: Path | None = None) -> FsckReport:
     """Audit the journal in `home` or `store`; a terminal shows how far it is. Raises StoreError when there is none."""
+    from commons.states import StateStore
     from governance.fsck import fsck
 
+    if states is not None and not states.is_dir():
+        raise StoreError(f"there are no model states in {states}")
     with _progress() as progress:
-        return fsck(store or home, tiles=tiles, progress=progress)
+        kept = StateStore(states) if states is not None else None
+        return fsck(store or home, tiles=tiles, states=kept, progress=progress)
 
 
 def facts(report: FsckReport) -> dict[str, Any]:
@@ -30,6 +36,7 @@ def facts(report: FsckReport) -> dict[str, Any]:
         "records": report.records,
         "judged": report.judged,
         "tiles": report.tiles,
+        "remade": report.remade,
         "findings": [vars(finding) for finding in report.findings],
     }
 
@@ -38,8 +45,11 @@ def text(report: FsckReport) -> list[str]:
     """The report as a person reads it."""
     size = f"{report.records} record{'' if report.records == 1 else 's'}"
     tiles = f"; the tiles are the first {report.tiles} of them" if report.tiles is not None else ""
+    remade = f"; {report.remade} re-made states were computed again" if report.remade else ""
     if report.clean:
-        return [f"The journal {report.location} is in order: {size}, every hash and every rule{tiles}."]
+        return [
+            f"The journal {report.location} is in order: {size}, every hash and every rule{tiles}{remade}."
+        ]
     lines = [f"The journal {report.location} is not in order: {len(report.findings)} findings in {size}."]
     for found in report.findings:
         more = f" ({found.further} more like it follow)" if found.further else ""

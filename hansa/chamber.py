@@ -28,6 +28,7 @@ from commons.wire.v1.consortium_pb2_grpc import ChamberStub, OperatorStub
 
 VIEWS: dict[str, type[views.View]] = {
     "run": views.RunView,
+    "experts": views.ExpertsView,
     "budgets": views.BudgetsView,
     "disputes": views.DisputesView,
     "proposals": views.ProposalsView,

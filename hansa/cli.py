@@ -20,6 +20,7 @@ from hansa.commands import (
     charter,
     coordinator,
     demo,
+    expert,
     journal,
     key,
     member,
@@ -89,6 +90,7 @@ app.add_typer(site.app, name="site")
 app.add_typer(run.app, name="run")
 app.add_typer(budget.app, name="budget")
 app.add_typer(proposal.app, name="proposal")
+app.add_typer(expert.app, name="expert")
 app.command("vote")(proposal.vote_on_all)
 app.add_typer(release.app, name="release")
 app.add_typer(journal.app, name="journal")

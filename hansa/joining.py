@@ -2,7 +2,7 @@
 
 The invite came out of band and names the fingerprint of the consortium's authority; the server must show that very
 authority first. What comes back is believed only if it holds together: the charter's log key signed the invite,
-every member of the charter signed the charter, and one's own key is in it.
+every member of the charter signed the charter, and one's own key is in it if one is a founder.
 """
 
 from __future__ import annotations
@@ -141,7 +141,11 @@ def _enrol(
 
 
 def _believable(invited: Invite, note: bytes, text: bytes, founding: Sequence[bytes], own: Signer) -> Charter:
-    """The founding charter, once invite, founders' notes and one's own key agree with it."""
+    """The founding charter, once invite, founders' notes and one's own key agree with it.
+
+    Of a member that came by a vote the founders knew nothing: a site proves from the journal that its partner is in the
+    charter in force before it trains (`commons.chain`).
+    """
     try:
         charter = charter_file.from_canonical(text)
         open_note(note, [Verifier.from_vkey(charter.consortium.log_key)])
@@ -155,7 +159,7 @@ def _believable(invited: Invite, note: bytes, text: bytes, founding: Sequence[by
             f"{invited.enrolment} answered with a charter that {', '.join(unsigned)} never signed"
         )
     member = charter.member(own.name)
-    if member is None or member.key != own.vkey:
+    if member is not None and member.key != own.vkey:
         raise HansaError(
             f"the charter names another key for {own.name} than the one given; sign with the key it names"
         )

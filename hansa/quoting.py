@@ -8,6 +8,7 @@ from typing import Any
 
 from commons import charter_file, features
 from commons.charter import Charter
+from commons.course import ENDED
 from commons.errors import Code, Refusal, Refused
 from commons.exchange import round_gflop
 from commons.views import BudgetsView, CharterView, ProposalView, RunView
@@ -25,7 +26,7 @@ def quote_change(
 
 def quote_proposal(chamber: Chamber, view: ProposalView) -> Quote:
     """What a proposal would cost, or, once it is law, what it changed. Raises Refused when it does not apply."""
-    if view.state in ("defeated", "stale"):
+    if view.state in ENDED and view.state != "executed":
         raise Refused(Refusal(Code.PROPOSAL_CLOSED, f"the proposal is {view.state} and changes nothing"))
     if view.charter_version is None:
         return quote_change(chamber, view.feature, view.parameters, effective_round=view.effective_round)

@@ -55,8 +55,11 @@ def propose(
 ) -> ProposalView:
     """Sign and hand in a proposal on the charter in force. Raises Refused before sending what cannot pass a check."""
     charter = chamber.read(CharterView)
-    if unsound := features.check(charter_file.from_canonical(charter.text.encode()), feature, parameters):
-        raise Refused(unsound)
+    current = charter_file.from_canonical(charter.text.encode())
+    wrong = features.check(current, feature, parameters)
+    wrong = wrong or features.may_not_propose(current, feature, parameters, signer.name)
+    if wrong:
+        raise Refused(wrong)
     proposal = Proposal(
         consortium=chamber.seat.consortium,
         proposer=signer.name,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -38,6 +39,7 @@ from orchestrator.board import run_view
 from orchestrator.desk import Desk
 from orchestrator.enrolment import Enrolments
 from orchestrator.evaluation import finish_run
+from orchestrator.experts import experts_view
 from orchestrator.home import Home, HomeLock, Served
 from orchestrator.live import Live
 from orchestrator.outsiders import follow_outsiders
@@ -56,6 +58,8 @@ log = logging.getLogger("hansa.coordinator")
 THREADS_PER_SITE = 2 * STREAMS_MAX + 4
 """Uploads and downloads, a work stream, a heartbeat, a witness's stream, its cosignature."""
 THREADS_MORE = WATCHERS_MAX + 16
+JOINING_MAX = 64
+"""Sites that may join while the coordinator runs and have threads of their own; a thread costs nothing until it is used."""
 STOP_GRACE_S = 0.5
 RETRY_S = 5.0
 """Pause after a disk failed, before the round is taken up again."""
@@ -151,12 +155,15 @@ class Coordinator:
 
     def _serve(self, home: Home, desk: Desk, pulse: Bell, witnesses: Witnesses) -> None:
         served = home.served()
-        sites = len(desk.consortium.charter.sites)
+        sites = len(desk.consortium.charter.sites) + JOINING_MAX
         server = _server(sites * THREADS_PER_SITE + THREADS_MORE, channel.SERVER_OPTIONS, enrolment=False)
         link = SiteLink(desk, witnesses, Streams(desk))
         add_SiteLinkServicer_to_server(link, server)
         channel.add_raw_handlers(server, upload=link.Upload, fetch=link.Fetch)
-        more = {"run": lambda key: _run_view(desk, witnesses, key)}
+        more: dict[str, Callable[[str], View | Refusal]] = {
+            "run": lambda key: _run_view(desk, witnesses, key),
+            "experts": lambda _: experts_view(desk),
+        }
         statements = Statements(desk.consortium, desk.signer)
         chamber = Chamber(desk.consortium, pulse, desk.stopping, more, witnesses, statements)
         add_ChamberServicer_to_server(chamber, server)
@@ -166,10 +173,29 @@ class Coordinator:
         add_EnrolmentServicer_to_server(Enrolment(enrolments), door)
         self.address = _bind(server, self.address, served, mutual=True)
         self.enrolment_address = _bind(door, self.enrolment_address, served, mutual=False)
-        self.invites = enrolments.write_invites(address=self.address, enrolment=self.enrolment_address)
+        self._invite(enrolments)
+        self._run_thread("door", lambda: self._keep_inviting(desk, enrolments))
         for one in (server, door):
             one.start()
             self._closing.callback(_stop_server, one)
+
+    def _invite(self, enrolments: Enrolments) -> None:
+        self.invites = enrolments.write_invites(address=self.address, enrolment=self.enrolment_address)
+
+    def _keep_inviting(self, desk: Desk, enrolments: Enrolments) -> None:
+        """Members and sites that come by a vote find their invites in the home as those of the founding do."""
+        version = desk.consortium.charter.version
+        while not desk.stopping.is_set():
+            strokes = desk.bell.strokes
+            try:
+                if desk.consortium.charter.version != version:
+                    self._invite(enrolments)
+                    version = desk.consortium.charter.version
+                wait_s = None
+            except (HansaError, OSError) as error:
+                log.error("invites cannot be written: %s", error)
+                wait_s = RETRY_S
+            desk.bell.wait_beyond(strokes, wait_s)
 
     def _mirror(self, consortium: Consortium) -> None:
         """Start the mirror in its own time: importing MLflow takes seconds, and no round waits for it."""

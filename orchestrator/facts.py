@@ -1,5 +1,5 @@
-"""The records that a run's course is written in: RUN, ROUND, REJECTION, VERDICT, WORTH, CLOSE and
-FINISH, field by field.
+"""The records that a run's course is written in: RUN, ROUND, REJECTION, VERDICT, WORTH, CLOSE, REMADE
+and FINISH, field by field.
 
 `orchestrator.progress` folds them.
 """
@@ -116,6 +116,36 @@ def close_fact(
         **more,
         **stay,
         **sum_of,
+    )
+
+
+def remade_fact(
+    now_ms: int,
+    *,
+    run: RunState,
+    charter_version: int,
+    charter: Digest,
+    expert_map: Digest,
+    state: Digest,
+    momentum: Digest | None,
+) -> Record:
+    """Before round `round` is opened the run's state became `state`: the same weights, for the experts of that charter.
+
+    It follows from `base`, the charters from version `since` on, and nothing else (`commons.experts.remaking`).
+    """
+    return fact(
+        Kind.REMADE,
+        now_ms,
+        run=run.run,
+        round=run.closed + 1,
+        since=run.map_version,
+        charter_version=charter_version,
+        charter=charter,
+        expert_map=expert_map,
+        base=run.state,
+        state=state,
+        momentum_base=run.momentum or "",
+        momentum=momentum or "",
     )
 
 

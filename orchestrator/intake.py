@@ -22,7 +22,7 @@ from commons.names import Digest, RunId, SiteId
 from commons.notes import NoteError, Verifier, digest, open_note
 from commons.pricing import rates_of
 from commons.updates import Frame, UpdateManifest, encoding_of, in_length
-from commons.work import UpdateNote, UsageNote
+from commons.work import UpdateNote, UsageNote, routed_tokens
 from orchestrator.progress import RoundState, Runs, RunState
 from orchestrator.usages import CLOCK_SLACK_MS, Usages, device_ids
 
@@ -168,6 +168,8 @@ def check_claim(
         return Refusal(Code.UPDATE_MALFORMED, f"site {site}: note and manifest differ in payload bytes")
     if claim.usage.update != update.payload:
         return Refusal(Code.UPDATE_MALFORMED, f"site {site}: the usage record is for another update")
+    if refusal := _check_said(claim, expert_map):
+        return refusal
     # 11 to 16
     return check_usage(found, claim, charter, expert_map) or check_overlap(claim, usages)
 
@@ -278,6 +280,22 @@ def _check_parts(claim: Claim, charter: Charter, exchange: Exchange) -> Refusal 
                 f"charter version {charter.version} wants {codec} {list(want.shape)}"
             )
             return Refusal(Code.UPDATE_MALFORMED, message)
+    return None
+
+
+def _check_said(claim: Claim, expert_map: ExpertMap) -> Refusal | None:
+    """Counts that may stand in the journal: of experts there are, and no more than the update's tokens could give."""
+    update = claim.update
+    try:
+        counts = routed_tokens(update.routed)
+    except NoteError as error:
+        return Refusal(Code.UPDATE_MALFORMED, f"update of site {claim.site}: {error}")
+    most = update.tokens * expert_map.experts_per_token * len(expert_map.routed_layers)
+    if counts.keys() - set(expert_map.experts) or sum(counts.values()) > most:
+        message = (
+            f"update of site {claim.site} gave tokens to other experts than there are, or more than {most}"
+        )
+        return Refusal(Code.UPDATE_MALFORMED, message)
     return None
 
 

@@ -73,6 +73,11 @@ def too_late(
     if own.privacy != taking.privacy:
         message = f"{what} was made under other terms of privacy than those in force; its next order is new"
         return Refusal(Code.ROUND_CLOSED, message)
+    if own.owners != taking.owners:  # what is moved also has another owner, so that indices are the same too
+        message = (
+            f"{what} is of other experts, or of another site's, than the model has now; its next order is new"
+        )
+        return Refusal(Code.EXPERT_MAP_MISMATCH, message)
     mine, theirs = own.learning, taking.learning
     if (mine.strategy, mine.counts) != (theirs.strategy, theirs.counts):
         message = f"{what} was made under another strategy or weighting than the one in force; its next order is new"

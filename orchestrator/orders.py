@@ -44,6 +44,8 @@ def order_for(desk: Desk, site: SiteId, *, over_before: Collection[str]) -> Orde
         if (number := run.carried.get(site)) is not None:
             return _training(desk, run, run.history[number - 1], site)
         charter, digest = desk.consortium.charter, desk.consortium.members.digest
+        if charter.site(site) is None:
+            return Order(why=f"charter version {charter.version} has no site {site} any more")
         if run.phase == "evaluating":
             if site in run.evaluations:
                 return Order(why="evaluated; waiting for the other sites")

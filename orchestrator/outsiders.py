@@ -14,11 +14,11 @@ import urllib.request
 from collections.abc import Callable
 from http.client import HTTPException
 
-from commons.charter import Outsider
 from commons.cosignature import Cosignatory, cosignature
 from commons.errors import HansaError, Unreachable
 from commons.notes import NoteError
 from commons.witness import request_text
+from commons.witnessed import Outsider
 from orchestrator.witnesses import Candidate, Witnesses
 
 log = logging.getLogger("hansa.coordinator")

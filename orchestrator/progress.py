@@ -1,6 +1,6 @@
 """Where every run stands: the view that folds the journal's run records.
 
-Reads the facts RUN, ROUND, REJECTION, VERDICT, WORTH, CLOSE and FINISH (`orchestrator.facts` writes them) and the sites' notes. Pure:
+Reads the facts RUN, ROUND, REJECTION, VERDICT, WORTH, CLOSE, REMADE and FINISH (`orchestrator.facts` writes them) and the sites' notes. Pure:
 no clock, no disk. Rebuilt from the journal, it is the same.
 """
 
@@ -116,6 +116,10 @@ class RunState:
     momentum: Digest | None
     opened_ms: int
     charter_version: int
+    map_version: int = 1
+    """Charter version whose experts the state has."""
+    remade: int = 1
+    """The first round of a state with these experts."""
     history: list[RoundState] = field(default_factory=list)
     """Every round, the open one last."""
     carried: dict[SiteId, RoundNumber] = field(default_factory=dict)
@@ -210,6 +214,8 @@ class Runs:
                 self._appraise(record.facts)
             case Kind.CLOSE:
                 self._close(record.at_ms, record.facts)
+            case Kind.REMADE:
+                self._remake(record.facts)
             case Kind.EVALUATION:
                 note = EvaluationNote.from_note(parse(record.body))
                 self.by_id[RunId(note.run)].evaluations[SiteId(note.site)] = (index, note)
@@ -230,7 +236,15 @@ class Runs:
             momentum=None,
             opened_ms=at_ms,
             charter_version=facts["charter_version"],
+            map_version=facts["charter_version"],
         )
+
+    def _remake(self, facts: Mapping[str, Any]) -> None:
+        run = self.by_id[RunId(facts["run"])]
+        assert run.open_round is None and facts["base"] == run.state, "a state is re-made between two rounds"
+        run.state, run.map_version = Digest(facts["state"]), facts["charter_version"]
+        run.momentum = Digest(facts["momentum"]) if facts["momentum"] else None
+        run.remade = facts["round"]
 
     def _open_round(self, at_ms: int, facts: Mapping[str, Any]) -> None:
         run = self.by_id[RunId(facts["run"])]

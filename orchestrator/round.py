@@ -35,6 +35,7 @@ from orchestrator.plan import (
 )
 from orchestrator.progress import RunState
 from orchestrator.rejecting import lapsed, let_go, letting_go, reject, reject_outliers, reject_refusing
+from orchestrator.remaking import remake
 from orchestrator.unmasked import find_sum, masked_answer, masking_of
 
 log = logging.getLogger("hansa.coordinator")
@@ -72,7 +73,8 @@ def run_round(desk: Desk, run: RunId, *, first: bool) -> bool:
 
 
 def _plan_and_hold(desk: Desk, run: RunId, *, first: bool, renew: bool) -> bool:
-    """Gather sites, carry out due votes, hold budgets and open the round; True once it is open."""
+    """Carry out due votes, re-make the state where they changed its experts, gather sites, hold budgets and open the
+    round; True once it is open."""
     with desk.consortium.lock:
         open_already = desk.open_round(run) is not None
     if open_already and not renew:
@@ -83,6 +85,7 @@ def _plan_and_hold(desk: Desk, run: RunId, *, first: bool, renew: bool) -> bool:
         carry_out_votes(desk, run)
         if not _await_resumption(desk, run):
             return False
+        remake(desk, run)
     if not _gather(desk, run, first=first):
         return False
     desk.consortium.commit(lambda now_ms: decide_expire(desk.consortium.ledger, now_ms))

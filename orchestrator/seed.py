@@ -48,7 +48,9 @@ def _problems(found: dict[str, Entry], expert_map: ExpertMap) -> Iterator[str]:
     for name in sorted(set(wanted) & set(found)):
         dtype, shape = found[name].dtype, found[name].shape
         if dtype != "F32" or shape != wanted[name].shape:
-            yield f"{name} is {dtype} {list(shape)}, not F32 {list(wanted[name].shape)}"
+            alike = wanted[name].expert is not None and dtype == "F32"
+            why = f" (all experts of {expert_map.family} are of one size)" if alike else ""
+            yield f"{name} is {dtype} {list(shape)}, not F32 {list(wanted[name].shape)}{why}"
 
 
 def _save(where: dict[str, tuple[Path, Entry]], store: StateStore) -> Digest:

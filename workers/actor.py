@@ -240,7 +240,7 @@ class TrainingActor:
     def _trainer_of(self, run: str, charter: Charter) -> Trainer:
         """The run's trainer; made anew when the charter changed what it is built from."""
         learning, model = charter.learning, charter.model.model_dump_json()
-        trains = (run, model, charter.experts, learning.sequence_length, bool(learning.public_share))
+        trains = (run, model, *charter.owners.items(), learning.sequence_length, bool(learning.public_share))
         if self._trainer is None or trains != self._trains:
             self._trainer = None  # gives its memory back before the next takes some
             self._trainer, self._trains = self._made(run, charter), trains

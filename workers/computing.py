@@ -102,7 +102,7 @@ class Computing:
             manifest = seal.pack(
                 trained,
                 base=base,
-                residual=self._outbox.residual(note),
+                residual=self._outbox.residual(note, order.expert_map),
                 exchange=order.exchange,
                 site=self._name,
                 folder=folder,
@@ -112,7 +112,13 @@ class Computing:
             if noising is not None:
                 self._spending.count(note, charter, manifest.payload_digest)
             update, used = seal.sign(
-                note, trained, manifest, device=entry.device, signer=self._signer, losses=noising is None
+                note,
+                trained,
+                manifest,
+                device=entry.device,
+                signer=self._signer,
+                losses=noising is None,
+                experts=() if noising is not None or masking is not None else order.expert_map.experts,
             )
             what = f"trained, loss {trained.loss:.4f}, update of {manifest.payload_bytes} bytes"
             log.info("round %d: %s%s", note.round, what, f" ({why})" if why else "")

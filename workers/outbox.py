@@ -19,6 +19,7 @@ from pathlib import Path
 
 from commons.disk import sync
 from commons.errors import StoreError
+from commons.experts.map import ExpertMap
 from commons.notes import NoteError, digest, parse
 from commons.updates import UpdateManifest
 from commons.work import AssignmentNote, UpdateNote
@@ -38,7 +39,7 @@ class Sealed:
 
     folder: Path
     update: bytes
-    """hansa-update/v1 note; `usage` hansa-usage/v1."""
+    """hansa-update/v2 note; `usage` hansa-usage/v1."""
     usage: bytes
     manifest: bytes
 
@@ -82,10 +83,11 @@ class Outbox:
             return None
         return Sealed(folder, **read)
 
-    def residual(self, order: AssignmentNote) -> Residual:
-        """What quantisation left over in the latest sealed round of the run before this one; nothing at first."""
+    def residual(self, order: AssignmentNote, expert_map: ExpertMap) -> Residual:
+        """What quantisation left over in the latest sealed round of the run before this one, as of the order's experts;
+        nothing at first."""
         earlier = [n for n in self._rounds(order.run) if n < order.round]
-        return Residual(self._folder(order.run, earlier[-1]) if earlier else None)
+        return Residual(self._folder(order.run, earlier[-1]) if earlier else None, expert_map)
 
     @contextmanager
     def draft(self, order: AssignmentNote) -> Iterator[Path]:

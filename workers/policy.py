@@ -9,9 +9,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from commons.charter import Charter, Micros, Name
+from commons.charter import Charter
 from commons.errors import Code, Refusal
-from commons.section import Section
+from commons.section import Micros, Name, Section
 
 
 class Policy(Section):

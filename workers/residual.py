@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from commons.codec import FRAME
+from commons.experts.map import ExpertMap, Kind
+from commons.experts.remaking import elements_before, name_before
 from commons.experts.slices import Slice
 from commons.notes import digest_file
 
@@ -24,8 +26,8 @@ _VALUES, _INDEX = "residual.bin", "residual.json"
 class ResidualWriter:
     """Writes into a folder; nothing is there unless something was added."""
 
-    def __init__(self, folder: Path, *, noised: bool = False) -> None:
-        self._folder, self._noised = folder, noised
+    def __init__(self, folder: Path, *, expert_map: ExpertMap, noised: bool = False) -> None:
+        self._folder, self._map, self._noised = folder, expert_map, noised
         self._index: dict[str, tuple[int, int]] = {}
         self._size, self._digest = 0, hashlib.sha256()
         self._file = (folder / _VALUES).open("wb")
@@ -50,30 +52,40 @@ class ResidualWriter:
         self._file.close()
         if self._index:
             found = {"sha256": self._digest.hexdigest(), "slices": self._index, "noised": self._noised}
+            found["experts"] = self._map.experts
             (self._folder / _INDEX).write_text(json.dumps(found, sort_keys=True))
         else:
             (self._folder / _VALUES).unlink()
 
 
 class Residual:
-    """What the round sealed in `folder` left over; nothing when there is no such file."""
+    """What the round sealed in `folder` left over, as of the experts in `expert_map`; nothing when there is no such file."""
 
-    def __init__(self, folder: Path | None) -> None:
+    def __init__(self, folder: Path | None, expert_map: ExpertMap) -> None:
         index = folder / _INDEX if folder else None
         found = json.loads(index.read_text()) if index and index.exists() else {"slices": {}}
         self.noised: bool = found.get("noised", False)
         """Whether it is of values that the noise was added to, so that it tells no more of the text than they did."""
         self._index: dict[str, tuple[int, int]] = found["slices"]
         self._values = folder / _VALUES if folder else None
+        self._map, self._before = expert_map, tuple(found.get("experts", expert_map.experts))
+        self._routers = {p.name: p for p in expert_map.slices if p.kind is Kind.ROUTER}
 
     def read(self, name: str, first: int, count: int) -> Array | None:
         """Elements of one slice from `first` on; None when nothing is left over in it, or it had another size."""
-        start, size = self._index.get(name, (0, 0))
-        if self._values is None or first + count > size:
+        moved, part = self._before != self._map.experts, self._routers.get(name)
+        old = name_before(name, self._before, self._map) if moved else name
+        start, size = self._index.get(old or "", (0, 0))
+        if moved and part is not None and size:
+            at = elements_before(part, self._before, self._map, first, count)
+            whole = self._elements(start, size)
+            return None if whole is None else np.where(at < 0, np.float32(0), whole[at])
+        return None if first + count > size else self._elements(start + first, count)
+
+    def _elements(self, first: int, count: int) -> Array | None:
+        if self._values is None:
             return None
-        return np.fromfile(self._values, "<f4", count, offset=4 * (start + first)).astype(
-            np.float32, copy=False
-        )
+        return np.fromfile(self._values, "<f4", count, offset=4 * first).astype(np.float32, copy=False)
 
     def __len__(self) -> int:
         return len(self._index)

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from commons.experts.map import ExpertMap
+from commons.experts.remaking import carried_over, name_now
 from workers.durable import read_arrays, read_facts, write_durably
 from workers.meter import Usage
 from workers.standing import Standing
@@ -52,8 +54,10 @@ class Moments:
 
 
 class FinishedRounds:
-    def __init__(self, home: Path) -> None:
-        self._home = home
+    """Known by expert id: a file of other experts than today's is read for those that are left, under today's names."""
+
+    def __init__(self, home: Path, expert_map: ExpertMap) -> None:
+        self._home, self._map = home, expert_map
 
     def find(self, number: int, request: str) -> RoundResult | None:
         """The round's result, if it is that of this `request`."""
@@ -93,6 +97,8 @@ class FinishedRounds:
             "request": request,
             "adam_steps": moments.steps,
             "experts": began,
+            "expert_ids": self._map.experts,
+            "map": self._map.digest,
             "result": facts,
         }
         if standing is not None:
@@ -105,20 +111,40 @@ class FinishedRounds:
     def moments(self, before: int) -> Moments:
         """As the last round earlier than `before` left them; none at first."""
         path = self._last(before)
-        return Moments(read_arrays(path), read_facts(path)["adam_steps"]) if path else Moments({}, {})
+        if path is None:
+            return Moments({}, {})
+        ids = self._ids(path)
+        named = ((name_now(n, ids, self._map), steps) for n, steps in read_facts(path)["adam_steps"].items())
+        return Moments(carried_over(read_arrays(path), ids, self._map), {n: s for n, s in named if n})
 
     def experts(self, before: int | None = None) -> dict[str, Array]:
         """Own experts as the last round left them, or the last earlier than `before`; none at first, nor where that round's
-        were not the site's own to keep."""
+        were not the site's own to keep.
+
+        Where the experts changed since and it was not the round right before, another site may have trained one of these and
+        given it back: none then, and the base has them as they are now.
+        """
         path = self._last(before)
         kept = path is not None and read_facts(path).get("experts", "kept") == "kept"
-        return read_arrays(path, "expert/") if path and kept else {}
+        late = before is not None and path != self._file(before - 1)
+        if path is None or not kept or (late and not self._is_of_today(path)):
+            return {}
+        return carried_over(read_arrays(path, "expert/"), self._ids(path), self._map)
 
     def standing(self, before: int) -> Standing | None:
-        """Where the last round earlier than `before` left the site; None where all it trained was exchanged."""
+        """Where the last round earlier than `before` left the site; None where all it trained was exchanged, or the experts
+        changed since: the site then goes on from the base."""
         path = self._last(before)
         facts = read_facts(path).get("standing") if path else None
-        return None if path is None or facts is None else Standing.read(facts, read_arrays(path, "local/"))
+        if path is None or facts is None or not self._is_of_today(path):
+            return None
+        return Standing.read(facts, read_arrays(path, "local/"))
+
+    def _ids(self, path: Path) -> list[str]:
+        return list(read_facts(path).get("expert_ids", self._map.experts))
+
+    def _is_of_today(self, path: Path) -> bool:
+        return bool(read_facts(path).get("map", self._map.digest) == self._map.digest)
 
     def _last(self, before: int | None) -> Path | None:
         earlier = [n for n in self._numbers() if before is None or n < before]

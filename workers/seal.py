@@ -10,7 +10,7 @@ noised before all that (`workers.noise`).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -27,7 +27,7 @@ from commons.masking import FixedPoint, Masker, to_bytes
 from commons.names import SiteId
 from commons.notes import Signer, digest
 from commons.updates import Encoding, Part, UpdateManifest
-from commons.work import AssignmentNote, UpdateNote, UsageNote
+from commons.work import AssignmentNote, UpdateNote, UsageNote, routed_text
 from workers.meter import Usage
 from workers.noise import Noise, Noising
 from workers.residual import Residual, ResidualWriter
@@ -76,13 +76,13 @@ def pack(
     """
     parts: list[Part] = []
     sends, codecs = exchange.uplink(site), exchange.learning.codecs
-    left = ResidualWriter(folder, noised=noising is not None)
+    left = ResidualWriter(folder, expert_map=exchange.expert_map, noised=noising is not None)
     path = folder / PAYLOAD
     noise = None
     if noising is not None:
         covered = (part for part in sends if noising.covers(part))
         noise = noising.begin((part.name, _delta(part, trained, base)) for part in covered)
-        residual = residual if residual.noised else Residual(None)
+        residual = residual if residual.noised else Residual(None, exchange.expert_map)
     with path.open("r+b" if path.exists() else "wb") as payload:
         try:
             for part in sends:
@@ -179,10 +179,12 @@ def sign(
     device: str,
     signer: Signer,
     losses: bool = True,
+    experts: Sequence[str] = (),
 ) -> tuple[bytes, bytes]:
     """The update note and the usage note of a packed round. `device`: its kind, as the rate card names it.
 
-    `losses`: False withholds them, as they are of the text without noise.
+    `losses`: False withholds them, as they are of the text without noise. `experts`: in index order, where the note is to
+    say which of them its tokens went to.
     """
     payload, usage = manifest.payload_digest, trained.usage
     update = UpdateNote(
@@ -198,6 +200,7 @@ def sign(
         tokens=trained.tokens,
         loss=trained.loss if losses else None,
         held_out_loss=trained.held_out_loss if losses else None,
+        routed=routed_text({e: sum(layer[n] for layer in trained.routed) for n, e in enumerate(experts)}),
     )
     used = UsageNote(
         consortium=order.consortium,

@@ -22,6 +22,7 @@ from transformers.models.glm4_moe import modeling_glm4_moe  # noqa: F401 (the us
 
 from commons.charter import Model
 from commons.experts.families import FAMILIES
+from commons.experts.initial import deviation
 from commons.experts.map import ExpertMap, Kind
 from commons.experts.readers import PREFIX
 from commons.names import ExpertId, SiteId
@@ -91,10 +92,12 @@ def _place(layer: nn.Module, model: Model, present: Sequence[int], owned: set[in
 def _listen(
     shard: nn.Module, model: Model, expert_map: ExpertMap, present: Sequence[int], owned: set[int]
 ) -> None:
-    """The readers of all sites that have an expert here; trained: that of the only owner."""
+    """The readers of all sites that have an expert here; trained: that of the only owner. Nobody reads for an expert in
+    escrow, so it is not chosen."""
     groups: dict[SiteId, list[int]] = {}
     for index in present:
-        groups.setdefault(expert_map.owners[expert_map.experts[index]], []).append(index)
+        if (owner := expert_map.owners[expert_map.experts[index]]) is not None:
+            groups.setdefault(owner, []).append(index)
     owners = {expert_map.owners[expert_map.experts[index]] for index in owned}
     keys = FAMILIES[model.family].settings(model.config)
     readers = Readers(
@@ -173,9 +176,6 @@ def initial_state(model: Model, expert_map: ExpertMap, *, seed: int) -> dict[str
 
     Projections back into the residual stream are scaled by 1 / sqrt(2 layers) (GPT-2).
     """
-    c = FAMILIES[model.family].settings(model.config)
-    deviation = c.real("initializer_range")
-    residual = (2 * c.whole("num_hidden_layers")) ** -0.5
     state: dict[str, Array] = {}
     for part in expert_map.slices:
         if part.kind is Kind.TRUNK_VECTOR and part.name.endswith("weight"):
@@ -185,8 +185,7 @@ def initial_state(model: Model, expert_map: ExpertMap, *, seed: int) -> dict[str
         else:
             key = np.frombuffer(hashlib.sha256(f"{seed}/{part.name}".encode()).digest()[:16], np.uint64)
             draw = np.random.Generator(np.random.Philox(key=key)).standard_normal(part.shape, np.float32)
-            back = part.name.removesuffix(".weight").endswith(("o_proj", "down_proj", "w2"))
-            state[part.name] = draw * np.float32(deviation * (residual if back else 1.0))
+            state[part.name] = draw * np.float32(deviation(model, part.name))
     return state
 
 

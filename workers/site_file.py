@@ -12,8 +12,7 @@ from typing import Annotated
 from pydantic import Field
 
 from commons import toml_file
-from commons.charter import Name
-from commons.section import Section
+from commons.section import Name, Section
 from commons.toml_file import Problem
 from workers.policy import Policy
 

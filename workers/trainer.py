@@ -13,7 +13,8 @@ whether it did changes nothing but the time.
 Inner optimiser: AdamW (0.9, 0.95), its moments kept across rounds, gradients clipped at norm 1, warm-up and cosine
 over the run's inner steps (DiLoCo, arXiv 2311.08105). What a site trains is the strategy's (`commons.exchange`); the rest
 stays as the base has it, moments of earlier rounds untouched. Own experts stay as the site left them, unless they are
-combined with others', damped, or leave it under noise: then they start from the base every round, as the trunk does.
+combined with others', damped, or leave it under noise: then they start from the base every round, as the trunk does. After
+a change of the expert map all this goes on for the experts that are left, and one that came begins as the base has it.
 """
 
 from __future__ import annotations
@@ -98,7 +99,7 @@ class Trainer:
         torch.set_num_threads(threads)
         self._model, self._map, self._site = model, expert_map, site
         self._learning, self._corpus, self._public = learning, corpus, public
-        self._home, self._rounds = home, FinishedRounds(home)
+        self._home, self._rounds = home, FinishedRounds(home, expert_map)
         self._own_names = [s.name for s in expert_map.owned_by(site)]
         self._shared_names = [s.name for s in expert_map.shared()]
         self._shard: nn.Module | None = None
@@ -197,7 +198,7 @@ class Trainer:
         assert self._shard is not None
         train_only(self._shard, {part.name for part in self._trained(exchange)})
         if experts == "kept":
-            load_state(self._shard, self._rounds.experts(exchange.number))
+            load_state(self._shard, self._rounds.experts(exchange.number), self._own_names)
         moments = self._rounds.moments(exchange.number)
         optimizer = InnerOptimizer(self._shard, self._map, exchange.learning)
         optimizer.restore(moments.arrays, moments.steps)

@@ -208,6 +208,8 @@ _ALL = (
     replace(_SPES, name="spes-often", nearest_every=1),
     _LEAN,
     replace(_LEAN, name="lean-read", reader=READER, note="as `lean` to the byte, and a reader at every site"),
+    replace(_LEAN, name="lean-read-scratch", reader=READER, start="scratch"),
+    replace(_LEAN, name="lean-read-8", reader=READER, sites=8),
     replace(_LEAN, name="lean-30", inner_steps=30),
     replace(_LEAN, name="lean-20", inner_steps=20),
     replace(_LEAN, name="lean-fragments-2", inner_steps=5, fragments=2, note="as many bytes as lean"),
@@ -257,7 +259,8 @@ VARIANTS: dict[str, Variant] = {v.name: v for v in _ALL}
 
 RANKED = tuple(v.name for v in _ALL)
 """The short regime, one seed."""
-OURS, UNREAD, OURS_SCRATCH, EIGHT, FAR = "lean-read", "lean", "lean-scratch", "lean-8", "lean-130-int4"
+OURS, OURS_SCRATCH, EIGHT = "lean-read", "lean-read-scratch", "lean-read-8"
+UNREAD, FAR = "lean", "lean-130-int4"
 _ONE, _THREE = (0,), (0, 1, 2)
 T1: dict[str, tuple[int, ...]] = {
     "central": _THREE,
@@ -266,11 +269,13 @@ T1: dict[str, tuple[int, ...]] = {
     "central-faster": _ONE,
     "alone": _THREE,
     "central-scratch": _THREE,
-    "lean-scratch": _THREE,
+    "lean-scratch": _ONE,
+    "lean-read-scratch": _THREE,
     "lean-130-int4": _ONE,
     "lean-130": _ONE,
     "lean-int4": _ONE,
     "lean-8": _ONE,
+    "lean-read-8": _ONE,
     "fedavg": _THREE,
     "diloco": _THREE,
     "spes": _THREE,

@@ -42,7 +42,8 @@ class ExpertMap:
     family: str
     experts: tuple[ExpertId, ...]
     """Charter order: the position is the index in the released model."""
-    owners: Mapping[ExpertId, SiteId]
+    owners: Mapping[ExpertId, SiteId | None]
+    """None: in escrow. It is part of the model, and nobody may change it."""
     slices: tuple[Slice, ...]
     """In name order."""
     experts_per_token: int
@@ -52,11 +53,11 @@ class ExpertMap:
         """Raises SettingError naming a key of `[model.config]` that cannot be."""
         if (given := charter.model.config.get("vocab_size", VOCABULARY)) != VOCABULARY:
             raise SettingError("vocab_size", f"must be {VOCABULARY}, not {given!r}: tokens are bytes")
-        owners = {ExpertId(e): SiteId(s.name) for s in charter.sites for e in s.experts}
+        owners = {ExpertId(e): SiteId(s) if s else None for e, s in charter.owners.items()}
         return cls.from_owners(charter.model, owners)
 
     @classmethod
-    def from_owners(cls, model: Model, owners: Mapping[ExpertId, SiteId]) -> ExpertMap:
+    def from_owners(cls, model: Model, owners: Mapping[ExpertId, SiteId | None]) -> ExpertMap:
         """The map of `model` with these experts, in the mapping's order, whatever its vocabulary. Raises SettingError."""
         experts, family = tuple(owners), FAMILIES[model.family]
         config, keys = family.hf_config(model.config, len(experts)), family.settings(model.config)

@@ -22,7 +22,7 @@ SPAN = 3
 
 
 def reader_slices(
-    owners: Mapping[ExpertId, SiteId], *, width: int, hidden: int, vocabulary: int
+    owners: Mapping[ExpertId, SiteId | None], *, width: int, hidden: int, vocabulary: int
 ) -> Iterator[Slice]:
     """Of every site that owns an expert; none for a width of 0."""
     if not width:
@@ -37,9 +37,10 @@ def reader_slices(
             yield Slice(f"{PREFIX}{site}.{role}", shape, Kind.READER, expert)
 
 
-def first_experts(owners: Mapping[ExpertId, SiteId]) -> dict[SiteId, ExpertId]:
-    """Each site's first expert, sites in the order in which they come."""
+def first_experts(owners: Mapping[ExpertId, SiteId | None]) -> dict[SiteId, ExpertId]:
+    """Each site's first expert, sites in the order in which they come; an expert in escrow is no site's."""
     found: dict[SiteId, ExpertId] = {}
     for expert, site in owners.items():
-        found.setdefault(site, expert)
+        if site is not None:
+            found.setdefault(site, expert)
     return found

@@ -15,10 +15,12 @@ import jsonpointer
 from pydantic import BaseModel, ValidationError
 
 from commons.charter import Charter
-from commons.charter_file import CHARTER_BYTES_MAX, canonical, diff, digest, document
+from commons.charter_file import CHARTER_BYTES_MAX, canonical, diff, digest, document, problems
 from commons.errors import Code, Refusal
+from commons.experts.map import model_problems
 from commons.features.books import BOOKS
 from commons.features.counsel import COUNSEL, OVERRIDE, Roadmap
+from commons.features.experts import EXPERTS
 from commons.features.feature import Feature, Patch
 from commons.features.judging import JUDGING
 from commons.features.learning import LEARNING
@@ -28,18 +30,20 @@ from commons.features.privacy import PRIVACY
 from commons.features.releasing import RELEASING
 from commons.features.rounds import ROUNDS
 from commons.features.rules import RULES
+from commons.features.sites import SITES
 from commons.learning import Since
 from commons.records import canonical_json
 from commons.voting import ProposalType
 
 __all__ = [
-    "FAILED", "FEATURES", "OVERRIDE", "Feature", "Patch", "apply", "carry_out", "check", "concerned", "execution_facts", "parameters",
+    "FAILED", "FEATURES", "OVERRIDE", "Feature", "Patch", "apply", "carry_out", "check", "concerned", "execution_facts", "may_not_propose",
+    "parameters",
     "patch", "roadmap", "type_of",
 ]  # fmt: skip
 
 FAILED = "failed"
 """In the details of a refusal by `carry_out`: no path of the patch has moved, and yet it gives no charter any more."""
-_COURSE = (*LEARNING, *ROUNDS, *PRIVACY, *JUDGING, *BOOKS)
+_COURSE = (*LEARNING, *EXPERTS, *SITES, *ROUNDS, *PRIVACY, *JUDGING, *BOOKS)
 _RULE = (*MEMBERS, *RULES, *RELEASING, *PATCHING, *COUNSEL)
 FEATURES: dict[str, Feature] = {feature.key: feature for feature in (*_COURSE, *_RULE)}
 """The registry. Adding one is a new release of the program, which each site installs by its own will."""
@@ -55,6 +59,19 @@ def patch(charter: Charter, key: str, raw: Mapping[str, Any]) -> Patch | Refusal
     """The operations this feature means on this charter."""
     found = _checked(key, raw)
     return found if isinstance(found, Refusal) else found[0].patch(charter, found[1])
+
+
+def may_not_propose(charter: Charter, key: str, raw: Mapping[str, Any], proposer: str) -> Refusal | None:
+    """Why this member may not propose it on this charter, where only another may; None when it may."""
+    found = _checked(key, raw)
+    if isinstance(found, Refusal):
+        return found
+    only = found[0].proposers(charter, found[1])
+    if only in (None, proposer):
+        return None
+    return Refusal(
+        Code.NOT_AUTHORISED, f"{key} with {_shown(raw)} is for {only} to propose, not for {proposer}"
+    )
 
 
 def check(charter: Charter, key: str, params: Mapping[str, Any]) -> Refusal | None:
@@ -103,7 +120,8 @@ def apply(charter: Charter, feature: str | Feature, params: Mapping[str, Any]) -
     """The next charter: the feature's patch, its switch (where it has one), the version raised by one, nothing else.
 
     Refused when the feature or its parameters are unknown, when it would change nothing, touch a path it
-    does not own, leave the schema or make the charter larger than a record.
+    does not own, leave the schema, make the charter larger than a record, use a key that is none, or leave a model that
+    cannot be trained as the charter says.
     """
     found = _checked(feature, params)
     if isinstance(found, Refusal):
@@ -140,7 +158,22 @@ def apply(charter: Charter, feature: str | Feature, params: Mapping[str, Any]) -
     if (size := len(canonical(changed))) > CHARTER_BYTES_MAX:
         message = f"the charter would take {size} bytes, at most {CHARTER_BYTES_MAX} are one journal record"
         return Refusal(Code.CHARTER_INVALID, message)
+    if wrong := _new_problems(charter, changed):
+        return Refusal(
+            Code.CHARTER_INVALID, f"feature {entry.key} gives an invalid charter: {'; '.join(wrong)}"
+        )
     return changed
+
+
+def _new_problems(before: Charter, changed: Charter) -> list[str]:
+    """Of keys and of the model, that were not there before."""
+
+    def found(charter: Charter) -> list[str]:
+        of_model = (f"{'.'.join(map(str, p.path))}: {p.what}" for p in model_problems(charter))
+        return [*problems(charter), *of_model]
+
+    known = found(before)
+    return [problem for problem in found(changed) if problem not in known]
 
 
 def carry_out(

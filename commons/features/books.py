@@ -9,11 +9,11 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from commons.charter import Accounting, Charter, Grant, Name, Rate, Ruling
+from commons.charter import Accounting, Charter, Grant, Rate, Ruling
 from commons.cosignature import WITNESSES_MAX
 from commons.errors import Code, Refusal
 from commons.features.feature import Feature, Patch, appended, replaced
-from commons.section import WHOLE, Section
+from commons.section import WHOLE, Name, Section
 
 
 class Sponsor(Section):

@@ -6,9 +6,8 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from commons.charter import Name
 from commons.features.feature import Feature
-from commons.section import Section
+from commons.section import Name, Section
 
 OVERRIDE = "override-veto"
 

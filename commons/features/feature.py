@@ -34,6 +34,8 @@ class Feature:
     switch: bool = True
     """Carried out, it is switched on in `charter.features`, which a site may decline to work under. False for what
     concerns the books or when a round ends, and not what a site trains: no site has to allow it."""
+    proposers: Callable[[Charter, Any], str | None] = lambda _, __: None
+    """(charter, validated parameters) -> the one member who may propose it; None: any member. Pure."""
 
 
 def replaced(path: str, value: Any) -> dict[str, Any]:

@@ -6,11 +6,11 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from commons.charter import Charter, Member, Name
+from commons.charter import Charter, Member
 from commons.charter_file import problems
 from commons.errors import Code, Refusal
 from commons.features.feature import Feature, Patch, appended, removed, replaced
-from commons.section import WHOLE, Section
+from commons.section import WHOLE, Name, Section
 
 
 class Named(Section):

@@ -6,9 +6,9 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from commons.charter import Charter, Name
+from commons.charter import Charter
 from commons.features.feature import Feature, Patch, appended, replaced
-from commons.section import WHOLE, Section
+from commons.section import WHOLE, Name, Section
 from commons.voting import Bound, Power, Rule, Seconds
 
 

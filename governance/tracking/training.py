@@ -83,6 +83,10 @@ class Training:
                 return self._worth(record)
             case Kind.CLOSE:
                 return self._close(record)
+            case Kind.REMADE:
+                facts, number = record.facts, self._runs[record.facts["run"]].state_number
+                number[facts["state"]] = number[facts["base"]]
+                return []
             case Kind.EVALUATION:
                 return self._evaluation(record)
             case Kind.FINISH:

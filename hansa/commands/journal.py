@@ -154,6 +154,12 @@ def fsck(
     tiles: Annotated[
         Path | None, typer.Option(help="Also compare with tiles published from this journal.")
     ] = None,
+    states: Annotated[
+        Path | None,
+        typer.Option(
+            help="A copy of the coordinator's states/ from before experts changed: what became of them is computed again."
+        ),
+    ] = None,
     home: Home = HOME,
     store: Store = "",
     as_json: Json = False,
@@ -170,7 +176,7 @@ def fsck(
     """
     from hansa import auditing
 
-    report = auditing.audit(home, store, tiles)
+    report = auditing.audit(home, store, tiles, states)
     answer(auditing.facts(report), auditing.text(report), as_json=as_json)
     if not report.clean:
         raise typer.Exit(FINDINGS)

@@ -70,7 +70,7 @@ def combine(
     threads = threads or threads_for(expert_map.slices)
     bench = Bench()
     # Of a site's late update and its own of the round, the later one has what the earlier did to its experts.
-    owners = {c.site: c for c in ordered}
+    owners: dict[SiteId | None, Contribution] = {c.site: c for c in ordered}
     merge = None if isinstance(rule, Unmoved) else merging(rule, exchange, ordered, owners, bench, threads)
     with store.writer() as state, store.writer() as after:
         nudged = nudges(exchange, ordered)

@@ -92,7 +92,7 @@ def merging(
     rule: Robust | Opening | None,
     exchange: Exchange,
     ordered: Sequence[Contribution],
-    owners: Mapping[SiteId, Contribution],
+    owners: Mapping[SiteId | None, Contribution],
     bench: Bench,
     threads: int,
 ) -> Merge:

@@ -27,7 +27,7 @@ _NO_DIRECTION = 1e-6
 
 
 def by_owner(
-    exchange: Exchange, ordered: Sequence[Contribution], owners: Mapping[SiteId, Contribution]
+    exchange: Exchange, ordered: Sequence[Contribution], owners: Mapping[SiteId | None, Contribution]
 ) -> dict[str, Shares]:
     """Every router row by the newest update of its expert's owner; by none where that did not come."""
     expert_map = exchange.expert_map

@@ -11,7 +11,8 @@ from commons import charter_file
 from commons.charter import Charter
 from commons.errors import Refusal, StoreError
 from commons.experts.map import ExpertMap
-from commons.experts.stored import MODEL, weights_files
+from commons.experts.readers import PREFIX
+from commons.experts.stored import MODEL, READERS, weights_files
 from commons.founding import check_founding
 from commons.log import open_proof
 from commons.merkle import ProofError
@@ -119,7 +120,8 @@ def _model(folder: Path, state: str, expert_map: ExpertMap) -> Iterator[str]:
         return
     other = [n for n in sorted(slices.keys() | held.keys()) if slices.get(n) != held.get(n)]
     if other:
-        yield f"{MODEL} does not hold model state {state}: {len(other)} tensors differ, first {other[0]}"
+        file = READERS if other[0].startswith(PREFIX) else MODEL
+        yield f"{file} does not hold model state {state}: {len(other)} tensors differ, first {other[0]}"
 
 
 def _record(folder: Path, verifier: Verifier, note: bytes) -> Iterator[str]:

@@ -80,7 +80,7 @@ def _fill(desk: Desk, run: RunState, draft: Path) -> Digest:
         charters = desk.consortium.members.charters
         founding_notes = [r.body for r in desk.consortium.journal.records() if r.kind is Kind.FOUNDING]
         state, number = run.state, run.closed
-        charter, first = charters[run.history[number - 1].charter_version], charters[1]
+        charter, first = charters[run.map_version], charters[1]
     slices = desk.store.manifest(state)
     for name, tensors in weights_files(ExpertMap.from_charter(charter)).items():
         write_tensors(draft / name, desk.store, tensors, slices)

@@ -33,6 +33,7 @@ TORCH_DOORS = (
     "hansa/baselines.py",
     "hansa/demo/",
     "hansa/released.py",
+    "hansa/reading.py",
 )
 DOORS = {
     "ray": ("workers/actor.py", "workers/ray_head.py", "workers/ray_start.py", "workers/ray_job.py"),

@@ -256,7 +256,7 @@ class FakeSite:
             draw = np.random.Generator(np.random.Philox(key=np.frombuffer(key, np.uint64)))
             delta = draw.standard_normal(part.shape, np.float32) * np.float32(0.01)
             deltas[part.name] = changes.get("delta", delta)
-        kinds = {part.name: part.kind for part in ExpertMap.from_charter(self.of).slices}
+        kinds = {part.name: part.kind for part in moves.expert_map.slices}
         manifest, payload = (
             changes["lay_out"](deltas)
             if "lay_out" in changes

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from commons import charter_file
+from commons.ballots import Ballot, Proposal
 from commons.charter import Charter
 from commons.codec import encode
 from commons.errors import Refusal
@@ -21,6 +23,7 @@ from commons.names import RunId, SiteId
 from commons.notes import digest, parse
 from commons.records import Kind, Record
 from commons.states import StateStore
+from commons.tally import Opening
 from commons.updates import lay_out
 from commons.work import AssignmentNote, UpdateNote, UsageNote
 from governance.bell import Bell
@@ -65,10 +68,7 @@ class Stage:
         Home.open(self.home).found(consortium)
         state = self.desk.store.save(seed_state(of))
         for site in of.sites:
-            key = signer(f"{site.partner}/{site.name}").vkey
-            words = Delegation(NAME, site.partner, site.name, key, "sha256:" + "0" * 64)
-            note = signer(site.partner).sign(words.compose())
-            consortium.commit(lambda now_ms, note=note: consortium.members.decide_enrol_site(note, now_ms))
+            self.enrol(site.partner, site.name)
         consortium.commit(
             lambda now_ms: [
                 run_fact(
@@ -76,6 +76,48 @@ class Stage:
                 )
             ]
         )
+
+    def enrol(self, partner: str, site: str) -> None:
+        consortium, key = self.desk.consortium, signer(f"{partner}/{site}").vkey
+        note = signer(partner).sign(Delegation(NAME, partner, site, key, "sha256:" + "0" * 64).compose())
+        done = consortium.commit(lambda now_ms: consortium.members.decide_enrol_site(note, now_ms))
+        assert not isinstance(done, Refusal), done.message
+
+    def comes(self, site: str) -> None:
+        """The site's stream of orders is open from now on."""
+        self._closing.enter_context(self.desk.live.stream(SiteId(site)))
+
+    def decides(self, feature: str, *, by: str = "alder", **parameters: Any) -> None:
+        """The member proposes it and all vote for it; it is carried out before the next round."""
+        consortium, charter = self.desk.consortium, self.desk.consortium.charter
+        text = Proposal(
+            consortium=NAME, proposer=by, title=feature, feature=feature, parameters=parameters,
+            charter=charter_file.digest(charter), effective_round=1, nonce="0" * 16,
+        )  # fmt: skip
+
+        def submit(note: bytes) -> list[int]:
+            done = consortium.commit(lambda now_ms: consortium.proposals.decide_submit(note, charter, now_ms))
+            assert not isinstance(done, Refusal), done.message
+            return done
+
+        opening = Opening.from_facts(
+            consortium.journal.record(submit(signer(by).sign(text.compose()))[-1]).facts
+        )
+        for member in opening.electorate:
+            ballot = Ballot(
+                consortium=NAME, proposal=opening.proposal, rules=opening.rules_digest,
+                electorate=opening.electorate_digest, voter=member, choice="for", nonce="1" * 16,
+                cast_at="2026-11-23T18:40:12Z",
+            )  # fmt: skip
+            submit(signer(member).sign(ballot.compose()))
+
+    @property
+    def state(self) -> dict[str, np.ndarray]:
+        return self.desk.store.load(self.desk.runs.by_id[RUN].state)
+
+    @property
+    def charter(self) -> Charter:
+        return self.desk.consortium.charter
 
     def now_ms(self) -> int:
         return self.at_ms
@@ -129,23 +171,29 @@ class Stage:
         return self.sends(self.packed(site, **changes), meanwhile=meanwhile)
 
     def packed(
-        self, site: str, *, ms: int = 1000, value: float = 0.01, codec: Codec = "fp32", **changes: Any
+        self, site: str, *, ms: int = 1000, value: float = 0.01, codec: Codec | None = None, **changes: Any
     ) -> tuple[Upload, bytes]:
-        """What the site hands in for the last `ms` of work, and its payload; `changes` of its notes' fields."""
-        order, learning = self.order(site), self.of.learning
+        """What the site hands in for the last `ms` of work, and its payload; `changes` of its notes' fields. `codec` None:
+        as the charter says."""
+        order = self.order(site)
+        charter = self.desk.consortium.members.charters[order.charter_version]
+        learning, expert_map = charter.learning, ExpertMap.from_charter(charter)
         steps = changes.get("steps", learning.inner_steps)
         tokens = steps * learning.batch_size * learning.sequence_length
-        moves = Exchange(self.map, learning, order.round)
-        parts = [(s.name, s.shape, np.full(s.shape, value, np.float32)) for s in moves.uplink(SiteId(site))]
+        moves = Exchange(expert_map, learning, order.round)
+        parts = [
+            (s.name, codec or learning.codecs.of(s.kind), np.full(s.shape, value, np.float32))
+            for s in moves.uplink(SiteId(site))
+        ]
         manifest, payload = lay_out(
-            (name, codec, shape, encode(codec, array)) for name, shape, array in parts
+            (name, how, array.shape, encode(how, array)) for name, how, array in parts
         )
         common = {"consortium": NAME, "run": order.run, "round": order.round, "site": site}
         update: dict[str, Any] = {
             "base": order.base, "manifest": digest(manifest.to_bytes()), "payload": manifest.payload_digest,
             "payload_bytes": len(payload), "steps": steps, "tokens": tokens, "loss": 2.0, "held_out_loss": None,
         }  # fmt: skip
-        entry = self.of.site(site)
+        entry = charter.site(site)
         assert entry is not None
         usage: dict[str, Any] = {
             "lease": order.lease, "device": "cpu", "device_ids": f"cpu/{entry.partner}/{site}", "precision": "fp32",
@@ -210,7 +258,7 @@ class Stage:
         consortium.follow(runs, bell)
         live = Live(self, bell, Bell())
         self._closing = ExitStack()
-        for site in self.of.sites:
+        for site in (consortium.charter if consortium.members.founded else self.of).sites:
             self._closing.enter_context(live.stream(SiteId(site.name)))
         store, spool = StateStore(self.home / "states"), Spool(self.home / "spool")
         return Desk(consortium, runs, live, store, spool, signer(NAME), bell)

@@ -41,7 +41,8 @@ CONTRACT = """demo; key new; charter new; charter show; charter sign; charter ch
 site join; site start; site submit; site status; site logs; site stop; site verify; run start; run watch; run stop;
 budget show; budget forecast; budget quote; budget disputes; budget dispute; budget rule; budget convert; budget reverse;
 proposal open; proposal list; proposal vote; proposal show; release make; release verify; journal verify;
-journal prove; journal tiles; journal witness;
+journal prove; journal tiles; journal witness; journal fsck;
+expert list; expert add; expert retire; expert transfer; expert opt-out-report; expert opt-out-verify;
 seed make"""
 
 

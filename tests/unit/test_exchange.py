@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commons.experts.parts import Array, put_together, take_apart
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -15,7 +16,6 @@ from commons.charter import Charter
 from commons.codec import encode
 from commons.exchange import Exchange, round_gflop
 from commons.experts.map import ExpertMap, Kind, Slice
-from commons.experts.parts import Array, put_together, take_apart
 from commons.features import carry_out
 from commons.learning import Codec, Outer
 from commons.names import ExpertId, SiteId

@@ -19,7 +19,6 @@ from commons.charter import Model
 from commons.errors import Refusal
 from commons.experts.families import FAMILIES
 from commons.experts.map import ExpertMap, Kind
-from commons.experts.parts import put_together, take_apart
 from commons.experts.stored import MODEL, stacked, stored, unstacked, weights_files
 from commons.learning import Learning
 from commons.names import ExpertId, SiteId
@@ -27,6 +26,7 @@ from commons.states import StateStore
 from orchestrator.release.layout import slices_in, write_tensors
 from orchestrator.seed import load_seed
 from tests.support.families import CONFIGS, EXPERTS, map_of, model_of
+from tests.support.parts import put_together, take_apart
 from workers.data import Corpus
 from workers.routers import Router
 from workers.shard import build_shard, initial_state, read_state, resident_bytes

@@ -14,6 +14,7 @@ from commons.experts.slices import Kind
 from commons.features import FEATURES, Feature, apply, carry_out
 from commons.features.learning import InnerSteps
 from tests.support.chamber import charter, signer, with_sites
+from tests.unit import test_expert_features
 
 
 def applied(of: Charter, key: str, /, **params: Any) -> Charter:
@@ -255,6 +256,7 @@ def test_every_feature_of_the_registry_is_tried_above() -> None:
         test_each_feature_changes_its_own_values_and_nothing_else,
         test_a_vote_on_privacy_changes_its_own_values_and_every_site_must_allow_it,
         test_a_vote_on_the_books_or_on_the_end_of_rounds_changes_its_own_values_and_switches_nothing_on,
+        test_expert_features.test_a_vote_on_experts_or_sites_changes_its_own_values_and_every_site_must_allow_it,
     )
     tried = {case[0] for test in tests for mark in test.pytestmark for case in mark.args[1]}  # type: ignore[attr-defined]
     undone = {"member-readmit", "member-expel", "resume"}

@@ -17,9 +17,9 @@ from commons.errors import Code, Refusal
 from commons.exchange import Exchange
 from commons.experts.map import ExpertMap, Kind
 from commons.names import Digest, Micro, RoundNumber, RunId, SiteId
-from commons.notes import NoteError, digest
+from commons.notes import NoteError, digest, parse
 from commons.updates import UpdateManifest, lay_out
-from commons.work import UpdateNote, UsageNote
+from commons.work import UpdateNote, UsageNote, routed_text, routed_tokens
 from orchestrator.intake import (
     RECORDED,
     Claim,
@@ -59,7 +59,7 @@ def sent(of: Charter = OF, **changes: Any) -> tuple[Upload, bytes]:
     update: dict[str, Any] = {
         "consortium": NAME, "run": RUN, "round": 1, "site": ALDER, "base": D, "manifest": digest(text),
         "payload": manifest.payload_digest, "payload_bytes": len(payload), "steps": 4, "tokens": TOKENS,
-        "loss": 2.0, "held_out_loss": None,
+        "loss": 2.0, "held_out_loss": None, "routed": changes.get("said", "-"),
     }  # fmt: skip
     usage: dict[str, Any] = {
         "consortium": NAME, "run": RUN, "round": 1, "site": ALDER, "lease": "lease/run-1/1/alder/1",
@@ -67,7 +67,7 @@ def sent(of: Charter = OF, **changes: Any) -> tuple[Upload, bytes]:
         "device_ms": 900, "steps": 4, "tokens": TOKENS, "gflop": MAP.training_gflop(TOKENS), "energy_j": None,
         "update": manifest.payload_digest,
     }  # fmt: skip
-    update |= {k: v for k, v in changes.items() if k in update}
+    update |= {k: v for k, v in changes.items() if k in update and k != "routed"}
     usage |= {k: v for k, v in changes.items() if k in usage}
     usage |= {k.removeprefix("usage_"): v for k, v in changes.items() if k.startswith("usage_")}
     return (
@@ -96,6 +96,21 @@ def v1_text() -> str:
     """The same as sites wrote it before records named their devices."""
     lines = claimed_text().replace("hansa-usage/v2", "hansa-usage/v1").splitlines(keepends=True)
     return "".join(line for line in lines if not line.startswith(("device-ids ", "precision ", "energy-j ")))
+
+
+def test_an_update_note_from_before_counts_were_in_it_is_read_and_keeps_its_digest() -> None:
+    said = claimed(said="alder-0=5").update
+    assert routed_tokens(said.routed) == {"alder-0": 5}
+    lines = said.text.replace("hansa-update/v2", "hansa-update/v1").splitlines(keepends=True)
+    text = "".join(line for line in lines if not line.startswith("routed "))
+    old = UpdateNote.from_note(parse(KEY.sign(text)))
+    assert (old.text, old.digest, old.routed) == (text, digest(text.encode()), "-")
+    assert (old.tokens, old.manifest) == (said.tokens, said.manifest)
+
+
+def test_counts_of_more_experts_than_a_note_holds_are_withheld() -> None:
+    assert routed_text({"b": 2, "a": 0}) == "a=0,b=2" and routed_text({}) == "-"
+    assert routed_text({f"expert-{n}": 10**6 for n in range(400)}) == "-"
 
 
 def round_one(**changes: Any) -> RoundState:
@@ -190,6 +205,12 @@ def test_an_update_holds_the_slices_that_are_due_and_no_other(slices: list[str],
         ({"slices": [s.name for s in MAP.slices]}, Code.EXPERT_MAP_MISMATCH),
         ({"codec": "bf16"}, Code.UPDATE_MALFORMED),
         ({"payload_bytes": 7}, Code.UPDATE_MALFORMED),
+        ({"said": "fir-0=3"}, Code.UPDATE_MALFORMED),
+        ({"said": "birch-0=1,alder-0=1"}, Code.UPDATE_MALFORMED),
+        ({"said": "alder-0=-1"}, Code.UPDATE_MALFORMED),
+        ({"said": "alder-0"}, Code.UPDATE_MALFORMED),
+        ({"said": "alder-0=" + "9" * 30}, Code.UPDATE_MALFORMED),
+        ({"said": f"alder-0={TOKENS},birch-0={TOKENS},cedar-0=1"}, Code.UPDATE_MALFORMED),
         ({"usage_update": D}, Code.UPDATE_MALFORMED),
     ],
 )

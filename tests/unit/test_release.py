@@ -156,7 +156,8 @@ def test_readers_lie_beside_the_model_and_are_checked_with_it(tmp_path: Path) ->
         file.seek(-4, 2)
         file.write(b"\0\0\x80\x3f")
     said = "; ".join(verify(made.folder))
-    assert "readers.safetensors was changed" in said and "1 tensors differ, first readers." in said
+    assert "readers.safetensors was changed" in said or "readers.safetensors does not hold" in said
+    assert "1 tensors differ, first readers." in said
     (made.folder / "readers.safetensors").unlink()
     assert "fetch the release again" in verify(made.folder)[0]
 

@@ -98,13 +98,13 @@ def packed(
     manifest = pack(
         result,
         base=base,
-        residual=residual or Residual(None),
+        residual=residual or Residual(None, MAP),
         exchange=exchange(MAP, number=number, codecs=codecs or Codecs(), **changes),
         site=SITE,
         folder=folder,
         noising=noising,
     )
-    return Packed(manifest, (folder / PAYLOAD).read_bytes(), Residual(folder))
+    return Packed(manifest, (folder / PAYLOAD).read_bytes(), Residual(folder, MAP))
 
 
 def decoded(update: Packed) -> Arrays:
@@ -140,10 +140,10 @@ def test_what_a_codec_drops_of_experts_comes_with_the_next_round_where_they_begi
     for learning, fed in changes:
         folder = Path(mkdtemp())
         pack(
-            whole, base=base, residual=Residual(None), site=SITE, folder=folder,
+            whole, base=base, residual=Residual(None, MAP), site=SITE, folder=folder,
             exchange=exchange(MAP, codecs=codecs, **learning),
         )  # fmt: skip
-        assert (Residual(folder).read(expert.name, 0, expert.size) is not None) is fed
+        assert (Residual(folder, MAP).read(expert.name, 0, expert.size) is not None) is fed
 
 
 def test_trunk_and_experts_each_have_their_codec() -> None:
@@ -153,7 +153,7 @@ def test_trunk_and_experts_each_have_their_codec() -> None:
 
 
 def test_what_int8_drops_in_the_trunk_is_sent_in_later_rounds() -> None:
-    residual = Residual(None)
+    residual = Residual(None, MAP)
     wanted: Arrays = {s.name: np.zeros(s.shape, np.float32) for s in MAP.shared()}
     arrived = {name: array.copy() for name, array in wanted.items()}
     for number in range(8):
@@ -229,7 +229,7 @@ def test_a_noised_round_seals_to_the_same_bytes_and_another_update_to_nothing_al
 
 
 def test_what_a_codec_drops_of_noised_values_is_sent_later_and_the_noise_comes_first() -> None:
-    residual, codecs = Residual(None), Codecs(trunk="int8")
+    residual, codecs = Residual(None, MAP), Codecs(trunk="int8")
     wanted: Arrays = {s.name: np.zeros(s.shape, np.float32) for s in MAP.shared()}
     arrived = {name: array.copy() for name, array in wanted.items()}
     for number in range(4):
@@ -297,7 +297,7 @@ def test_the_notes_name_what_was_packed_and_what_it_took() -> None:
 def keep(box: Outbox, what: AssignmentNote, *, left: float | None = None, payload: bytes = b"p") -> Sealed:
     with box.draft(what) as folder:
         (folder / PAYLOAD).write_bytes(payload)
-        writer = ResidualWriter(folder)
+        writer = ResidualWriter(folder, expert_map=MAP)
         if left is not None:
             writer.add("t", np.full(3, left, np.float32))
         writer.close()
@@ -328,20 +328,20 @@ def test_another_order_for_the_round_finds_nothing(tmp_path: Path, change: str) 
 
 def test_the_residual_is_that_of_the_round_before_even_when_a_round_is_sealed_again(tmp_path: Path) -> None:
     box = Outbox(tmp_path)
-    assert not box.residual(order(1))
+    assert not box.residual(order(1), MAP)
     keep(box, order(1), left=1)
     keep(box, order(2), left=2)
     for number, value in ((2, 1.0), (3, 2.0)):
-        rest = box.residual(order(number)).read("t", 0, 3)
+        rest = box.residual(order(number), MAP).read("t", 0, 3)
         assert rest is not None and rest.tolist() == [value] * 3
-    assert not box.residual(order(3, run="run-2"))
+    assert not box.residual(order(3, run="run-2"), MAP)
 
 
 def test_a_residual_of_another_size_is_not_taken(tmp_path: Path) -> None:
     box = Outbox(tmp_path)
     keep(box, order(1), left=1)
-    assert box.residual(order(2)).read("t", 0, 4) is None
-    assert box.residual(order(2)).read("u", 0, 1) is None
+    assert box.residual(order(2), MAP).read("t", 0, 4) is None
+    assert box.residual(order(2), MAP).read("u", 0, 1) is None
 
 
 def test_only_the_last_two_rounds_of_the_run_are_kept(tmp_path: Path) -> None:
@@ -374,7 +374,7 @@ def sealed(box: Outbox, what: AssignmentNote) -> Sealed:
     result, base = trained()
     with box.draft(what) as folder:
         manifest = pack(
-            result, base=base, residual=Residual(None), site=SITE, folder=folder,
+            result, base=base, residual=Residual(None, MAP), site=SITE, folder=folder,
             exchange=exchange(MAP, codecs=Codecs(trunk="int8")),
         )  # fmt: skip
         update, usage = sign(what, result, manifest, device="cpu", signer=SIGNER)
@@ -399,7 +399,7 @@ def test_the_payload_of_the_round_before_is_written_over_once_it_is_secured(tmp_
 def test_a_round_that_was_not_secured_before_its_process_died_is_there_if_it_is_whole(tmp_path: Path) -> None:
     sealed(Outbox(tmp_path), order())
     found = Outbox(tmp_path).find(order())
-    assert found is not None and found.payload.stat().st_size and Outbox(tmp_path).residual(order(2))
+    assert found is not None and found.payload.stat().st_size and Outbox(tmp_path).residual(order(2), MAP)
 
 
 @pytest.mark.parametrize(

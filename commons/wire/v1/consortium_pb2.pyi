@@ -345,7 +345,7 @@ class UploadHeader(_message.Message):
     REPORT_BYTES_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
     update: _builtins.bytes
-    """hansa-update/v1 note, <= 8 KiB"""
+    """hansa-update/v2 note, <= 8 KiB"""
     usage: _builtins.bytes
     """hansa-usage/v2 note, <= 8 KiB"""
     manifest: _builtins.bytes
