@@ -392,7 +392,7 @@ def test_the_payload_of_the_round_before_is_written_over_once_it_is_secured(tmp_
     done = sealed(box, order(3))
     assert (done.payload.stat().st_ino, done.payload.stat().st_size) == (place, size)
     assert Outbox(tmp_path).find(order(3)) is not None and box.find(order(2)) is None
-    assert box.residual(order(3))
+    assert box.residual(order(3), MAP)
     assert sorted(folder.name for folder in tmp_path.iterdir()) == ["run-1-000002", "run-1-000003"]
 
 
@@ -441,7 +441,7 @@ def test_a_full_disk_leaves_what_the_round_before_left_over(
         patched.setattr(Path, "write_bytes", full)
         with pytest.raises(StoreError, match="No space left on device; the site's operator makes room"):
             sealed(box, order(2))
-    assert box.residual(order(2)).read("t", 0, 3) is not None
+    assert box.residual(order(2), MAP).read("t", 0, 3) is not None
     assert [folder.name for folder in tmp_path.iterdir()] == ["run-1-000001"]
 
 
