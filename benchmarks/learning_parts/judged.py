@@ -34,7 +34,7 @@ Losses = dict[str, list[float]]
 class Judge:
     model: Model
     map: ExpertMap
-    rows: Mapping[str, Rows]
+    rows: Mapping[str, Rows] = field(compare=False)
     losses: Losses = field(default_factory=dict)
     """Of the state the round begins from."""
     changes: list[int] = field(default_factory=list)

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commons.experts.parts import Array, put_together, take_apart
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -23,6 +22,7 @@ from commons.states import StateStore
 from commons.updates import Routed, UpdateManifest, lay_out
 from orchestrator.combine import Contribution, combine
 from tests.support.consortium import SITES, charter, exchange, seed_state
+from tests.support.parts import Array, put_together, take_apart
 from tests.support.updates import UpdateInMemory
 
 MAP = ExpertMap.from_charter(charter())
