@@ -1,6 +1,6 @@
 """The main job's figures: `hansa demo` measured from outside, as a user starts it.
 
-Runs the demo twice with one seed (once with all comparisons) and once with lean routing, and times `hansa --help`.
+Runs the demo twice with one seed (once with all comparisons) and once with joint routing, and times `hansa --help`.
 Takes about twenty minutes on two cores; finished parts are kept in the work folder and taken up again.
 """
 
@@ -28,22 +28,22 @@ def main(work: Path) -> list[Figure]:
     """Measure what is not yet in `work`, write `results/demo.json`, answer the figures."""
     plain = _run(work, "plain")
     full = _run(work, "full", "--full", "--central")
-    lean = _run(work, "lean", "--lean")
+    joint = _run(work, "joint", "--joint")
     figures = [
         *_limits(plain),
         *_losses(full),
         _same_model(plain, full),
         *_bytes(full),
-        *_memory(plain, lean),
+        *_memory(plain, joint),
         _help(),
     ]
-    save("demo", figures, tables=[_loss_table(full), _loss_table(lean, "With lean routing")], notes=NOTES)
+    save("demo", figures, tables=[_loss_table(full), _loss_table(joint, "With joint routing")], notes=NOTES)
     return figures
 
 
 NOTES = (
     (
-        "Losses are held-out, in nats per byte, of the released folder loaded by `AutoModelForCausalLM`; every model "
+        "Losses are held-out, in nats per byte, of the released folder with its readers (`hansa.released.load`); every model "
         "is measured on the same windows. Every partner alone starts from the same seed model, trains the full model "
         "for the same number of inner steps and mixes in the same share of public text."
     ),
@@ -182,9 +182,9 @@ def _bytes(full: dict[str, Any]) -> list[Figure]:
     ]
 
 
-def _memory(joint: dict[str, Any], lean: dict[str, Any]) -> list[Figure]:
+def _memory(lean: dict[str, Any], joint: dict[str, Any]) -> list[Figure]:
     figures = []
-    for summary in (joint, lean):
+    for summary in (lean, joint):
         whole = summary["memory"]["full_model"]
         site = max(summary["memory"]["sites"].values())
         what = f"a site's model with {summary['routing']} routing against the full one"

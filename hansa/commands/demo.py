@@ -16,8 +16,8 @@ def demo(
         int | None, typer.Option(min=4, max=1000, help="Rounds of training; more: a better model.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="The same seed gives the same model.")] = 0,
-    lean: Annotated[
-        bool, typer.Option("--lean", help="Sites hold only their own experts in memory.")
+    joint: Annotated[
+        bool, typer.Option("--joint", help="Sites hold the others' experts too, and there are no readers.")
     ] = False,
     full: Annotated[bool, typer.Option("--full", help="Measure every partner alone, not just one.")] = False,
     central: Annotated[bool, typer.Option("--central", help="Also train on all texts in one place.")] = False,
@@ -45,6 +45,6 @@ def demo(
     from hansa.demo.run import run_demo
     from hansa.demo.stage import Options
 
-    options = Options(folder=folder, rounds=rounds, seed=seed, lean=lean, full=full, central=central, quick=quick, fresh=fresh,
+    options = Options(folder=folder, rounds=rounds, seed=seed, joint=joint, full=full, central=central, quick=quick, fresh=fresh,
                       resume=resume, as_json=as_json)  # fmt: skip
     raise typer.Exit(run_demo(options))

@@ -104,7 +104,7 @@ class Script:
 
 
 def charter(
-    script: Script, scale: Scale, *, keys: dict[str, str], samples: Sequence[Sample], seed: int, lean: bool
+    script: Script, scale: Scale, *, keys: dict[str, str], samples: Sequence[Sample], seed: int, joint: bool
 ) -> Charter:
     """The founding charter. `keys`: vkeys of the members and, under the consortium's name, of the log."""
     sites = [
@@ -117,14 +117,14 @@ def charter(
     learning = scale.learning | {
         "rounds": script.rounds,
         "seed": seed,
-        "routing": "lean" if lean else "joint",
+        "routing": "joint" if joint else "lean",
     }
     plenty = {"name": "", "key": "", "budget_micro": 0}
     document = template(
         consortium=CONSORTIUM, log_key=keys[CONSORTIUM], sites=sites, learning=learning,
         members=[plenty | {"name": name, "key": keys[name]} for name in MEMBERS],
     )  # fmt: skip
-    document["model"] |= {"config": scale.model, "reader": READER if lean else 0}
+    document["model"] |= {"config": scale.model, "reader": 0 if joint else READER}
     document["rounds"] = {"quorum": len(sites) - 1, "grace_s": 120, "lease_s": 900}
     unfunded = Charter.model_validate_json(canonical_json(document))
     for member in document["members"]:

@@ -49,7 +49,7 @@ def found(stage: Stage, samples: list[Sample]) -> Charter:
             name: read_public(stage.keys / f"{name}.key").vkey for name in (cast.CONSORTIUM, *cast.MEMBERS)
         }
         drawn = cast.charter(
-            stage.script, stage.scale, keys=keys, samples=samples[:-1], seed=stage.seed, lean=stage.lean
+            stage.script, stage.scale, keys=keys, samples=samples[:-1], seed=stage.seed, joint=stage.joint
         )
         charter_file.write(drawn, stage.charter)
     for name in cast.MEMBERS:

@@ -20,7 +20,7 @@ from hansa.demo.cast import DEMO, QUICK, Scale, Script
 from hansa.demo.processes import free_ports, port_is_free
 
 MARK = "demo.json"
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Options:
     folder: Path
     rounds: int | None = None
     seed: int | None = None
-    lean: bool = False
+    joint: bool = False
     full: bool = False
     central: bool = False
     quick: bool = False
@@ -46,7 +46,7 @@ class Stage:
     folder: Path
     rounds: int
     seed: int
-    lean: bool
+    joint: bool
     full: bool
     central: bool
     quick: bool
@@ -72,7 +72,7 @@ class Stage:
         port, enrolment_port = free_ports(2)
         stage = cls(
             folder=folder.resolve(), rounds=options.rounds or (QUICK if options.quick else DEMO).rounds, seed=options.seed or 0,
-            lean=options.lean, full=options.full, central=options.central, quick=options.quick, port=port, enrolment_port=enrolment_port,
+            joint=options.joint, full=options.full, central=options.central, quick=options.quick, port=port, enrolment_port=enrolment_port,
             given=str(folder),
         )  # fmt: skip
         stage.save()

@@ -95,7 +95,7 @@ def _macro(loss: Mapping[str, Any]) -> dict[str, Any]:
 def _bytes(charter: Charter, closed: Closed) -> dict[str, int]:
     """Moved, and what replicas would have moved: the whole fp32 model up and down per site and round."""
     rounds = [r for r in closed.run.history if r.closed_ms is not None]
-    model = ExpertMap.from_charter(charter).parameters().total * FP32
+    model = _full_model(charter) * FP32
     return {
         "up": sum(r.bytes_up for r in rounds),
         "down": sum(r.bytes_down for r in rounds),
@@ -103,9 +103,15 @@ def _bytes(charter: Charter, closed: Closed) -> dict[str, int]:
     }
 
 
+def _full_model(charter: Charter) -> int:
+    """Parameters of the model that one place would train: without readers."""
+    model = charter.model.model_copy(update={"reader": 0})
+    return ExpertMap.from_charter(charter.model_copy(update={"model": model})).parameters().total
+
+
 def _memory(charter: Charter, run: RunView) -> dict[str, Any]:
     """Bytes of weights, gradients and moments: as each site's trainer measured them, beside the full model's."""
-    total = ExpertMap.from_charter(charter).parameters().total
+    total = _full_model(charter)
     sites = {site.site: site.model_bytes for site in run.sites if site.model_bytes}
     return {"full_model": FP32 * 4 * total, "sites": sites}
 

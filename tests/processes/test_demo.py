@@ -62,9 +62,14 @@ class TestADemo:
         assert summary["model_digest"].startswith("sha256:")
         assert sum(summary["phases"].values()) == pytest.approx(summary["seconds"], abs=5)
 
-    def test_the_sites_and_transformers_measure_the_same_loss(self, demo: Demo) -> None:
+    def test_the_sites_and_whoever_loads_the_release_measure_the_same_loss(self, demo: Demo) -> None:
         loss = demo[1]["loss"]
         assert loss["consortium"] == pytest.approx(loss["measured_by_sites"], abs=1e-4)
+
+    def test_the_readers_find_a_texts_experts_better_than_the_learned_router(self, demo: Demo) -> None:
+        loss = demo[1]["loss"]
+        for domain, ours in loss["consortium"].items():
+            assert ours < loss["without_readers"][domain], domain
 
     def test_the_consortium_learns_more_than_the_seed_knew(self, demo: Demo) -> None:
         loss = demo[1]["loss"]
