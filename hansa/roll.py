@@ -39,8 +39,8 @@ def opt_out_text(report: Mapping[str, Any], folder: Path) -> list[str]:
         for key, name in names.items()
     ]  # fmt: skip
     error = report["exposures"]["after"]["membership_error"]
-    own = "within 1 %" if said["own_within"] else "NOT within 1 %"
-    others = "within 0.5 %" if said["others_within"] else "NOT within 0.5 %"
+    own = "at most 1 % above" if said["own_within"] else "MORE than 1 % above"
+    others = "at most 0.5 % worse" if said["others_within"] else "MORE than 0.5 % worse"
     return [
         f"Without {', '.join(report['experts'])} of site {report['site']}, experts chosen {chosen}:",
         "",
