@@ -135,12 +135,21 @@ def test_the_time_of_every_journaled_usage_is_taken_and_given_up_when_no_record_
     for site in (ALDER, BIRCH):
         found = usages.overlap(replace(late, device_ids=f"cpu/{site}/{site}"))
         assert found is not None and found[1].site == site
-    later = round_fact(
-        400_000, run=RUN, number=RoundNumber(2), attempt=1, base=S1, charter_version=1, charter=S0, expert_map=S0,
-        quorum=2, lease_until_ms=500_000, holds={ALDER: Micro(7)},
+    second, third = (
+        round_fact(
+            at_ms, run=RUN, number=RoundNumber(number), attempt=1, base=S1, charter_version=1, charter=S0,
+            expert_map=S0, quorum=2, lease_until_ms=at_ms + 100, holds={ALDER: Micro(7)},
+        )
+        for number, at_ms in ((2, 400_000), (3, 500_000))
     )  # fmt: skip
-    usages = folded([*records, closed(5), later]).usages
-    assert usages.overlap(replace(late, device_ids="cpu/alder/alder")) is None
+    end = close_fact(
+        400_005, run=RUN, number=RoundNumber(2), base=S1, state=S1, momentum=None, contributors=[], missing=[ALDER],
+        bytes_up=1, bytes_down=1,
+    )  # fmt: skip
+    on_alder = replace(late, device_ids="cpu/alder/alder")
+    begun_ahead = folded([*records, closed(5), second]).usages.overlap(on_alder)
+    assert begun_ahead is not None, "work on a round may begin while the one before is open"
+    assert folded([*records, closed(5), second, end, third]).usages.overlap(on_alder) is None
 
 
 def test_the_time_that_a_site_at_work_may_still_state_is_kept_with_all_that_it_could_meet() -> None:
