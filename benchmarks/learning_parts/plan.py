@@ -19,6 +19,7 @@ from commons.privacy.terms import Robust
 
 Config = dict[str, bool | int | float | str | tuple[int, ...]]
 EXPERTS = 8
+MIXED_OWN = 0.7
 AVERAGED, NESTEROV = Outer(), Outer(learning_rate=0.7, momentum=0.9, nesterov=True)
 HALF = Outer(learning_rate=1.0, momentum=0.5)
 STRONG, LEADING = Outer(learning_rate=1.0, momentum=0.75), Outer(learning_rate=1.0, momentum=0.9)
@@ -53,9 +54,9 @@ class Size:
     def model(self) -> Model:
         return Model(family="glm4_moe", config=self.config, reader=self.reader)
 
-    def experts(self, sites: Sequence[str]) -> ExpertMap:
-        """The map of EXPERTS experts dealt evenly over the sites, in their order."""
-        each = EXPERTS // len(sites)
+    def experts(self, sites: Sequence[str], count: int = EXPERTS) -> ExpertMap:
+        """The map of `count` experts dealt evenly over the sites, in their order."""
+        each = count // len(sites)
         owners = {ExpertId(f"{s}.{n}"): SiteId(s) for s in sites for n in range(each)}
         return ExpertMap.from_owners(self.model, owners)
 
@@ -85,8 +86,11 @@ class Variant:
     name: str
     data: Literal["pooled", "alone", "apart"] = "apart"
     """All texts in every step; each site by itself; each site its own text and updates exchanged."""
-    split: Literal["domains", "alike"] = "domains"
+    split: Literal["domains", "mixed", "alike"] = "domains"
+    """A site's text: one domain; MIXED_OWN of its batches one domain and the rest all others; all domains alike (IID)."""
     sites: int = 4
+    experts: int = EXPERTS
+    """Of all sites together."""
     start: Literal["seed", "scratch"] = "seed"
     holds: Literal["own", "guests", "all"] = "guests"
     """A site trains its own experts and has no others; or the others frozen; or trains copies of all of them."""
@@ -216,6 +220,8 @@ _ALL = (
     replace(_LEAN, name="lean-fragments-4", inner_steps=5, fragments=4, note="as many bytes as lean-20"),
     replace(_LEAN, name="lean-overlap", overlap=3),
     replace(_LEAN, name="lean-fragments-4-overlap", inner_steps=5, fragments=4, overlap=3),
+    replace(_LEAN, name="lean-32", experts=32, note="each site as many experts as one alone has"),
+    replace(_CENTRAL, name="central-32", experts=32),
     replace(_LEAN, name="lean-momentum", outer=HALF),
     replace(_LEAN, name="lean-130", inner_steps=130),
     replace(_LEAN, name="lean-130-int4", inner_steps=130, trunk_codec="int4", expert_codec="int4"),
@@ -254,6 +260,13 @@ _ALL = (
     *_BAD,
     replace(_COPIES, name="copies-alike", split="alike"),
     replace(_FEDAVG, name="fedavg-alike", split="alike"),
+    *(
+        replace(v, name=f"{v.name}-{split}", split=split)
+        for split in ("mixed", "alike")
+        for v in (_ALONE, _LEAN, _SHARDS)
+    ),
+    replace(_COPIES, name="copies-mixed", split="mixed"),
+    replace(_FEDAVG, name="fedavg-mixed", split="mixed"),
 )
 VARIANTS: dict[str, Variant] = {v.name: v for v in _ALL}
 

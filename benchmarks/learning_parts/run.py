@@ -21,7 +21,7 @@ import torch
 from benchmarks.figures import machine
 from benchmarks.learning_parts import scores
 from benchmarks.learning_parts.combining import State
-from benchmarks.learning_parts.plan import SIZES, VARIANTS, Size, Variant
+from benchmarks.learning_parts.plan import EXPERTS, SIZES, VARIANTS, Size, Variant
 from benchmarks.learning_parts.sites import Consortium
 from benchmarks.learning_parts.tables import KEPT
 from benchmarks.learning_parts.texts import Texts
@@ -85,12 +85,13 @@ def start_state(variant: Variant, size: Size, seed: int, *, texts: Texts, work: 
     Readers begin at random either way.
     """
     owners = list(texts.sites(variant.sites)) if variant.reader else list(texts.train)
-    start = initial_state(size.model, size.experts(owners), seed=seed)
+    start = initial_state(size.model, size.experts(owners, variant.experts), seed=seed)
     size = replace(size, reader=0)
-    expert_map = size.experts(list(texts.train))
+    expert_map = size.experts(list(texts.train), variant.experts)
     if variant.start == "scratch":
         return start
-    file = work / f"{size.name}-seed-{seed}.safetensors"
+    named = f"{size.name}-seed-{seed}" + (f"-{variant.experts}" if variant.experts != EXPERTS else "")
+    file = work / f"{named}.safetensors"
     if not file.exists():
         learning = Learning(
             seed=seed, rounds=1, inner_steps=size.seed_steps, batch_size=4 * size.batch, sequence_length=size.length,
@@ -102,7 +103,7 @@ def start_state(variant: Variant, size: Size, seed: int, *, texts: Texts, work: 
         )  # fmt: skip
         state = make_seed(
             model=size.model, expert_map=expert_map, learning=learning, phase=phase, public=texts.rest,
-            home=work / f"{size.name}-seed-{seed}", on_step=lambda step, loss: None,
+            home=work / named, on_step=lambda step, loss: None,
         )  # fmt: skip
         write_durably(file, state, {})
     return start | read_arrays(file)
@@ -157,9 +158,10 @@ def _scored(variant: Variant, size: Size, consortium: Consortium, rows: Mapping[
         found["ensemble"] = scores.ensemble_losses(model, expert_map, states, rows)
     else:
         found["losses"] = scores.losses(model, expert_map, consortium.state, rows)
-        if variant.holds != "all" and variant.split == "domains":
-            sites = {d: [s for s, (of, _) in consortium.texts.items() if of == d] for d in rows}
-            found["oracle"] = scores.oracle_losses(model, expert_map, consortium.state, rows, sites)
+        if variant.holds != "all":
+            if variant.split == "domains":
+                sites = {d: [s for s, (of, _) in consortium.texts.items() if of == d] for d in rows}
+                found["oracle"] = scores.oracle_losses(model, expert_map, consortium.state, rows, sites)
             given = (model, expert_map, consortium.state, rows, list(consortium.texts))
             found["posterior"] = scores.posterior_losses(*given)
             found["committed"] = scores.committed_losses(*given)

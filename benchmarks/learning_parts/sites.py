@@ -15,7 +15,7 @@ import numpy as np
 from benchmarks.learning_parts.bad import believed, spoilt, times_sent
 from benchmarks.learning_parts.combining import Array, State, exchanged, towards_nearest
 from benchmarks.learning_parts.judged import Judge
-from benchmarks.learning_parts.plan import Size, Variant
+from benchmarks.learning_parts.plan import MIXED_OWN, Size, Variant
 from benchmarks.learning_parts.texts import Texts
 from commons.codec import decode, encode_with_feedback, encoded_bytes
 from commons.exchange import Exchange
@@ -51,7 +51,7 @@ class Consortium:
         self.texts = _texts(variant, texts)
         self.bad = list(self.texts)[-1] if variant.bad else ""
         owners = list(self.texts) if variant.data == "apart" else list(texts.train)
-        self.map = size.experts(owners)
+        self.map = size.experts(owners, variant.experts)
         self.learning = _learning(variant, size, seed, pooled=len(texts.train))
         self.rounds = self.learning.rounds
         self.round = 0
@@ -271,12 +271,22 @@ class _RouterTrainer(Trainer):
 def _texts(variant: Variant, texts: Texts) -> dict[str, tuple[str, Source]]:
     if variant.data == "pooled":
         return {EVERYTHING: ("all", texts.pooled())}
-    found = texts.sites(variant.sites) if variant.split == "domains" else texts.alike(variant.sites)
+    found = _clean_texts(variant, texts)
     if variant.bad:
         last = list(found)[-1]
         domain, text = found[last]
         found[last] = domain, spoilt(variant.bad, text)
     return found
+
+
+def _clean_texts(variant: Variant, texts: Texts) -> dict[str, tuple[str, Source]]:
+    match variant.split:
+        case "domains":
+            return texts.sites(variant.sites)
+        case "mixed":
+            return texts.mixed(MIXED_OWN)
+        case "alike":
+            return texts.alike(variant.sites)
 
 
 def _learning(variant: Variant, size: Size, seed: int, *, pooled: int) -> Learning:

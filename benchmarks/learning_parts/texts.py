@@ -8,7 +8,7 @@ trains on. Everything comes from installed packages (`hansa.samples`); nothing i
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -74,14 +74,26 @@ class Texts:
 
     def alike(self, count: int) -> dict[str, tuple[str, Source]]:
         """`count` sites that all draw from every domain (IID)."""
-        share = 1 / len(SITES)
         return {
-            f"site-{n}": (
-                "all",
-                Mixture(tuple((_named(c, f"{d}/{n}", c.train), share) for d, c in self.train.items())),
-            )
-            for n in range(count)
+            f"site-{n}": ("all", self._drawn(str(n), dict.fromkeys(self.train, 1.0))) for n in range(count)
         }
+
+    def mixed(self, own: float) -> dict[str, tuple[str, Source]]:
+        """A site for each domain, which draws the share `own` from it and the rest from all others alike."""
+        others = (1 - own) / (len(SITES) - 1)
+        return {
+            site: (site, self._drawn(site, {d: own if d == site else others for d in self.train}))
+            for site in self.train
+        }
+
+    def _drawn(self, site: str, shares: Mapping[str, float]) -> Mixture:
+        total = sum(shares.values())
+        return Mixture(
+            tuple(
+                (_named(self.train[d], f"{d}/{site}", self.train[d].train), s / total)
+                for d, s in shares.items()
+            )
+        )
 
     def digest(self) -> str:
         """Over every side of every text: which texts a result was measured on."""
