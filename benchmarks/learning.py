@@ -147,7 +147,7 @@ def _opted_out() -> Iterator[Row]:
         "own domain against the seed, the worst site of",
         "other domains against before, the worst of",
     )
-    for variant, what in ((OURS, "expert shards"), ("flexolmo", "experts on a frozen trunk (FlexOlmo)")):
+    for variant, what in ((UNREAD, "expert shards"), ("flexolmo", "experts on a frozen trunk (FlexOlmo)")):
         found = opting_out.recorded("t1", variant)
         if not found:
             yield f"opt-out, {what}: {own} 4", NOT_RUN, "", "<= +1 %", False
@@ -212,16 +212,19 @@ def _far(t1: Runs) -> Iterator[Row]:
 
 
 def _against_spes(t1: Runs) -> Iterator[Row]:
-    lower, fewer = "loss below a SPES reproduction's, equal tokens", "bytes up against SPES's"
-    if not {OURS, "spes"} <= set(t1.by_variant):
-        yield lower, NOT_RUN, "", ">= 1 %", False
-        yield fewer, NOT_RUN, "", ">= 10x fewer", False
-        return
-    gap = t1.gap("spes", OURS)
-    below = gap.mean if gap else 0.0
-    yield lower, round(below, 1), "%", ">= 1 %", below >= 1
-    times = t1.fewer_bytes(OURS) / t1.fewer_bytes("spes")
-    yield fewer, round(times, 1), "x fewer", ">= 10x fewer", times >= 10
+    """Each SPES figure for the main variant, and for the one that exchanges rarely and in int4."""
+    for variant, what in ((OURS, "H = 10, fp32"), (FAR, "H = 130, int4")):
+        lower = f"loss below a SPES reproduction's, equal tokens, {what}"
+        fewer = f"bytes up against SPES's, {what}"
+        if not {variant, "spes"} <= set(t1.by_variant):
+            yield lower, NOT_RUN, "", ">= 1 %", False
+            yield fewer, NOT_RUN, "", ">= 10x fewer", False
+            continue
+        gap = t1.gap("spes", variant)
+        below = 100 * (1 - 1 / (1 + gap.mean / 100)) if gap else 0.0
+        yield lower, round(below, 1), "%", ">= 1 %", below >= 1
+        times = t1.fewer_bytes(variant) / t1.fewer_bytes("spes")
+        yield fewer, round(times, 1), "x fewer", ">= 10x fewer", times >= 10
 
 
 def _worst(t1: Runs) -> Iterator[Row]:
@@ -240,7 +243,7 @@ def _bad(ranked: Runs) -> Iterator[Row]:
     for kind, (what, defence) in BAD.items():
         title = f"one bad site of four, {what}: the others' domains lose at most"
         name = f"bad-{kind}{defence and f'-{defence}'}"
-        if not {OURS, name} <= set(ranked.by_variant):
+        if not {UNREAD, name} <= set(ranked.by_variant):
             yield title, NOT_RUN, "", "<= 2 %", False
             continue
         loss = _worst_of_others(ranked, name)
@@ -252,7 +255,7 @@ def _bad(ranked: Runs) -> Iterator[Row]:
 
 def _worst_of_others(ranked: Runs, name: str) -> float:
     """Percent of loss."""
-    clean, ours = ranked.losses(OURS, 0), ranked.losses(name, 0)
+    clean, ours = ranked.losses(UNREAD, 0), ranked.losses(name, 0)
     return max(100 * (ours[d] / clean[d] - 1) for d in list(ours)[:-1])
 
 

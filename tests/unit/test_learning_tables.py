@@ -58,7 +58,7 @@ def test_figures_say_what_was_met_and_what_was_not_measured(t1: Runs) -> None:
     assert found["gap to central, 8 sites, from a seed"] == (learning.NOT_RUN, False)
     assert found["routing loss: by readers, above oracle-routed"] == (0.0, True)
     assert found["the same by the learned router"][1] is False
-    assert found["bytes up against SPES's"] == (10.0, True)
+    assert found["bytes up against SPES's, H = 10, fp32"] == (10.0, True)
     assert found["worst domain against its owner's alone model"][1] is True
 
 
