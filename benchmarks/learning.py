@@ -133,7 +133,9 @@ def _figures(t1: Runs) -> Iterator[Row]:
     title = "the same by posterior, a row's shard chosen for good after 16 bytes"
     yield _gap(t1, UNREAD, "central", title, 5, kind="committed")
     yield _gap(t1, OURS_SCRATCH, "central-scratch", "gap to central, 4 sites, from scratch", 8)
+    yield _gap(t1, "lean-scratch", "central-scratch", "the same, from scratch, by posterior", 8)
     yield _gap(t1, EIGHT, "central", "gap to central, 8 sites, from a seed", 8)
+    yield _gap(t1, "lean-8", "central", "the same, 8 sites, by posterior", 8)
     yield from _routing(t1)
     yield from _far(t1)
     yield from _against_spes(t1)
