@@ -45,14 +45,8 @@ def measure(folder: Path, *, sites: int, mb: float, rounds: int, privacy: str = 
     shutil.rmtree(folder, ignore_errors=True)
     adopt_orphans()
     note = private_network()
-    found(
-        folder,
-        models.replicated(mb, max(2, sites)),
-        sites=sites,
-        experts=2 if sites == 1 else 1,
-        rounds=rounds,
-        privacy=privacy,
-    )
+    experts, model = 2 if sites == 1 else 1, models.replicated(mb, max(2, sites))
+    found(folder, model, sites=sites, experts=experts, rounds=rounds, privacy=privacy)
     crowd = Crowd(folder)
     with Sampler(role=role) as sampler:
         try:
