@@ -171,7 +171,7 @@ def test_under_diloco_experts_take_the_outer_step_and_keep_its_momentum(tmp_path
 
 def test_under_sovereign_the_trunk_stays_and_a_row_moves_by_its_owner_alone(tmp_path: Path) -> None:
     store, base = StateStore(tmp_path), seed_state(charter())
-    moves = exchange(MAP, strategy="sovereign", routing="lean", outer=Outer(momentum=0.9))
+    moves = exchange(MAP, strategy="sovereign", routing="lean", outer=Outer(learning_rate=0.5, momentum=0.9))
     deltas = {site: draw(site) for site in ("alder", "birch")}
     done = combine(
         store, base=store.save(base), momentum=None, exchange=moves,
