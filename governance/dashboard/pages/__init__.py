@@ -3,6 +3,26 @@
 from __future__ import annotations
 
 from governance.dashboard.page import Page
-from governance.dashboard.pages import overview
+from governance.dashboard.pages import (
+    alerts,
+    budgets,
+    experts,
+    journal,
+    learning,
+    members,
+    overview,
+    releases,
+    rounds,
+)
 
-PAGES: tuple[Page, ...] = (overview.PAGE,)
+PAGES: tuple[Page, ...] = (
+    overview.PAGE,
+    rounds.PAGE,
+    experts.PAGE,
+    learning.PAGE,
+    budgets.PAGE,
+    members.PAGE,
+    journal.PAGE,
+    releases.PAGE,
+    alerts.PAGE,
+)
