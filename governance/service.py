@@ -14,6 +14,7 @@ import grpc
 from commons import charter_file, notes
 from commons.anchors import Anchor, Shown, entries_digest
 from commons.ballots import kind
+from commons.certificates import Subject
 from commons.chain import Wanted
 from commons.claims import CountersignNote
 from commons.errors import Code, Refusal
@@ -21,11 +22,12 @@ from commons.log import Checkpoint
 from commons.motions import Pause
 from commons.notes import Note, NoteError
 from commons.records import Record
-from commons.views import CharterView, JournalView, ProposalsView, ProposalView, View
+from commons.views import BudgetsView, CharterView, JournalView, ProposalsView, ProposalView, View
 from commons.wire.channel import caller, refuse
 from commons.wire.v1 import consortium_pb2 as wire
 from commons.wire.v1.consortium_pb2_grpc import ChamberServicer
 from governance.bell import Bell
+from governance.bills import own_part
 from governance.budgets import budgets_view
 from governance.claims import disputes_view
 from governance.consortium import Consortium
@@ -129,7 +131,7 @@ class Chamber(ChamberServicer):
             found = personal(caller(context), request.key)
             view = found if isinstance(found, Refusal) else _json(found)
         else:
-            view = self._view(request)
+            view = self._view(request, caller(context))
         if isinstance(view, Refusal):
             refuse(context, view)
         return wire.ViewReply(json=view)
@@ -143,7 +145,7 @@ class Chamber(ChamberServicer):
             shown = b""
             while context.is_active() and not self._stopping.is_set():
                 strokes = self._pulse.strokes
-                view = self._view(request)
+                view = self._view(request, caller(context))
                 if isinstance(view, Refusal):
                     refuse(context, view)
                 if view != shown:
@@ -191,7 +193,7 @@ class Chamber(ChamberServicer):
         finally:
             self._waiting.release()
 
-    def _view(self, request: wire.ReadRequest) -> bytes | Refusal:
+    def _view(self, request: wire.ReadRequest, who: Subject) -> bytes | Refusal:
         reader = self._readers.get(request.view)
         if request.view in self._personal:
             return Refusal(Code.REQUEST_INVALID, f"the view {request.view!r} is read, not watched")
@@ -200,6 +202,8 @@ class Chamber(ChamberServicer):
             return Refusal(Code.REQUEST_INVALID, f"there is no view {request.view[:40]!r}; there are {known}")
         with self._consortium.lock:
             view = reader(request.key)
+            if isinstance(view, BudgetsView):
+                view = own_part(view, who, self._consortium.charter)
         return view if isinstance(view, Refusal) else _json(view)
 
     def _budgets(self, key: str) -> View:
