@@ -5,9 +5,8 @@ organisation's OpenID provider. `governance.dashboard` asks for `routes` and `mi
 """
 
 from governance.dashboard.door.door import Door, Members
-from governance.dashboard.door.link import LinkWay
+from governance.dashboard.door.opening import open_door
 from governance.dashboard.door.origin import Origin
-from governance.dashboard.door.settings import DoorFile
-from governance.dashboard.door.ways import Way
+from governance.dashboard.door.settings import DoorFile, load
 
-__all__ = ["Door", "DoorFile", "LinkWay", "Members", "Origin", "Way"]
+__all__ = ["Door", "DoorFile", "Members", "Origin", "load", "open_door"]

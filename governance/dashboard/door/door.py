@@ -13,14 +13,13 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from commons.errors import HansaError
-from governance.dashboard.door.guard import SIGN_IN, Guard, cookie, slow_down
+from governance.dashboard.door.guard import SIGN_IN, SIGN_OUT, Guard, cookie, slow_down
 from governance.dashboard.door.limits import SIGN_INS, SUBMITS, Limiter, Rate, address_of
 from governance.dashboard.door.origin import Origin
 from governance.dashboard.door.sessions import Sessions
 from governance.dashboard.door.ways import Way
 from governance.dashboard.viewer import Viewer
 
-SIGN_OUT = "/sign-out"
 MEMBERS_S = 5.0
 """For so long a charter that was read is believed to be in force."""
 _THEN_CHARS_MAX = 500

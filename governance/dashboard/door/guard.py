@@ -11,6 +11,7 @@ import time
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, quote
 
+import anyio
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
@@ -32,16 +33,12 @@ if TYPE_CHECKING:
     from governance.dashboard.door.door import Door
 
 METHODS = frozenset({"GET", "HEAD", "POST"})
-SIGN_IN = "/sign-in"
+SIGN_IN, SIGN_OUT = "/sign-in", "/sign-out"
 _OPEN = (f"{SIGN_IN}/", "/static/")
 """What nobody has to be signed in for."""
 ASK_AGAIN_S = 5.0
 """How long an answer under way goes on before it is asked again whether its session holds."""
 _FIELDS_MAX = 200
-
-
-class _Ended(Exception):
-    """The session of an answer that was still under way is over."""
 
 
 class Guard:
@@ -54,7 +51,7 @@ class Guard:
                 await self._app(scope, receive, send)
             return
         request = Request(scope)
-        request.state.viewer, request.state.csrf = None, ""
+        request.state.viewer, request.state.csrf, request.state.leave = None, "", ""
         try:
             passed = await self._pass(request, scope, receive)
         except HTTPException as refused:
@@ -68,10 +65,8 @@ class Guard:
         if session is None:
             await self._app(scope, receive, send)
             return
-        try:
-            await self._app(scope, receive, self._while_it_holds(scope, session, send))
-        except _Ended:
-            return
+        with anyio.CancelScope() as answering:
+            await self._app(scope, receive, self._while_it_holds(scope, session, send, answering))
 
     async def _pass(
         self, request: Request, scope: Scope, receive: Receive
@@ -92,6 +87,7 @@ class Guard:
             return self._stranger(request)
         if session is not None:
             request.state.viewer, request.state.csrf = session.viewer, session.csrf
+            request.state.leave = SIGN_OUT
         return session, receive
 
     def _check_address(self, request: Request) -> None:
@@ -143,7 +139,9 @@ class Guard:
         wanted = request.url.path + (f"?{request.url.query}" if request.url.query else "")
         return RedirectResponse(f"{SIGN_IN}?then={quote(wanted)}", 303, {"cache-control": "no-store"})
 
-    def _while_it_holds(self, scope: Scope, session: Session, send: Send) -> Send:
+    def _while_it_holds(
+        self, scope: Scope, session: Session, send: Send, answering: anyio.CancelScope
+    ) -> Send:
         asked_s = time.monotonic()
 
         async def checked(message: Message) -> None:
@@ -153,7 +151,8 @@ class Guard:
                 asked_s = now_s
                 if await self._is_over(scope, session):
                     await send({"type": "http.response.body", "body": b"", "more_body": False})
-                    raise _Ended
+                    answering.cancel()
+                    return
             await send(message)
 
         return checked

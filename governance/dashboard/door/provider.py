@@ -7,6 +7,7 @@ signature and the checks here reach.
 from __future__ import annotations
 
 import json
+import ssl
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -51,7 +52,8 @@ class Provider:
     oidc: Oidc
     clock: Clock
     secret: str = field(default="", repr=False)
-    transport: httpx2.AsyncBaseTransport | None = None
+    trusted: ssl.SSLContext = field(default_factory=ssl.create_default_context, repr=False)
+    """Of whom a provider's certificate may be: those that the machine trusts."""
     _known: _Known | None = None
 
     async def authorization_url(self) -> str:
@@ -146,7 +148,7 @@ class Provider:
     ) -> tuple[int, dict[str, Any]]:
         """Status and the JSON object of the answer ({} when it is none). Raises HansaError when nobody answers."""
         async with httpx2.AsyncClient(
-            timeout=ANSWER_S, follow_redirects=False, transport=self.transport
+            verify=self.trusted, timeout=ANSWER_S, follow_redirects=False
         ) as client:
             try:
                 async with client.stream(method, url, data=form, auth=names) as answer:

@@ -19,8 +19,8 @@ HEAD_S = 10.0
 HEAD_BYTES_MAX = 16 * 2**10
 IDLE_S = 15
 """How long a connection is kept open between two requests."""
-CONNECTIONS_MAX = 1024
-CLOSING_S = 3
+CONNECTIONS_MAX = 512
+CLOSING_S = 1
 """How long answers under way may take when the dashboard stops."""
 
 
@@ -71,8 +71,8 @@ def _told(app: Any, certificate: str) -> Callable[..., Any]:
     return told
 
 
-def config(app: Any, host: str, port: int, door: DoorFile, authority: Path, **options: Any) -> Config:
-    """For `uvicorn.Server`. `authority`: PEM file of the consortium's, which issues the certificates of seats."""
+def config(app: Any, door: DoorFile, authority: Path) -> Config:
+    """For `uvicorn.Server` on a socket that listens already. `authority`: PEM file of the consortium's, which issues the certificates of seats."""
     tls: dict[str, Any] = {}
     if door.tls is not None:
         tls = {"ssl_certfile": door.tls.certificate, "ssl_keyfile": door.tls.key}
@@ -82,8 +82,6 @@ def config(app: Any, host: str, port: int, door: DoorFile, authority: Path, **op
     proxied = door.tls is None and (door.published or "").startswith("https://")
     return Config(
         app,
-        host=host,
-        port=port,
         http=cast(Any, Protocol),
         ws="none",
         lifespan="on",
@@ -93,6 +91,7 @@ def config(app: Any, host: str, port: int, door: DoorFile, authority: Path, **op
         timeout_graceful_shutdown=CLOSING_S,
         limit_concurrency=CONNECTIONS_MAX,
         h11_max_incomplete_event_size=HEAD_BYTES_MAX,
+        log_config=None,
+        access_log=False,
         **tls,
-        **options,
     )

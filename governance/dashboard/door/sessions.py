@@ -52,7 +52,7 @@ class Sessions:
         now_s = self._clock()
         self._forget_old(now_s)
         own = [key for key, held in self._held.items() if held.viewer == viewer]
-        for key in own[: len(own) - SESSIONS_OF_ONE_MAX + 1]:
+        for key in own[: max(0, len(own) - SESSIONS_OF_ONE_MAX + 1)]:
             del self._held[key]
         while len(self._held) >= SESSIONS_MAX:
             self._held.popitem(last=False)
