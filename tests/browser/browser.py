@@ -125,6 +125,16 @@ class Browser:
             if v["impact"] in ("serious", "critical")
         ]
 
+    def too_wide(self) -> list[str]:
+        """What stands out of the screen at its right, where the page as a whole would have to be pushed sideways."""
+        if not self.driver.execute_script("return document.documentElement.scrollWidth > innerWidth + 1"):
+            return []
+        found = "[...document.querySelectorAll('main *')].filter((e) => e.getBoundingClientRect().right > innerWidth + 1)"
+        shown: list[str] = self.driver.execute_script(
+            f"return {found}.slice(0, 3).map((e) => e.outerHTML.slice(0, 120))"
+        )
+        return shown or ["something outside of main"]
+
     def complaints(self) -> list[str]:
         """Console messages and content that the policy refused, since the last time; what was forgiven is left out."""
         self._note_refusals()

@@ -100,7 +100,6 @@ class Door:
         response.delete_cookie(
             self.origin.cookie("session"), secure=self.origin.secure, httponly=True, samesite="lax"
         )
-        response.headers["clear-site-data"] = '"cache"'
         return response
 
     def _end(self, request: Request) -> None:
