@@ -72,6 +72,8 @@ class RoundView(View):
     """``site/round`` of an update -> what the probe loss rises by without it; in rounds that were appraised."""
     experts_ppm: dict[str, int] = {}
     """The same of experts."""
+    tokens: int = 0
+    """Trained on for the updates that are in it."""
     bytes_up: int = 0
     bytes_down: int = 0
     opened_ms: int = 0
@@ -315,6 +317,8 @@ class JournalView(View):
     """The signed checkpoint note."""
     published: str = ""
     """The newest checkpoint that enough witnesses cosigned, with their signatures; empty when there is none."""
+    last_ms: int = 0
+    """When its last record was made."""
     unwitnessed_since_ms: int | None = None
     """When the oldest record was made that `published` does not cover; None when none waits for witnesses."""
 

@@ -230,6 +230,7 @@ class Chamber(ChamberServicer):
             root=journal.root().hex(),
             checkpoint=journal.checkpoint().decode(),
             published=(self._witnessed.published(1) or b"").decode(),
+            last_ms=self._consortium.last_ms,
             unwitnessed_since_ms=self._witnessed.unwitnessed_since_ms(),
         )
 

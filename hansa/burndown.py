@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from commons.written import moneys
 from governance.forecast import Forecast
-from hansa.output import moneys
 
 ROWS_MAX = 24
 WIDTH_MIN, WIDTH_MAX = 10, 60

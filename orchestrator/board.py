@@ -72,6 +72,7 @@ def round_view(run: RunState, found: RoundState, charter: Charter) -> RoundView:
         verdict=found.verdict,
         worth_ppm=found.worth_ppm,
         experts_ppm=found.experts_ppm,
+        tokens=sum(update.tokens for update in (*updates.values(), *late.values())),
         bytes_up=sum(update.payload_bytes for update in (*updates.values(), *late.values())),
         bytes_down=found.bytes_down,
         opened_ms=found.opened_ms,

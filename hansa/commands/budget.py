@@ -244,8 +244,8 @@ def convert(
     from dataclasses import asdict
     from datetime import datetime
 
+    from commons.written import money
     from hansa.budgets import convert as convert_time
-    from hansa.output import money
 
     done = convert_time(seat, key, device=device, hours=hours)
     text = (
@@ -280,8 +280,8 @@ def reverse(
     """
     from dataclasses import asdict
 
+    from commons.written import money
     from hansa.budgets import reverse as reverse_charge
-    from hansa.output import money
 
     done = reverse_charge(home, charge=charge, amount=amount, reason=reason.value, token=token)
     text = (

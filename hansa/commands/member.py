@@ -54,8 +54,9 @@ def list_(seat: Seat = SEAT, as_json: Json = False) -> None:
     Example:
       hansa member list --seat alder/seat
     """
+    from commons.written import money
     from hansa.chamber import Chamber
-    from hansa.output import money, table
+    from hansa.output import table
     from hansa.quoting import charter_in_force
 
     with Chamber.at(seat) as chamber:

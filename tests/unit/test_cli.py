@@ -15,8 +15,8 @@ from typer.testing import CliRunner, Result
 
 from commons import charter_file
 from commons.errors import StoreError
+from commons.written import money, size
 from hansa.cli import app
-from hansa.output import money, size
 
 ROOT = Path(__file__).parents[2]
 
