@@ -19,6 +19,7 @@ from commons.claims import CountersignNote
 from commons.errors import Code, Refusal
 from commons.log import Checkpoint
 from commons.motions import Pause
+from commons.names import ProposalId
 from commons.notes import Note, NoteError
 from commons.records import Record
 from commons.views import CharterView, JournalView, ProposalsView, ProposalView, View
@@ -29,6 +30,7 @@ from governance.bell import Bell
 from governance.budgets import budgets_view
 from governance.claims import disputes_view
 from governance.consortium import Consortium
+from governance.evidence import evidence_view, extension_view
 from governance.ledger import CLAIMS, decide_claim
 from governance.proof import Entry, Witnessed, chain_bundle, covering
 from governance.proposals import NOTES
@@ -70,6 +72,8 @@ class Chamber(ChamberServicer):
             "disputes": self._disputes,
             "proposals": self._proposals,
             "proposal": self._proposal,
+            "evidence": self._evidence,
+            "extension": self._extension,
             "journal": self._journal,
             "charter": self._charter,
             **more,
@@ -214,7 +218,7 @@ class Chamber(ChamberServicer):
     def _proposals(self, key: str) -> View:
         return ProposalsView(proposals=tuple(self._consortium.proposals.views(self._consortium.now_ms())))
 
-    def _proposal(self, key: str) -> View | Refusal:
+    def _proposal(self, key: str) -> ProposalView | Refusal:
         """By id, number or P-number; the latest one for an empty key."""
         views = self._consortium.proposals.views(self._consortium.now_ms())
         found: ProposalView | None = views[-1] if views and not key else None
@@ -222,6 +226,13 @@ class Chamber(ChamberServicer):
             if key in (view.id, str(view.number), f"P-{view.number:04d}"):
                 found = view
         return found or Refusal(Code.PROPOSAL_UNKNOWN, f"there is no proposal {key[:80]!r} in this journal")
+
+    def _evidence(self, key: str) -> View | Refusal:
+        found = self._proposal(key)
+        return found if isinstance(found, Refusal) else evidence_view(self._consortium, ProposalId(found.id))
+
+    def _extension(self, key: str) -> View | Refusal:
+        return extension_view(self._consortium, key)
 
     def _journal(self, key: str) -> View:
         journal = self._consortium.journal

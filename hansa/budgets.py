@@ -15,10 +15,10 @@ from commons.identity import read_file, write_file
 from commons.notes import NoteError, Signer
 from commons.views import BudgetsView, BudgetView, DisputesView, DisputeView
 from governance.forecast import Forecast, Free, Spent, by_round, forecast
+from governance.quoting import latest_run
 from governance.reversing import reversal_id, token_for
 from hansa.chamber import Chamber
 from hansa.hosting import operator_seat
-from hansa.quoting import latest_run
 from hansa.settings import read_hours, read_micro
 from hansa.voting import member_key
 

@@ -1,0 +1,64 @@
+"""What a vote is counted again from: its records with their proofs, and that the journal has only grown.
+
+Selects, never judges, as `governance.proof` does for sites.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from commons.errors import Code, Refusal
+from commons.log import Checkpoint, hash_text
+from commons.names import ProposalId
+from commons.notes import base64_text, parse
+from commons.vote_views import EVIDENCE_MAX, EntryView, EvidenceView, ExtensionView
+from governance.consortium import Consortium
+
+
+def evidence_view(consortium: Consortium, proposal: ProposalId) -> EvidenceView:
+    """Of a proposal that is in the journal."""
+    checkpoint = consortium.journal.checkpoint()
+    size = Checkpoint.read(parse(checkpoint)).size
+    every = [index for index in _records(consortium, proposal) if index < size]
+    return EvidenceView(
+        proposal=proposal,
+        checkpoint=checkpoint.decode(),
+        entries=tuple(_entries(consortium, every[:EVIDENCE_MAX], size)),
+        left_out=len(every[EVIDENCE_MAX:]),
+    )
+
+
+def extension_view(consortium: Consortium, key: str) -> ExtensionView | Refusal:
+    """From the first `key` records to all there are. Refused when there are fewer: then this journal is an older copy."""
+    checkpoint = consortium.journal.checkpoint()
+    size = Checkpoint.read(parse(checkpoint)).size
+    if not key.isascii() or not key.isdecimal() or len(key) > 15:
+        return Refusal(Code.REQUEST_INVALID, f"{key[:20]!r} is no number of records")
+    if int(key) > size:
+        return Refusal(
+            Code.LOG_FORKED,
+            f"the caller knows {key} records, this journal has {size}: it is an older copy; the operator restores the newest",
+        )
+    path = consortium.journal.consistency(int(key), size)
+    return ExtensionView(old=int(key), path=tuple(map(hash_text, path)), checkpoint=checkpoint.decode())
+
+
+def _records(consortium: Consortium, proposal: ProposalId) -> list[int]:
+    """Journal indexes: the proposal's own, the charter it opened under and the one it made, its voters' ballot keys."""
+    proposals, members = consortium.proposals, consortium.members
+    item = proposals.items[proposal]
+    opened_under = proposals.charters[proposals.bases[item.opening.charter]].version
+    charters = {opened_under, item.charter_version} - {None}
+    found = {*item.evidence, *(members.charter_at[version] for version in charters if version is not None)}
+    last = max(item.evidence)
+    voters = set(item.opening.electorate)
+    found |= {at for at, member in proposals.delegations if member in voters and at < last}
+    return sorted(found)
+
+
+def _entries(consortium: Consortium, indexes: Sequence[int], size: int) -> list[EntryView]:
+    journal = consortium.journal
+    return [
+        EntryView(index=i, leaf=base64_text(leaf), path=tuple(map(hash_text, journal.inclusion(i, size))))
+        for i, leaf in zip(indexes, journal.leaves(indexes), strict=True)
+    ]
