@@ -30,9 +30,9 @@ class EvidenceView(View):
 
 
 class ExtensionView(View):
-    """That the journal still begins with its first `old` records. Key: `old`."""
+    """That the journal's first `new` records begin with its first `old`. Key: ``old-new``."""
 
     old: int
+    new: int
     path: tuple[str, ...]
-    """Base64 hashes of the consistency proof from `old` to the checkpoint."""
-    checkpoint: str
+    """Base64 hashes of the consistency proof between the two (RFC 6962); who asks knows both roots."""

@@ -5,6 +5,7 @@ Selects, never judges, as `governance.proof` does for sites.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from commons.errors import Code, Refusal
@@ -29,18 +30,20 @@ def evidence_view(consortium: Consortium, proposal: ProposalId) -> EvidenceView:
 
 
 def extension_view(consortium: Consortium, key: str) -> ExtensionView | Refusal:
-    """From the first `key` records to all there are. Refused when there are fewer: then this journal is an older copy."""
-    checkpoint = consortium.journal.checkpoint()
-    size = Checkpoint.read(parse(checkpoint)).size
-    if not key.isascii() or not key.isdecimal() or len(key) > 15:
-        return Refusal(Code.REQUEST_INVALID, f"{key[:20]!r} is no number of records")
-    if int(key) > size:
+    """From the first records to more of them. Refused when there are not so many: then this journal is an older copy."""
+    asked = re.fullmatch(r"([0-9]{1,15})-([0-9]{1,15})", key, re.ASCII)
+    old, new = (int(part) for part in asked.groups()) if asked else (1, 0)
+    if old > new:
+        return Refusal(Code.REQUEST_INVALID, f"{key[:40]!r} is no pair of sizes, the smaller first")
+    if new > consortium.journal.size:
         return Refusal(
             Code.LOG_FORKED,
-            f"the caller knows {key} records, this journal has {size}: it is an older copy; the operator restores the newest",
+            f"the caller knows {new} records, this journal has {consortium.journal.size}: it is an older copy; the operator "
+            "restores the newest one",
         )
-    path = consortium.journal.consistency(int(key), size)
-    return ExtensionView(old=int(key), path=tuple(map(hash_text, path)), checkpoint=checkpoint.decode())
+    return ExtensionView(
+        old=old, new=new, path=tuple(map(hash_text, consortium.journal.consistency(old, new)))
+    )
 
 
 def _records(consortium: Consortium, proposal: ProposalId) -> list[int]:

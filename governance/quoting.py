@@ -46,6 +46,19 @@ def preview(seat: Seat, feature: str, parameters: Mapping[str, Any], effective_r
     return Preview(tuple(charter_file.diff(charter, after)), made)
 
 
+def preview_proposal(seat: Seat, view: ProposalView) -> Preview:
+    """The dry run of a proposal or, once it is law, what it changed. Raises Refused when it does not apply, or will not."""
+    if view.state in ENDED and view.state not in ("executed", "ranked"):
+        raise Refused(Refusal(Code.PROPOSAL_CLOSED, f"the proposal is {view.state} and changes nothing"))
+    if view.charter_version is None:
+        return preview(seat, view.feature, view.parameters, view.effective_round)
+    before, after = (
+        charter_in_force(seat, version) for version in (view.charter_version - 1, view.charter_version)
+    )
+    made = _quoted(seat, before, after, view.executed_round or 1)
+    return Preview(tuple(charter_file.diff(before, after)), made)
+
+
 def quote_change(
     seat: Seat, feature: str, parameters: Mapping[str, Any], *, effective_round: int = 1
 ) -> Quote:
@@ -56,14 +69,10 @@ def quote_change(
 
 def quote_proposal(seat: Seat, view: ProposalView) -> Quote:
     """What a proposal would cost, or, once it is law, what it changed. Raises Refused when it does not apply."""
-    if view.state in ENDED and view.state != "executed":
-        raise Refused(Refusal(Code.PROPOSAL_CLOSED, f"the proposal is {view.state} and changes nothing"))
-    if view.charter_version is None:
-        return quote_change(seat, view.feature, view.parameters, effective_round=view.effective_round)
-    before, after = (
-        charter_in_force(seat, version) for version in (view.charter_version - 1, view.charter_version)
-    )
-    return _quoted(seat, before, after, view.executed_round or 1)
+    made = preview_proposal(seat, view).quote
+    if made is None:
+        raise Refused(Refusal(Code.REQUEST_INVALID, f"{view.feature} changes no charter and costs nothing"))
+    return made
 
 
 def charter_in_force(seat: Seat, version: int | None = None) -> Charter:

@@ -8,6 +8,7 @@ A form stands outside of parts, else it would be lost while somebody fills it in
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -113,6 +114,7 @@ class Hall:
     def _shared(self, request: Request) -> Context:
         return {
             "page": None,
+            "now_ms": time.time_ns() // 1_000_000,
             "viewer": getattr(request.state, "viewer", None),
             "pages": [page for page in self.pages if page.listed],
             "consortium": self.office.consortium,

@@ -3,6 +3,13 @@
 from __future__ import annotations
 
 from governance.dashboard.page import Page
-from governance.dashboard.pages import overview
+from governance.dashboard.pages import overview, proposals, roadmap, voting
 
-PAGES: tuple[Page, ...] = (overview.PAGE,)
+PAGES: tuple[Page, ...] = (
+    overview.PAGE,
+    proposals.LIST,
+    voting.BALLOT,
+    proposals.ONE,
+    roadmap.PAGE,
+    voting.KEY,
+)

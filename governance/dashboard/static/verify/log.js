@@ -54,7 +54,7 @@ export async function openReceipt(receipt, verifier) {
   return { record: readRecord(leaf), index, checkpoint };
 }
 
-/** Check that `later` (a checkpoint) extends `earlier`, by base64 hashes. Throws NoteError or ProofError. */
+/** Check that a checkpoint extends an earlier one, by base64 hashes. Throws NoteError or ProofError. */
 export async function checkExtends(earlier, later, path) {
   const hashes = path.map((hash) => readHash(hash, "a hash of the proof"));
   await verifyConsistency(earlier.size, earlier.root, later.size, later.root, hashes);
