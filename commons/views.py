@@ -116,6 +116,8 @@ class ExpertView(View):
     """The last round that its site's update is in; 0: none yet."""
     tokens: int = 0
     """Given to it by the run's updates, summed over layers; of updates that were noised or masked nobody knows."""
+    routed: dict[str, int] = {}
+    """The same by the domain of the site whose text it was."""
 
 
 class ExpertsView(View):

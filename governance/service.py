@@ -26,6 +26,7 @@ from commons.views import CharterView, JournalView, ProposalsView, ProposalView,
 from commons.wire.channel import caller, refuse
 from commons.wire.v1 import consortium_pb2 as wire
 from commons.wire.v1.consortium_pb2_grpc import ChamberServicer
+from governance.archive import archive_readers
 from governance.bell import Bell
 from governance.budgets import budgets_view
 from governance.claims import disputes_view
@@ -39,6 +40,8 @@ from governance.statements.issuing import Statements
 WATCHERS_MAX = 64
 """Each watcher holds a thread of the server."""
 WATCH_PAUSE_S = 0.25
+LIVE = ("run", "now", "journal")
+"""Views that change without a record: as sites work, as witnesses cosign."""
 WITNESSES_WAIT_S = 2.0
 """How long an answer about the chain waits for cosignatures that are still on their way."""
 _CHAINS_WAITING_MAX = 32
@@ -64,7 +67,7 @@ class Chamber(ChamberServicer):
     ) -> None:
         self._consortium, self._pulse, self._stopping = consortium, pulse, stopping
         self._witnessed = witnessed
-        self._personal = statements.readers
+        self._personal = {**statements.readers, **archive_readers(consortium)}
         self._seats = threading.BoundedSemaphore(WATCHERS_MAX)
         self._waiting = threading.BoundedSemaphore(_CHAINS_WAITING_MAX)
         self._readers: dict[str, Reader] = {
@@ -144,19 +147,25 @@ class Chamber(ChamberServicer):
             context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, message)
         context.add_callback(self._pulse.ring)
         try:
-            shown = b""
+            shown, moment = b"", None
             while context.is_active() and not self._stopping.is_set():
-                strokes = self._pulse.strokes
-                view = self._view(request)
-                if isinstance(view, Refusal):
-                    refuse(context, view)
-                if view != shown:
-                    shown = view
-                    yield wire.ViewReply(json=view)
+                strokes, now = self._pulse.strokes, self._moment(request.view)
+                if now != moment:
+                    moment, view = now, self._view(request)
+                    if isinstance(view, Refusal):
+                        refuse(context, view)
+                    if view != shown:
+                        shown = view
+                        yield wire.ViewReply(json=view)
                     time.sleep(WATCH_PAUSE_S)
                 self._pulse.wait_beyond(strokes, _ALIVE_CHECK_S)
         finally:
             self._seats.release()
+
+    def _moment(self, view: str) -> tuple[int, int, int]:
+        """What is the same as before when a view cannot have changed: most follow from the journal and the time alone."""
+        stroke = self._pulse.strokes if view in LIVE else 0
+        return stroke, self._consortium.size, int(time.monotonic() / _ALIVE_CHECK_S)
 
     def Chain(self, request: wire.ChainRequest, context: grpc.ServicerContext) -> wire.ChainBundle:
         wanted = Wanted(request.have_size, request.known_version or 1, request.whole)

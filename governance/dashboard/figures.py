@@ -63,7 +63,7 @@ def tojson_plain(value: Any) -> str:
 def days(seconds: float) -> str:
     """A span that may be long: 93600 -> "1 d 2 h"."""
     rest = round(seconds)
-    parts = []
+    parts: list[str] = []
     for unit, name in ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s")):
         value, rest = divmod(rest, unit)
         if value or (unit == 1 and not parts):

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -34,11 +34,22 @@ Context = dict[str, Any]
 
 
 @dataclass(frozen=True)
+class Compared:
+    """What the consortium is measured against: held-out losses, nats per byte."""
+
+    alone: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """partner -> domain -> loss of a model that it trained by itself."""
+    central: Mapping[str, float] = field(default_factory=dict)
+    """domain -> loss of a model trained on all texts in one place."""
+
+
+@dataclass(frozen=True)
 class Settings:
     mlflow_url: str = ""
     """Of MLflow as browsers reach it; empty: pages link to none."""
     ray_url: str = ""
     """Of the Ray dashboard of one's own site."""
+    compared: Compared = Compared()
     streams_max: int = 256
     """Pages that may be open and live at the same time."""
 
@@ -78,6 +89,7 @@ class Hall:
         } | FILTERS
         self._templates.globals["static"] = self.static
         self._templates.globals["ui"] = self._templates.get_template("macros.html.j2").module
+        self._templates.globals["votes"] = self._templates.get_template("votes.html.j2").module
 
     @cached_property
     def version(self) -> str:

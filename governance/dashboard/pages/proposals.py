@@ -14,7 +14,7 @@ from starlette.routing import BaseRoute, Route
 
 from commons.course import ENDED
 from commons.errors import Refused
-from commons.views import CharterView, ProposalsView, ProposalView, View
+from commons.views import BudgetsView, CharterView, ProposalsView, ProposalView, View
 from commons.vote_views import EvidenceView
 from governance.dashboard.office import V
 from governance.dashboard.page import Context, Hall, Page
@@ -27,13 +27,14 @@ WAITING = ("queued", "vetoed", "succeeded")
 
 
 class FromFeed:
-    """A seat that answers from what open pages are shown already, and asks the coordinator only for what is not."""
+    """A seat that answers from what open pages are shown already, and asks the coordinator for the rest."""
 
     def __init__(self, hall: Hall) -> None:
         self._hall = hall
 
     def read(self, kind: type[V], key: str = "") -> V:
-        found = None if key else self._hall.feed.latest(kind)
+        followed = not key and kind in (CharterView, BudgetsView)
+        found = self._hall.feed.latest(kind) if followed else None
         return found if found is not None else self._hall.office.read(kind, key)
 
 
@@ -164,6 +165,7 @@ def one_context(hall: Hall, request: Request) -> Context:
         "turnout": p.for_weight + p.against_weight + p.abstain_weight,
         "total": sum(p.electorate.values()),
         "rules": rules(p),
+        "cast": {member: next((b for b in p.ballots if b.voter == member), None) for member in p.electorate},
         "timeline": timeline(p),
         "preview": None if isinstance(shown, str) else shown,
         "why_no_preview": shown if isinstance(shown, str) else "",

@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Sequence
 from typing import Any
+from urllib.parse import parse_qsl
 
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -22,6 +23,7 @@ from commons.errors import Code, Refusal, Refused
 from commons.log import hash_text
 from commons.motions import BallotKey
 from commons.notes import NOTE_BYTES_MAX, Note, NoteError, base64_text, parse
+from commons.roll_views import MembersView, MemberView
 from commons.views import ProposalView
 from commons.vote_views import ExtensionView
 from governance.casting import ballot_text
@@ -71,6 +73,15 @@ def key_context(hall: Hall, request: Request) -> Context:
     }
 
 
+def delegated(hall: Hall, member: str) -> MemberView:
+    """To which key the member has delegated its ballots, until when."""
+    members = hall.office.read(MembersView).members
+    found = next((m for m in members if m.member == member), None)
+    if found is None:
+        raise HTTPException(403, f"{member} is no member of {hall.office.consortium} any more.")
+    return found
+
+
 def hand_in_ballot(hall: Hall, viewer: Viewer, p: ProposalView, data: bytes) -> tuple[Ballot, Receipt]:
     """Raises Refused, with the chamber's code, for what is not the viewer's ballot on this proposal."""
     note = _note(data)
@@ -114,11 +125,14 @@ async def note_of(request: Request) -> bytes:
     size = request.headers.get("content-length", "")
     if not size.isdecimal() or int(size) > FORM_BYTES_MAX:
         raise HTTPException(413, f"A note has at most {NOTE_BYTES_MAX} bytes.")
+    body = await request.body()
     if not request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
-        return await request.body()
-    async with request.form(max_fields=4) as form:
-        written = form.get("note", "")
-    text = written.replace("\r\n", "\n") if isinstance(written, str) else ""
+        return body
+    try:
+        fields = dict(parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=4))
+    except ValueError:
+        raise HTTPException(400, "That form cannot be read; send it from this dashboard's page.") from None
+    text = fields.get("note", "").replace("\r\n", "\n")
     return (text if text.endswith("\n") else text + "\n").encode()
 
 

@@ -90,6 +90,9 @@ export async function hold(checkpoint, logKey, extension) {
   return before.size;
 }
 
+/** Take the next checkpoint of this log as the first. */
+export const forgetLog = (origin) => remove("logs", origin);
+
 /** Keep what proves that a ballot was taken. */
 export const keepReceipt = (proposal, receipt) => put("receipts", proposal, receipt);
 
