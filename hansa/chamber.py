@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import grpc
 from typing_extensions import Self
 
-from commons import charter_file, statement_proof, views
+from commons import charter_file, roll_views, run_views, statement_proof, views, vote_views
 from commons.chain import Wanted
 from commons.chain_file import ChainFile
 from commons.errors import Code, HansaError, Refused
@@ -28,13 +28,22 @@ from commons.wire.v1.consortium_pb2_grpc import ChamberStub, OperatorStub
 
 VIEWS: dict[str, type[views.View]] = {
     "run": views.RunView,
+    "now": run_views.NowView,
+    "rounds": run_views.RoundsView,
+    "curves": run_views.CurvesView,
     "experts": views.ExpertsView,
     "budgets": views.BudgetsView,
     "disputes": views.DisputesView,
     "proposals": views.ProposalsView,
     "proposal": views.ProposalView,
+    "evidence": vote_views.EvidenceView,
+    "extension": vote_views.ExtensionView,
     "journal": views.JournalView,
     "charter": views.CharterView,
+    "members": roll_views.MembersView,
+    "releases": roll_views.ReleasesView,
+    "records": roll_views.RecordsView,
+    "record": roll_views.RecordView,
     "statement": statement_proof.StatementView,
     "statement-lines": statement_proof.LinesView,
     "statement-proof": statement_proof.ProofView,

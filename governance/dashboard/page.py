@@ -8,8 +8,9 @@ A form stands outside of parts, else it would be lost while somebody fills it in
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -33,11 +34,22 @@ Context = dict[str, Any]
 
 
 @dataclass(frozen=True)
+class Compared:
+    """What the consortium is measured against: held-out losses, nats per byte."""
+
+    alone: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """partner -> domain -> loss of a model that it trained by itself."""
+    central: Mapping[str, float] = field(default_factory=dict)
+    """domain -> loss of a model trained on all texts in one place."""
+
+
+@dataclass(frozen=True)
 class Settings:
     mlflow_url: str = ""
     """Of MLflow as browsers reach it; empty: pages link to none."""
     ray_url: str = ""
     """Of the Ray dashboard of one's own site."""
+    compared: Compared = Compared()
     streams_max: int = 256
     """Pages that may be open and live at the same time."""
 
@@ -77,6 +89,7 @@ class Hall:
         } | FILTERS
         self._templates.globals["static"] = self.static
         self._templates.globals["ui"] = self._templates.get_template("macros.html.j2").module
+        self._templates.globals["votes"] = self._templates.get_template("votes.html.j2").module
 
     @cached_property
     def version(self) -> str:
@@ -113,6 +126,7 @@ class Hall:
     def _shared(self, request: Request) -> Context:
         return {
             "page": None,
+            "now_ms": time.time_ns() // 1_000_000,
             "viewer": getattr(request.state, "viewer", None),
             "pages": [page for page in self.pages if page.listed],
             "consortium": self.office.consortium,

@@ -4,68 +4,46 @@ from __future__ import annotations
 
 from starlette.requests import Request
 
-from commons import charter_file, notes
+from commons import notes
 from commons.charter import Charter
 from commons.log import Checkpoint
-from commons.views import (
-    BudgetsView,
-    BudgetView,
-    CharterView,
-    JournalView,
-    ProposalsView,
-    RoundView,
-    RunView,
-    SiteView,
-)
+from commons.run_views import CurvesView
+from commons.views import BudgetView, JournalView
 from commons.written import money
+from governance.dashboard.alerts import alerts
 from governance.dashboard.page import Context, Hall, Page
+from governance.dashboard.pages.scene import VIEWS, is_online, scene
 from governance.dashboard.svg import sparkline, stack
 
 OPEN = ("pending", "active", "paused")
 ROUNDS_DRAWN = 200
+BARS_MAX = 12
 
 
 def context(hall: Hall, request: Request) -> Context:
-    feed = hall.feed
-    run, journal = feed.latest(RunView), feed.latest(JournalView)
-    budgets, proposals = feed.latest(BudgetsView), feed.latest(ProposalsView)
-    charter = charter_in_force(hall)
-    sites = run.sites if run else ()
-    history = run.history if run else ()
+    now, curves = scene(hall), hall.feed.latest(CurvesView)
+    sites = now.run.sites if now.run else ()
+    online = [s for s in sites if is_online(s)]
+    losses = [point.loss for point in curves.points[-ROUNDS_DRAWN:]] if curves else []
+    budgets = now.budgets.budgets if now.budgets else ()
     return {
-        "run": run,
-        "charter": charter,
-        "journal": journal,
-        "witnessed": witnessed(journal, charter),
-        "closed": [r for r in history if r.closed_ms],
-        "losses": (losses := [mean_loss(r) for r in history[-ROUNDS_DRAWN:]]),
-        "chart": sparkline(losses, "Mean training loss, round by round"),
-        "loss": next((found for r in reversed(history) if (found := mean_loss(r)) is not None), None),
-        "tokens": sum(r.tokens for r in history),
+        "run": now.run,
+        "alerts": alerts(now),
+        "journal": now.journal,
+        "witnessed": witnessed(now.journal, now.charter),
+        "chart": sparkline(losses, "Mean training loss of the sites, round by round"),
+        "loss": next((found for found in reversed(losses) if found is not None), None),
         "speed": sum(s.tokens_per_s for s in sites),
-        "online": [s for s in sites if is_online(s)],
+        "online": online,
         "sites": sites,
-        "members": len(charter.members) if charter else 0,
-        "members_online": len({s.partner for s in sites if is_online(s)}),
-        "currency": budgets.currency if budgets else "",
-        "budgets": [_bar(b) for b in budgets.budgets] if budgets else [],
-        "totals": _totals(budgets.budgets if budgets else ()),
-        "votes": [p for p in proposals.proposals if p.state in OPEN] if proposals else [],
+        "members": len(now.charter.members) if now.charter else 0,
+        "members_online": len({s.partner for s in online}),
+        "currency": now.budgets.currency if now.budgets else "",
+        "budgets": [_bar(b) for b in budgets[:BARS_MAX]],
+        "more_budgets": len(budgets) - BARS_MAX,
+        "totals": {n: sum(getattr(b, f"{n}_micro") for b in budgets) for n in ("available", "held", "spent")},
+        "votes": [p for p in now.proposals.proposals if p.state in OPEN] if now.proposals else [],
     }
-
-
-def charter_in_force(hall: Hall) -> Charter | None:
-    view = hall.feed.latest(CharterView)
-    return charter_file.from_canonical(view.text.encode()) if view else None
-
-
-def is_online(site: SiteView) -> bool:
-    return site.state not in ("offline", "gone")
-
-
-def mean_loss(found: RoundView) -> float | None:
-    """Of the sites' training losses; None where nobody told one."""
-    return sum(found.losses.values()) / len(found.losses) if found.losses else None
 
 
 def witnessed(journal: JournalView | None, charter: Charter | None) -> Context:
@@ -84,20 +62,7 @@ def _bar(budget: BudgetView) -> Context:
         ("spent", budget.spent_micro),
     ]
     left, said = money(budget.available_micro), ", ".join(f"{name} {money(m)}" for name, m in parts)
-    return {"partner": budget.partner, "left": left, "bar": stack(parts, said)}
+    return {"partner": budget.partner, "left": left, "bar": stack(parts, f"{budget.partner}: {said}")}
 
 
-def _totals(budgets: tuple[BudgetView, ...]) -> dict[str, int]:
-    return {
-        name: sum(getattr(b, f"{name}_micro") for b in budgets)
-        for name in ("available", "held", "spent", "later")
-    }
-
-
-PAGE = Page(
-    "/",
-    "Overview",
-    "overview.html.j2",
-    context,
-    (RunView, JournalView, BudgetsView, ProposalsView, CharterView),
-)
+PAGE = Page("/", "Overview", "overview.html.j2", context, (*VIEWS, CurvesView))
