@@ -258,6 +258,7 @@ class BallotView(View):
     voter: str
     choice: str
     index: int
+    at_ms: int = 0
 
 
 class MotionView(View):
@@ -265,6 +266,7 @@ class MotionView(View):
     motion: str
     reason: str
     at_ms: int
+    index: int = 0
 
 
 class ProposalView(View):
@@ -281,9 +283,15 @@ class ProposalView(View):
     effective_round: int
     type: str = "feature.enable"
     """Which of the charter's rules it is voted by."""
+    index: int = 0
+    """Its journal record; its opening is the next one."""
+    decided_ms: int | None = None
+    outcome_index: int | None = None
     eta_ms: int | None = None
     """When it may be carried out at the earliest; None: it has not succeeded."""
     executed_round: int | None = None
+    executed_ms: int | None = None
+    execution_index: int | None = None
     charter_version: int | None = None
     patch: tuple[dict[str, object], ...] = ()
     electorate: dict[str, int] = {}

@@ -16,10 +16,10 @@ from commons.notes import NoteError, Signer
 from commons.views import BudgetsView, BudgetView, DisputesView, DisputeView
 from governance.burndown import forecast_of
 from governance.forecast import Forecast
+from governance.quoting import latest_run
 from governance.reversing import reversal_id, token_for
 from hansa.chamber import Chamber
 from hansa.hosting import operator_seat
-from hansa.quoting import latest_run
 from hansa.settings import read_hours, read_micro
 from hansa.voting import member_key
 

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import grpc
 from typing_extensions import Self
 
-from commons import charter_file, roll_views, run_views, statement_proof, views
+from commons import charter_file, roll_views, run_views, statement_proof, views, vote_views
 from commons.chain import Wanted
 from commons.chain_file import ChainFile
 from commons.errors import Code, HansaError, Refused
@@ -36,6 +36,8 @@ VIEWS: dict[str, type[views.View]] = {
     "disputes": views.DisputesView,
     "proposals": views.ProposalsView,
     "proposal": views.ProposalView,
+    "evidence": vote_views.EvidenceView,
+    "extension": vote_views.ExtensionView,
     "journal": views.JournalView,
     "charter": views.CharterView,
     "members": roll_views.MembersView,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import datetime, timezone
 from typing import Any
 
@@ -59,6 +60,11 @@ def when(at_ms: int | None) -> Markup | str:
     )
 
 
+def tojson_plain(value: Any) -> str:
+    """A value of the charter as its JSON, for reading."""
+    return json.dumps(value, ensure_ascii=False)
+
+
 def days(seconds: float) -> str:
     """A span that may be long: 93600 -> "1 d 2 h"."""
     rest = round(seconds)
@@ -71,6 +77,7 @@ def days(seconds: float) -> str:
 
 
 FILTERS: dict[str, Any] = {
+    "tojson_plain": tojson_plain,
     "count": count,
     "short_count": short_count,
     "loss": loss,

@@ -8,6 +8,7 @@ A form stands outside of parts, else it would be lost while somebody fills it in
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -88,6 +89,7 @@ class Hall:
         } | FILTERS
         self._templates.globals["static"] = self.static
         self._templates.globals["ui"] = self._templates.get_template("macros.html.j2").module
+        self._templates.globals["votes"] = self._templates.get_template("votes.html.j2").module
 
     @cached_property
     def version(self) -> str:
@@ -126,6 +128,7 @@ class Hall:
         return {
             "page": None,
             "live": False,
+            "now_ms": time.time_ns() // 1_000_000,
             "viewer": getattr(request.state, "viewer", None),
             "pages": [page for page in self.pages if page.listed],
             "consortium": self.office.consortium,

@@ -23,8 +23,11 @@ def sparkline(values: Sequence[float | None], title: str, width: int = 240, heig
     ).format(width, height, title, line, x, y)
 
 
-def stack(parts: Sequence[tuple[str, int]], title: str, *, total: int = 0) -> Markup:
-    """A bar of (class, amount) side by side; `total`: what the whole width is, at least their sum."""
+def stack(
+    parts: Sequence[tuple[str, int]], title: str, *, total: int = 0, mark: float | None = None
+) -> Markup:
+    """A bar of (class, amount) side by side; `total`: what the whole width is, at least their sum. `mark`: an amount at
+    which a line stands."""
     whole = max(total, sum(amount for _, amount in parts)) or 1
     rects, at = [], 0.0
     for name, amount in parts:
@@ -33,6 +36,10 @@ def stack(parts: Sequence[tuple[str, int]], title: str, *, total: int = 0) -> Ma
             Markup('<rect class="{}" x="{:.3f}" y="0" width="{:.3f}" height="8"/>').format(name, at, width)
         )
         at += width
+    if mark is not None:
+        rects.append(
+            Markup('<rect class="mark" x="{:.3f}" y="0" width="0.6" height="8"/>').format(100 * mark / whole)
+        )
     return Markup(
         '<svg class="stack" viewBox="0 0 100 8" preserveAspectRatio="none" role="img" aria-label="{}">{}</svg>'
     ).format(title, Markup("").join(rects))

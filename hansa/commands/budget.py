@@ -131,11 +131,11 @@ def quote(
     from dataclasses import asdict
 
     from commons.errors import ConfigError
+    from governance.quoting import quote_change, quote_proposal
     from hansa.chamber import Chamber
-    from hansa.quoting import currency_of, quote_change, quote_proposal
     from hansa.settings import read_settings, split_settings
     from hansa.statements import quote_text
-    from hansa.voting import find_proposal
+    from hansa.voting import currency_of, find_proposal
 
     if bool(feature) == bool(proposal):
         raise ConfigError(["name what would change: --feature with its parameters, or --proposal"])

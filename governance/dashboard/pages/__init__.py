@@ -11,8 +11,11 @@ from governance.dashboard.pages import (
     learning,
     members,
     overview,
+    proposals,
     releases,
+    roadmap,
     rounds,
+    voting,
 )
 
 PAGES: tuple[Page, ...] = (
@@ -21,6 +24,11 @@ PAGES: tuple[Page, ...] = (
     experts.PAGE,
     learning.PAGE,
     budgets.PAGE,
+    proposals.LIST,
+    proposals.ONE,
+    roadmap.PAGE,
+    voting.BALLOT,
+    voting.KEY,
     members.PAGE,
     journal.PAGE,
     releases.PAGE,

@@ -1,5 +1,7 @@
 // Keeps an open page current: parts that changed come as server-sent events and take the place of the old ones.
 
+import { serverNow, span } from "./clock.js";
+
 const pulse = document.querySelector("[data-pulse]");
 
 function swap(parts) {
@@ -44,21 +46,10 @@ function say(text) {
 function tick() {
   for (const time of document.querySelectorAll("time[datetime]")) {
     const at = new Date(time.dateTime);
-    const seconds = Math.round((at - Date.now()) / 1000);
+    const seconds = Math.round((at - serverNow()) / 1000);
     if (!time.title) time.title = `${time.textContent} (${at.toLocaleString()} here)`;
     time.textContent = seconds > 0 ? `in ${span(seconds)}` : `${span(-seconds)} ago`;
   }
-}
-
-function span(seconds) {
-  const units = [[86400, "d"], [3600, "h"], [60, "min"], [1, "s"]];
-  const at = units.findIndex(([size]) => seconds >= size);
-  if (at < 0) return "0 s";
-  const [size, name] = units[at];
-  const first = `${Math.floor(seconds / size)} ${name}`;
-  const next = units[at + 1];
-  const rest = next ? Math.floor((seconds % size) / next[0]) : 0;
-  return rest ? `${first} ${rest} ${next[1]}` : first;
 }
 
 tick();
