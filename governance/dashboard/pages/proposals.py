@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
@@ -44,11 +43,16 @@ def all_proposals(hall: Hall) -> tuple[ProposalView, ...]:
 
 
 def find(hall: Hall, which: str) -> ProposalView:
-    """By number, P-number or id. Raises HTTPException 404."""
+    """By number, P-number or id, as open pages are shown it. Raises Refused when there is none."""
     for p in all_proposals(hall):
         if which in (str(p.number), f"P-{p.number:04d}", p.id):
             return p
-    raise HTTPException(404, f"There is no proposal {which[:80]!r}; the list has all there are.")
+    return ask(hall, which)
+
+
+def ask(hall: Hall, which: str) -> ProposalView:
+    """The same as the coordinator has it this moment: for what is about to be signed or handed in."""
+    return hall.office.read(ProposalView, which)
 
 
 def list_context(hall: Hall, request: Request) -> Context:
