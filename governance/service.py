@@ -14,6 +14,7 @@ import grpc
 from commons import charter_file, notes
 from commons.anchors import Anchor, Shown, entries_digest
 from commons.ballots import kind
+from commons.certificates import Subject
 from commons.chain import Wanted
 from commons.claims import CountersignNote
 from commons.errors import Code, Refusal
@@ -22,12 +23,13 @@ from commons.motions import Pause
 from commons.names import ProposalId
 from commons.notes import Note, NoteError
 from commons.records import Record
-from commons.views import CharterView, JournalView, ProposalsView, ProposalView, View
+from commons.views import BudgetsView, CharterView, JournalView, ProposalsView, ProposalView, View
 from commons.wire.channel import caller, refuse
 from commons.wire.v1 import consortium_pb2 as wire
 from commons.wire.v1.consortium_pb2_grpc import ChamberServicer
 from governance.archive import archive_readers
 from governance.bell import Bell
+from governance.bills import own_part
 from governance.budgets import budgets_view
 from governance.claims import disputes_view
 from governance.consortium import Consortium
@@ -136,7 +138,7 @@ class Chamber(ChamberServicer):
             found = personal(caller(context), request.key)
             view = found if isinstance(found, Refusal) else _json(found)
         else:
-            view = self._view(request)
+            view = self._view(request, caller(context))
         if isinstance(view, Refusal):
             refuse(context, view)
         return wire.ViewReply(json=view)
@@ -147,11 +149,11 @@ class Chamber(ChamberServicer):
             context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, message)
         context.add_callback(self._pulse.ring)
         try:
-            shown, moment = b"", None
+            who, shown, moment = caller(context), b"", None
             while context.is_active() and not self._stopping.is_set():
                 strokes, now = self._pulse.strokes, self._moment(request.view)
                 if now != moment:
-                    moment, view = now, self._view(request)
+                    moment, view = now, self._view(request, who)
                     if isinstance(view, Refusal):
                         refuse(context, view)
                     if view != shown:
@@ -204,7 +206,7 @@ class Chamber(ChamberServicer):
         finally:
             self._waiting.release()
 
-    def _view(self, request: wire.ReadRequest) -> bytes | Refusal:
+    def _view(self, request: wire.ReadRequest, who: Subject) -> bytes | Refusal:
         reader = self._readers.get(request.view)
         if request.view in self._personal:
             return Refusal(Code.REQUEST_INVALID, f"the view {request.view!r} is read, not watched")
@@ -213,6 +215,8 @@ class Chamber(ChamberServicer):
             return Refusal(Code.REQUEST_INVALID, f"there is no view {request.view[:40]!r}; there are {known}")
         with self._consortium.lock:
             view = reader(request.key)
+            if isinstance(view, BudgetsView):
+                view = own_part(view, who, self._consortium.charter)
         return view if isinstance(view, Refusal) else _json(view)
 
     def _budgets(self, key: str) -> View:

@@ -7,21 +7,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import uvicorn
-from starlette.middleware import Middleware
-from starlette.routing import BaseRoute
-from starlette.types import ASGIApp, Receive, Scope, Send
 
+from commons import charter_file
 from commons.certificates import Subject
 from commons.errors import HansaError
+from commons.views import CharterView
 from governance.dashboard.app import dashboard
+from governance.dashboard.door import DoorFile, Origin, load, open_door
+from governance.dashboard.door.serving import config
 from governance.dashboard.office import Receipt, V
 from governance.dashboard.page import Settings
-from governance.dashboard.viewer import Role, Viewer
 from hansa.chamber import Chamber
 from hansa.hosting import log_to_stderr
 from hansa.output import line
 
-CONNECTIONS_MAX = 512
 STALLED_MS = 60_000
 """A connection whose other end takes nothing for so long is closed by the system."""
 
@@ -53,50 +52,47 @@ class ChamberOffice:
     def submit(self, note: bytes) -> Receipt:
         return Receipt(*self._chamber.submit_proven(note))
 
-
-class OpenDoor:
-    """Whoever reaches the port is the seat's holder."""
-
-    def __init__(self, subject: Subject) -> None:
-        self._viewer = Viewer(str(subject), subject.partner or None, frozenset(Role))
-
-    def routes(self) -> list[BaseRoute]:
-        return []
-
-    def middleware(self) -> list[Middleware]:
-        return [Middleware(_Enter, viewer=self._viewer)]
+    def members(self) -> frozenset[str]:
+        """Of the charter in force. Raises HansaError."""
+        charter = charter_file.from_canonical(self.read(CharterView).text.encode())
+        return frozenset(member.name for member in charter.members)
 
 
-class _Enter:
-    def __init__(self, app: ASGIApp, viewer: Viewer) -> None:
-        self._app, self._viewer = app, viewer
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        scope.setdefault("state", {})["viewer"] = self._viewer
-        await self._app(scope, receive, send)
-
-
-def serve(folder: Path, listen: str, *, mlflow_url: str, ray_url: str, as_json: bool) -> None:
-    """Until SIGINT or SIGTERM. Raises HansaError when there is no seat or the port cannot be had."""
+def serve(
+    folder: Path, listen: str, *, door: Path | None, mlflow_url: str, ray_url: str, as_json: bool
+) -> None:
+    """Until SIGINT or SIGTERM. Raises HansaError when there is no seat, or the door file or the port cannot be used."""
     log_to_stderr()
+    file = load(door) if door else DoorFile(way="link")
     with Chamber.at(folder) as chamber, _listening(listen) as listening:
+        seat, office = chamber.seat, ChamberOffice(chamber)
         host, port = listening.getsockname()[:2]
-        url = f"http://{host}:{port}/"
-        app = dashboard(
-            ChamberOffice(chamber),
-            OpenDoor(chamber.seat.subject),
-            Settings(mlflow_url=mlflow_url, ray_url=ray_url),
-        )
-        config = uvicorn.Config(
-            app, log_config=None, access_log=False, server_header=False, limit_concurrency=CONNECTIONS_MAX,
-            timeout_graceful_shutdown=1,
-        )  # fmt: skip
+        origin = Origin.of(host, port, file)
+        links = _Links(as_json)
+        entrance = open_door(file, seat, origin, office.members, links.tell)
+        app = dashboard(office, entrance, Settings(mlflow_url=mlflow_url, ray_url=ray_url))
+        first = links.first or str(origin)
         if as_json:
-            line({"state": "ready", "url": url, "seat": str(folder), "subject": str(chamber.seat.subject)})
+            line({"state": "ready", "url": first, "seat": str(folder), "subject": str(seat.subject)})
         else:
-            print(f"The dashboard of {chamber.seat.consortium}, as {chamber.seat.subject}: {url}")
+            print(f"The dashboard of {seat.consortium}, as {seat.subject}: {first}")
             print("Ctrl-C stops it.", flush=True)
-        uvicorn.Server(config).run(sockets=[listening])
+        uvicorn.Server(config(app, file, seat.folder / "ca.crt")).run(sockets=[listening])
+
+
+class _Links:
+    """The links that sign in: the first one is part of what is said at the start, each later one is a line of its own."""
+
+    def __init__(self, as_json: bool) -> None:
+        self.first, self._as_json = "", as_json
+
+    def tell(self, link: str) -> None:
+        if not self.first:
+            self.first = link
+        elif self._as_json:
+            line({"state": "signed in", "url": link})
+        else:
+            print(f"Somebody signed in with the last link. The next one: {link}", flush=True)
 
 
 def _listening(listen: str) -> socket.socket:

@@ -135,14 +135,14 @@ def _explained(hall: Hall) -> Callable[[Request, Exception], Awaitable[Response]
                     500,
                     "The dashboard made a mistake; the reason is in its log. Please report it.",
                 )
+        headers = {**HEADERS, "cache-control": "no-store", **(getattr(error, "headers", None) or {})}
         accepts = request.headers.get("accept", "*/*")
         if "text/html" not in accepts and "*/*" not in accepts:
-            return Response(what, status, HEADERS, media_type="text/plain")
-        headers = getattr(error, "headers", None)
+            return Response(what, status, headers, media_type="text/plain")
         page = hall.render(
             request, "error.html.j2", status=status, code=status, what=what[:1].upper() + what[1:]
         )
-        page.headers.update({**HEADERS, **(headers or {})})
+        page.headers.update(headers)
         return page
 
     return explain
