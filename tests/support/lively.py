@@ -128,20 +128,20 @@ class Lively(Bank):
         reply = self.office.chamber.Read(wire.ReadRequest(view="proposal", key=wish.id))
         return ProposalView.model_validate_json(reply.json)
 
-    def dispute(self) -> None:
+    def dispute(self, why: str) -> None:
         note = DisputeNote(
             consortium=NAME, partner="birch", transfer="settle/run-1/1/birch", amount_micro=5000,
-            reason="hardware_fault", why="Two devices had failed & were charged all the same.",
+            reason="hardware_fault", why=why,
         )  # fmt: skip
         self.submit(signer("birch").sign(note.text))
 
-    def live_through(self) -> None:
+    def live_through(self, why: str = "Two devices had failed & were charged all the same.") -> None:
         """A run from its first round to its end, with votes before, beside and after."""
         self.enact("grant", name="spring", member="birch", amount=2_000_000)
         self.work()
         self.start_run()
         self.office.wait(over, 120)
-        self.dispute()
+        self.dispute(why)
         active = self.propose_as(
             "alder", "Half the bytes for experts", "grant", name="summer", member="cedar", amount=10**6
         )
