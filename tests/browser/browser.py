@@ -143,7 +143,7 @@ class Browser:
     def complaints(self) -> list[str]:
         """Console messages and content that the policy refused, since the last time; what was forgiven is left out."""
         self._note_refusals()
-        said = [f"{entry['level']}: {entry['message']}" for entry in self.driver.get_log("browser")]
+        said = [f"{entry['level']}: {entry['message']}" for entry in self.driver.get_log("browser")]  # type: ignore[no-untyped-call]
         found = [*said, *self._refused]
         self._refused.clear()
         return [text for text in found if not any(pattern.search(text) for pattern in self._forgiven)]
