@@ -74,5 +74,6 @@ function log(checkpoint, before) {
 const notice = (text, kind) => element("p", { className: `notice ${kind}`, textContent: text });
 
 for (const place of document.querySelectorAll("[data-recount]")) offerRecount(place);
+document.addEventListener("part", tick);
 tick();
 setInterval(tick, 1000);
