@@ -24,7 +24,8 @@ from governance.dashboard.pages.scene import charter_in_force, charter_of, now_m
 from governance.dashboard.svg import stack
 from governance.dashboard.viewer import Role, Viewer, require, require_bill
 from governance.forecast import Forecast
-from governance.statements.bill import FORMATS, examine, fetch_bundle
+from governance.statements.bill import FORMATS, examine, fetch_bundle, read_statement
+from governance.statements.note_page import statement_page
 
 CHARGES_SHOWN = 100
 FILE_BYTES_MAX = 32 * 2**20
@@ -94,9 +95,9 @@ def _more(hall: Hall) -> Sequence[BaseRoute]:
     def bill(request: Request) -> HTMLResponse:
         bundle = _fetch(hall, request)
         checks = examine(bundle, _log(hall)).checks
-        page = FORMATS["note"](bundle)
+        page = statement_page(read_statement(bundle))
         return hall.render(
-            request, "statement.html.j2", page=PAGE, note=bundle.note, text=page, checks=checks, formats=SUFFIXES,
+            request, "statement.html.j2", page=PAGE, note=bundle.note, text=page, signed=bundle.statement, checks=checks, formats=SUFFIXES,
             countersigned=bundle.countersign is not None,
             earlier=bundle.opening is not None and bundle.note.closed != "yes",
         )  # fmt: skip
