@@ -76,6 +76,7 @@ def test_a_provider_of_another_site_says_who_one_is(browser: Browser, board: str
     browser.open(f"{board}/budgets/birch/current")
     assert "for its accountants" in browser.text and browser.inaccessible() == [], "a visitor keeps no books"
     browser.press("Sign out")
+    browser.until(lambda b: "You are signed out" in b.text)
     provider.person = {"sub": "Eve", "groups": ["strangers"]}
     browser.open(f"{board}/sign-in/oidc")
     assert "nothing here is granted to Eve" in browser.text
