@@ -81,10 +81,10 @@ def test_a_vote_from_the_sign_in_to_the_law(member: Browser, shown: Shown) -> No
     shown.vote(view, "against", "cedar")
     make_key(member, shown)
     member.press("Proposals")
-    member.until(lambda b: b.all(f"a[href='/proposals/{view.number}']"))
-    member.one(f"a[href='/proposals/{view.number}']").click()
+    member.click(f"a[href='/proposals/{view.number}']")
+    member.until(lambda b: b.path == f"/proposals/{view.number}")
     assert "/learning/inner_steps" in member.text and "EUR, at most" in member.text
-    member.one("input[value=for]").click()
+    member.click("input[value=for]")
     member.press("See the ballot")
     text = member.until(lambda b: b.all("#cast button") and b.one("#ballot-text").text)
     assert {f"proposal {view.id}", f"rules {view.rules}", "voter alder", "choice for"} <= set(
@@ -149,7 +149,7 @@ def test_a_roadmap_is_ordered_by_keyboard(member: Browser, shown: Shown) -> None
         assert member.driver.switch_to.active_element == up, "the focus goes with the candidate"
     assert "int4 is at place 1" in member.text
     member.one("button[aria-label='Leave out lean']").send_keys(" ")
-    member.one("form.roadmap button:not([type])").click()
+    member.click("form.roadmap button:not([type])")
     assert "choice rank int4 > fp8" in member.until(lambda b: b.one("#ballot-text").text)
 
 
