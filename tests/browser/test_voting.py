@@ -20,6 +20,8 @@ const real = Date; const ahead = 3_600_000;
 globalThis.Date = class extends real { constructor(...given) { super(...(given.length ? given : [real.now() + ahead])); }
   static now() { return real.now() + ahead; } };
 """
+CLICK = "const found = document.querySelector(arguments[0]); found?.click(); return Boolean(found);"
+"""Whole, as parts of a page that is live may be replaced between looking and clicking."""
 JUDGE = """
 const done = arguments[0];
 const base = new URL("/governance/dashboard/static/verify/", location.href);
@@ -81,8 +83,8 @@ def test_a_vote_from_the_sign_in_to_the_law(member: Browser, shown: Shown) -> No
     shown.vote(view, "against", "cedar")
     make_key(member, shown)
     member.press("Proposals")
-    member.until(lambda b: b.all(f"a[href='/proposals/{view.number}']"))
-    member.one(f"a[href='/proposals/{view.number}']").click()
+    member.until(lambda b: b.driver.execute_script(CLICK, f"a[href='/proposals/{view.number}']"))
+    member.until(lambda b: b.path == f"/proposals/{view.number}")
     assert "/learning/inner_steps" in member.text and "EUR, at most" in member.text
     member.one("input[value=for]").click()
     member.press("See the ballot")
@@ -151,6 +153,22 @@ def test_a_roadmap_is_ordered_by_keyboard(member: Browser, shown: Shown) -> None
     member.one("button[aria-label='Leave out lean']").send_keys(" ")
     member.one("form.roadmap button:not([type])").click()
     assert "choice rank int4 > fp8" in member.until(lambda b: b.one("#ballot-text").text)
+
+
+def test_votes_show_what_they_cost_while_they_are_given(member: Browser, shown: Shown) -> None:
+    view = shown.propose("roadmap", "How much of each?", candidates=["fp8", "int4"], credits=25)
+    member.open(f"{base(member)}/roadmap")
+    form = f"form[action='/proposals/{view.number}/ballot']"
+    fp8, int4 = member.until(lambda b: b.all(f"{form} input"))
+    fp8.send_keys("5")
+    int4.send_keys("1")
+    assert "26 of 25 credits are spent; 1 too many" in member.text
+    assert not member.one(f"{form} button").is_enabled()
+    fp8.clear()
+    fp8.send_keys("4")
+    assert "17 of 25 credits are spent; 8 are left" in member.text
+    member.one(f"{form} button").click()
+    assert "choice credits fp8 4, int4 1" in member.until(lambda b: b.one("#ballot-text").text)
 
 
 def make_key(member: Browser, shown: Shown) -> None:
