@@ -20,7 +20,7 @@ from governance.statements import reading
 from governance.statements.statement import Statement
 from hansa.chamber import Chamber
 from hansa.journals import log_key, seat_key
-from hansa.voting import member_key
+from hansa.signing import member_key
 
 PRICED = "each charge is no more than its rate card says"
 

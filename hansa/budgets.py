@@ -20,7 +20,7 @@ from hansa.chamber import Chamber
 from hansa.hosting import operator_seat
 from hansa.quoting import latest_run
 from hansa.settings import read_hours, read_micro
-from hansa.voting import member_key
+from hansa.signing import member_key
 
 ALL = "all"
 _NONCE = re.compile(rb"[0-9a-f]{32}")

@@ -17,11 +17,17 @@ from hansa.chamber import Chamber
 
 
 def quote_change(
-    chamber: Chamber, feature: str, parameters: Mapping[str, Any], *, effective_round: int = 1
+    chamber: Chamber,
+    feature: str,
+    parameters: Mapping[str, Any],
+    *,
+    effective_round: int = 1,
+    pledged: Mapping[str, int] | None = None,
 ) -> Quote:
     """What a feature would cost on the charter in force. Raises Refused when it does not apply to it."""
     charter = charter_in_force(chamber)
-    return _quoted(chamber, charter, features.apply(charter, feature, parameters), effective_round)
+    after = features.apply(charter, feature, parameters)
+    return _quoted(chamber, charter, after, effective_round, pledged)
 
 
 def quote_proposal(chamber: Chamber, view: ProposalView) -> Quote:
@@ -29,7 +35,13 @@ def quote_proposal(chamber: Chamber, view: ProposalView) -> Quote:
     if view.state in ENDED and view.state != "executed":
         raise Refused(Refusal(Code.PROPOSAL_CLOSED, f"the proposal is {view.state} and changes nothing"))
     if view.charter_version is None:
-        return quote_change(chamber, view.feature, view.parameters, effective_round=view.effective_round)
+        pledged: dict[str, int] = {}
+        for pledge in view.pledges:
+            if pledge.state == "held":
+                pledged[pledge.to] = pledged.get(pledge.to, 0) + pledge.amount_micro
+        return quote_change(
+            chamber, view.feature, view.parameters, effective_round=view.effective_round, pledged=pledged
+        )
     before, after = (
         charter_in_force(chamber, version) for version in (view.charter_version - 1, view.charter_version)
     )
@@ -42,7 +54,13 @@ def charter_in_force(chamber: Chamber, version: int | None = None) -> Charter:
     return charter_file.from_canonical(view.text.encode())
 
 
-def _quoted(chamber: Chamber, before: Charter, after: Charter | Refusal, effective_round: int) -> Quote:
+def _quoted(
+    chamber: Chamber,
+    before: Charter,
+    after: Charter | Refusal,
+    effective_round: int,
+    pledged: Mapping[str, int] | None = None,
+) -> Quote:
     if isinstance(after, Refusal):
         raise Refused(after)
     run = latest_run(chamber)
@@ -56,6 +74,7 @@ def _quoted(chamber: Chamber, before: Charter, after: Charter | Refusal, effecti
         progress=progress,
         effective_round=effective_round,
         now_ms=time.time_ns() // 1_000_000,
+        pledged=pledged,
     )
     if isinstance(made, Refusal):
         raise Refused(made)

@@ -25,6 +25,7 @@ from commons.features.feature import Feature, Patch
 from commons.features.judging import JUDGING
 from commons.features.learning import LEARNING
 from commons.features.members import MEMBERS
+from commons.features.model import MODEL
 from commons.features.patching import PATCHING
 from commons.features.privacy import PRIVACY
 from commons.features.releasing import RELEASING
@@ -43,7 +44,7 @@ __all__ = [
 
 FAILED = "failed"
 """In the details of a refusal by `carry_out`: no path of the patch has moved, and yet it gives no charter any more."""
-_COURSE = (*LEARNING, *EXPERTS, *SITES, *ROUNDS, *PRIVACY, *JUDGING, *BOOKS)
+_COURSE = (*LEARNING, *MODEL, *EXPERTS, *SITES, *ROUNDS, *PRIVACY, *JUDGING, *BOOKS)
 _RULE = (*MEMBERS, *RULES, *RELEASING, *PATCHING, *COUNSEL)
 FEATURES: dict[str, Feature] = {feature.key: feature for feature in (*_COURSE, *_RULE)}
 """The registry. Adding one is a new release of the program, which each site installs by its own will."""

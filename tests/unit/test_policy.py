@@ -30,7 +30,7 @@ def under(**learning: Any) -> Charter:
     ],
 )
 def test_what_is_allowed_goes_on(policy: Policy, in_force: Charter, hold_micro: int) -> None:
-    assert forbids(policy, in_force, site="north", hold_micro=hold_micro) is None
+    assert forbids(policy, in_force, founding=charter(), site="north", hold_micro=hold_micro) is None
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_what_is_allowed_goes_on(policy: Policy, in_force: Charter, hold_micro: 
 def test_what_is_not_allowed_is_refused_and_the_operator_told_what_to_do(
     policy: Policy, in_force: Charter, hold_micro: int, names: str
 ) -> None:
-    refusal = forbids(policy, in_force, site="north", hold_micro=hold_micro)
+    refusal = forbids(policy, in_force, founding=charter(), site="north", hold_micro=hold_micro)
     assert refusal is not None
     assert refusal.code is Code.POLICY_FORBIDS
     assert names in refusal.message
