@@ -260,7 +260,8 @@ class VotesWalk(ShownVotes):
             if done.opening.proposal != ballot.proposal:
                 continue
             _, counted = done.tally.counted.get(ballot.voter, (None, -1))
-            if counted < index:
+            shown = self.records.get(index)
+            if counted < index or (shown is not None and shown.body != data):
                 self._fail(
                     f"{ballot.voter}'s ballot on P-{done.opening.number:04d} has a receipt (record {index}) but was "
                     f"not counted; {ballot.voter} shows the receipt to the other members"
