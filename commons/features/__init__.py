@@ -141,8 +141,6 @@ def apply(charter: Charter, feature: str | Feature, params: Mapping[str, Any]) -
         return Refusal(Code.CHARTER_INVALID, f"feature {entry.key} does not fit this charter: {error}")
     except ValidationError as error:
         return Refusal(Code.CHARTER_INVALID, f"feature {entry.key} gives an invalid charter: {_wrong(error)}")
-    except ValueError as error:
-        return Refusal(Code.CHARTER_INVALID, f"feature {entry.key} gives an invalid charter: {error}")
     switch = ("/version", f"/features/{entry.key}")
     touched = [pointer for pointer, _, _ in diff(charter, changed) if pointer not in switch]
     outside = [pointer for pointer in touched if not any(_below(pointer, path) for path in entry.paths)]
