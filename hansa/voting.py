@@ -22,7 +22,7 @@ from commons.errors import ConfigError, HansaError, Refusal, Refused
 from commons.features.patching import patch_parameters
 from commons.motions import BallotKey, Motion, Pause
 from commons.names import Digest, ProposalId
-from commons.notes import NOTE_BYTES_MAX, Signer, Verifier, digest, parse
+from commons.notes import NOTE_BYTES_MAX, NoteError, Signer, Verifier, digest, parse
 from commons.pledging import Pledge
 from commons.views import CharterView, ProposalsView, ProposalView
 from governance.quotes import Quote
@@ -140,9 +140,13 @@ def open_proposal(
 ) -> ProposalView | str:
     """`hansa proposal open`: the proposal, or the text to sign. `before_signing` is given what it changes and costs."""
     if signing.submit is not None:
-        said = Proposal.from_note(parse(read_note(signing.submit)))
+        data = read_note(signing.submit)
+        try:
+            said = Proposal.from_note(parse(data))
+        except NoteError as error:
+            raise ConfigError([f"{signing.submit}: {error}"]) from None
         before_signing(preview(chamber, said.feature, said.parameters, said.effective_round))
-        chamber.submit(read_note(signing.submit))
+        chamber.submit(data)
         return chamber.read(ProposalView, said.id)
     currency = currency_of(chamber)
     parameters = read_settings(wish.feature, wish.settings, currency)
