@@ -87,6 +87,8 @@ class Members:
             "inner-steps": lambda: {"steps": dice.randrange(1, 4)},
             "strategy": lambda: dice.choice(_STRATEGIES),
             "balancing": lambda: {"rate": dice.choice((0.0, 0.01))},
+            "top-k": lambda: {"experts": dice.randrange(1, 4)},
+            "context-length": lambda: {"tokens": dice.choice((16, 24))},
             "merge": lambda: {"merge": dice.choice(("mean", "radial"))},
             "fragments": lambda: {"fragments": dice.randrange(1, 4)},
             "uplink-codec": lambda: {"trunk": dice.choice(("fp32", "int8")), "expert": "fp32"},
