@@ -199,6 +199,7 @@ def one_context(hall: Hall, request: Request) -> Context:
         "why_no_preview": shown if isinstance(shown, str) else "",
         "why_not": why_not(p, viewer),
         "own": own_ballot(p, viewer),
+        "currency": budgets.currency if (budgets := hall.feed.latest(BudgetsView)) else "",
         "log_key": hall.office.log_key,
     }
 
