@@ -27,9 +27,21 @@ _ROUNDS = frozenset(
         Kind.FINISH,
     }
 )
-_MONEY = frozenset({Kind.CHARTER, Kind.TRANSFER, Kind.PERIOD, Kind.DISPUTE, Kind.RULING, Kind.CONVERT})
+_MONEY = frozenset(
+    {Kind.CHARTER, Kind.TRANSFER, Kind.PERIOD, Kind.DISPUTE, Kind.RULING, Kind.CONVERT, Kind.PLEDGE}
+)
 _VOTES = frozenset(
-    {Kind.CHARTER, Kind.PROPOSAL, Kind.OPENING, Kind.BALLOT, Kind.MOTION, Kind.OUTCOME, Kind.EXECUTION}
+    {
+        Kind.CHARTER,
+        Kind.PROPOSAL,
+        Kind.OPENING,
+        Kind.BALLOT,
+        Kind.MOTION,
+        Kind.OUTCOME,
+        Kind.EXECUTION,
+        Kind.PLEDGE,
+        Kind.LODGED,
+    }
 )
 FOLLOWS: Mapping[str, frozenset[Kind]] = {
     "budgets": _MONEY,

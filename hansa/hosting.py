@@ -139,6 +139,18 @@ def verify_as_site(file: Path) -> dict[str, Any]:
     }
 
 
+def lodge_here(ballot: Path, file: Path, out: Path) -> dict[str, Any]:
+    """`hansa site lodge`: keep a ballot at this site; `out` gets the ballot with the site's word."""
+    from commons.identity import write_file
+    from hansa.signing import read_note
+    from workers.site import lodge_at_site
+    from workers.site_file import load
+
+    lodged, said = lodge_at_site(load(file), read_note(ballot))
+    write_file(out, lodged.dump())
+    return {"ballot": lodged.digest, "voter": lodged.ballot.voter, "file": str(out), "coordinator": said}
+
+
 def run_site_here(file: Path, *, as_json: bool) -> int:
     """`hansa site start`: until SIGINT or SIGTERM. The site's log goes to stderr."""
     from workers.site import run_site

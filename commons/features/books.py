@@ -64,6 +64,7 @@ BOOKS = (
         lambda _, grant: [appended("/grants", _whole(grant))],
         type="budget.grant",
         switch=False,
+        undone_by="nothing: what was granted is the member's; a grant may expire",
     ),
     Feature(
         "rates",
@@ -89,6 +90,7 @@ BOOKS = (
         ("/rulings",),
         lambda _, ruling: [appended("/rulings", _whole(ruling))],
         switch=False,
+        undone_by="nothing: a dispute ends once",
     ),
     Feature(
         "sponsor", "Let another member pay for a site", Sponsor, ("/sites/*/payer",), _sponsor, switch=False

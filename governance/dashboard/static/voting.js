@@ -46,6 +46,8 @@ async function cast(shown, key) {
 
 /** That the record is the note, in the log this browser knows. Throws what does not hold. */
 async function checkReceipt(receipt, logKey, note) {
+  const why = await unable();
+  if (why) throw new Error(why);
   const log = await Verifier.fromVkey(logKey);
   const { record, index, checkpoint } = await openReceipt(receipt, log);
   if (note && !equal(record.body, note)) throw new Error("The receipt is for another note. Keep yours, and tell the other members.");
@@ -103,7 +105,7 @@ function described(verifier, place) {
     element("p", { className: "notice warn", textContent: `It signs nothing yet: ${member} has to delegate its ballots to it, with its own key. Either so, with a seat:` }),
     element("pre", { className: "wrap", tabIndex: 0, textContent: `echo '${vkey}' > ${file}\nhansa member ballot-key ${file} --days ${days}\n` }),
     element("p", {}, "or by signing this text (", code("hansa key sign delegation.txt"), ") and handing in the note beside:"),
-    element("pre", { id: "delegation-text", className: "wrap", tabIndex: 0, textContent: text }),
+    element("pre", { id: "delegation-text", className: "exact", tabIndex: 0, textContent: text }),
     forget,
   ];
 }
