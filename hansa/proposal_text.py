@@ -8,7 +8,8 @@ from datetime import datetime, timezone
 from typing import Any
 
 from commons.views import ProposalView
-from hansa.output import money, table
+from commons.written import money
+from hansa.output import table
 
 Change = tuple[str, Any, Any]
 """(JSON pointer, old value, new value)"""

@@ -13,9 +13,10 @@ from hansa.output import answer
 
 if TYPE_CHECKING:
     from commons.views import ProposalView
+    from governance.quoting import Preview
     from hansa.chamber import Chamber
     from hansa.signing import Signing
-    from hansa.voting import MotionName, Preview, Wish
+    from hansa.voting import MotionName, Wish
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -183,13 +184,15 @@ def vote(
       hansa proposal vote 1 for --print-note > ballot.txt   (then, elsewhere: hansa key sign ballot.txt --key birch.key)
       hansa proposal vote 1 for --submit ballot.note
     """
+    from governance.casting import ballot_text
     from hansa.signing import Signing
-    from hansa.voting import ballot_text
 
     _say_on(
         Signing(seat, key, print_note, submit),
         proposal,
-        lambda chamber, member, view: ballot_text(chamber, member, view, choice, reason=reason),
+        lambda chamber, member, view: ballot_text(
+            chamber.seat.consortium, member, view, choice, reason=reason
+        ),
         lambda view: f"Your ballot on P-{view.number:04d} counts: {choice}. It is {view.state}.",
         as_json=as_json,
     )
@@ -215,7 +218,7 @@ def pledge(
     Example:
       hansa proposal pledge 3 5EUR --to birch --seat alder/seat
     """
-    from hansa.output import money
+    from commons.written import money
     from hansa.signing import Signing
     from hansa.voting import pledge_text
 
@@ -242,10 +245,10 @@ def show(proposal: Which, seat: Seat = SEAT, as_json: Json = False) -> None:
     from dataclasses import asdict
 
     from commons.errors import Refused
+    from governance.quoting import quote_proposal
     from hansa.chamber import Chamber
     from hansa.output import plain
     from hansa.proposal_text import proposal_text
-    from hansa.quoting import quote_proposal
     from hansa.statements import quote_text
     from hansa.voting import find_proposal
 
