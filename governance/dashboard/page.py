@@ -110,8 +110,9 @@ class Hall:
         return HTMLResponse(html, status)
 
     def show(self, page: Page, request: Request) -> HTMLResponse:
-        live = bool(page.views)
-        return self.render(request, page.template, page=page, live=live, **page.context(self, request))
+        return self.render(
+            request, page.template, page=page, live=bool(page.views), **page.context(self, request)
+        )
 
     def parts(self, page: Page, request: Request) -> dict[str, str]:
         """Name -> HTML of every part of a page as it is now. A part knows no CSRF token: it has no form."""
