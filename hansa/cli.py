@@ -24,6 +24,7 @@ from hansa.commands import (
     journal,
     key,
     member,
+    mirror,
     proposal,
     release,
     run,
@@ -94,6 +95,7 @@ app.add_typer(expert.app, name="expert")
 app.command("vote")(proposal.vote_on_all)
 app.add_typer(release.app, name="release")
 app.add_typer(journal.app, name="journal")
+app.add_typer(mirror.app, name="mirror")
 app.command("bench")(bench.bench)
 
 
