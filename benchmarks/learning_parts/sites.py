@@ -13,20 +13,27 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.learning_parts.bad import believed, spoilt, times_sent
-from benchmarks.learning_parts.combining import Array, State, exchanged, towards_nearest
+from benchmarks.learning_parts.combining import (
+    Array,
+    Sent,
+    State,
+    arrives,
+    exchanged,
+    sent_bytes,
+    towards_nearest,
+)
 from benchmarks.learning_parts.judged import Judge
 from benchmarks.learning_parts.plan import MIXED_OWN, Size, Variant
 from benchmarks.learning_parts.texts import Texts
-from commons.codec import decode, encode_with_feedback, encoded_bytes
 from commons.exchange import Exchange
 from commons.experts.map import ExpertMap, Kind, Slice
-from commons.learning import Codec, Learning, Outer
+from commons.learning import Learning, Outer
 from commons.names import SiteId
 from workers.data import Corpus, Source, spread_rows
 from workers.durable import read_arrays, read_facts, write_durably
 from workers.trainer import Trainer
 
-EVERYTHING = SiteId("everything")
+EVERYTHING, PUBLIC = SiteId("everything"), SiteId("public")
 PROBE_ROWS = 16
 """Of each domain."""
 
@@ -53,7 +60,7 @@ class Consortium:
         owners = list(self.texts) if variant.data == "apart" else list(texts.train)
         self.map = size.experts(owners, variant.experts)
         self.learning = _learning(variant, size, seed, pooled=len(texts.train))
-        self.rounds = self.learning.rounds
+        self.rounds = 0 if variant.trains == "nothing" else self.learning.rounds
         self.round = 0
         self.state: State = {n: np.asarray(a, np.float32) for n, a in start.items()}
         self.local: dict[str, State] = {s: dict(self.state) for s in self.texts}
@@ -162,7 +169,7 @@ class Consortium:
         )
         return list(found or ())
 
-    def _combine(self, parts: list[Slice], codec: Codec, outer: Outer, *, by: str) -> None:
+    def _combine(self, parts: list[Slice], codec: Sent, outer: Outer, *, by: str) -> None:
         counted = self.texts if by == "owner" else self.counted
         deltas = [self._sent(site, parts, codec, owner_only=by == "owner") for site in counted]
         routed = [self._routed[s] for s in self.texts] if by == "routed" else None
@@ -181,18 +188,17 @@ class Consortium:
             wanted = parts if self.variant.holds != "own" else self._held(parts, site)
             if by == "owner":
                 wanted = [p for p in wanted if self.map.owners[p.expert] != site]  # type: ignore[index]
-            self.moved.down += sum(encoded_bytes(codec, p.shape) for p in wanted)
+            self.moved.down += sum(sent_bytes(codec, p) for p in wanted)
 
-    def _sent(self, site: str, parts: list[Slice], codec: Codec, *, owner_only: bool) -> State:
+    def _sent(self, site: str, parts: list[Slice], codec: Sent, *, owner_only: bool) -> State:
         """What arrives of a site's deltas."""
         sent: State = {}
         for part in self._held(parts, site) if owner_only else parts:
             delta = self._delta(site, part)
-            self.moved.up += encoded_bytes(codec, part.shape)
+            self.moved.up += sent_bytes(codec, part)
             if codec != "fp32":
                 kept = self.residual[site]
-                data, kept[part.name] = encode_with_feedback(codec, delta, kept.get(part.name))
-                delta = decode(codec, data, part.shape)
+                delta, kept[part.name] = arrives(codec, delta, kept.get(part.name))
             sent[part.name] = delta
         return sent
 
@@ -272,6 +278,8 @@ def _texts(variant: Variant, texts: Texts) -> dict[str, tuple[str, Source]]:
     if variant.data == "pooled":
         return {EVERYTHING: ("all", texts.pooled())}
     found = _clean_texts(variant, texts)
+    if variant.public_site:
+        found[PUBLIC] = PUBLIC, texts.public()
     if variant.bad:
         last = list(found)[-1]
         domain, text = found[last]
