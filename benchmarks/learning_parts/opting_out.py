@@ -108,11 +108,15 @@ def _without(
     rest = scores.rows_of(others, size.length, limit)
     own = texts.train[gone].held_out_rows(length=size.length, limit=limit)
     held = {
-        name: scores.oracle_losses(size.model, w.expert_map, dict(w.state), rest, {d: [d] for d in rest})
+        name: scores.oracle_losses(
+            size.model, w.expert_map, {d: dict(w.state) for d in rest}, rest, {d: [d] for d in rest}
+        )
         for name, w in (("before", final), ("after", after))
     }
     alone = {
-        site: scores.oracle_losses(size.model, left, dict(after.state), {gone: own}, {gone: [site]})[gone]
+        site: scores.oracle_losses(size.model, left, {site: dict(after.state)}, {gone: own}, {gone: [site]})[
+            gone
+        ]
         for site in rest
     }
     found = {**asdict(measured), "oracle": held, "own_by_site": alone}

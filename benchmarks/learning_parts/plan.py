@@ -132,9 +132,11 @@ class Variant:
     """Each expert moves this far towards its four nearest after an exchange, falling to 0 at half the run (SPES)."""
     nearest_every: int = 20
     """Rounds from one such move to the next: SPES makes one in 200 steps or more."""
-    trains: Literal["all", "experts", "nothing"] = "all"
-    """`experts`: own experts and router rows alone; the trunk stays the seed's (FlexOlmo, arXiv 2507.07024). `nothing`: the
-    seed itself."""
+    keeps: Literal["", "late"] = ""
+    """Parts of the trunk that are their site's own and never exchanged. `late`: what comes after the first router."""
+    trains: Literal["all", "experts", "late", "nothing"] = "all"
+    """`experts`: own experts and router rows alone; the trunk stays the seed's (FlexOlmo, arXiv 2507.07024). `late`:
+    and what it keeps of the trunk. `nothing`: the seed itself."""
     fit_steps: int = 0
     """Central steps on the public text after the last exchange, of the router alone; on top of the sites' tokens."""
     rate: float = 1.0
@@ -217,6 +219,12 @@ _ALL = (
     _LEAN,
     replace(_LEAN, name="lean-read", reader=READER, note="as `lean` to the byte, and a reader at every site"),
     replace(_LEAN, name="lean-read-public", reader=READER, public_site=True, experts=10),
+    replace(
+        _LEAN, name="lean-late", keeps="late", note="what comes after the first router is the site's own"
+    ),
+    replace(
+        _LEAN, name="flexolmo-late", keeps="late", trains="late", note="and what comes before is the seed's"
+    ),
     replace(_LEAN, name="lean-read-scratch", reader=READER, start="scratch"),
     replace(_LEAN, name="lean-read-8", reader=READER, sites=8),
     replace(_LEAN, name="lean-30", inner_steps=30),

@@ -152,25 +152,27 @@ def _scored(variant: Variant, size: Size, consortium: Consortium, rows: Mapping[
     model, expert_map = size.model, consortium.map
     found: dict[str, Any] = {}
     if variant.data == "alone":
-        states = list(consortium.local.values())
-        each = [scores.losses(model, expert_map, s, rows) for s in states]
+        alone = list(consortium.local.values())
+        each = [scores.losses(model, expert_map, s, rows) for s in alone]
         by_site = dict(zip(consortium.local, each, strict=True))
         found["alone"] = by_site
         found["own"] = {
             site: by_site[site][domain] for site, (domain, _) in consortium.texts.items() if domain in rows
         }
         found["losses"] = min(each, key=scores.macro)
-        found["soup"] = scores.losses(model, expert_map, scores.soup(states), rows)
-        found["ensemble"] = scores.ensemble_losses(model, expert_map, states, rows)
+        found["soup"] = scores.losses(model, expert_map, scores.soup(alone), rows)
+        found["ensemble"] = scores.ensemble_losses(model, expert_map, alone, rows)
     else:
         found["losses"] = scores.losses(model, expert_map, consortium.state, rows)
         if variant.holds != "all":
+            states = consortium.states()
             if variant.split == "domains":
                 sites = {d: [s for s, (of, _) in consortium.texts.items() if of == d] for d in rows}
-                found["oracle"] = scores.oracle_losses(model, expert_map, consortium.state, rows, sites)
-            given = (model, expert_map, consortium.state, rows, list(consortium.texts))
-            found["posterior"] = scores.posterior_losses(*given)
-            found["committed"] = scores.committed_losses(*given)
+                found["oracle"] = scores.oracle_losses(model, expert_map, states, rows, sites)
+            found["posterior"] = scores.posterior_losses(model, expert_map, states, rows)
+            found["committed"] = scores.committed_losses(model, expert_map, states, rows)
+            if variant.keeps:
+                found["losses"] = found["posterior"]  # no one model has what sites keep
     found["macro"] = scores.macro(found["losses"])
     return found
 

@@ -34,6 +34,7 @@ from workers.durable import read_arrays, read_facts, write_durably
 from workers.trainer import Trainer
 
 EVERYTHING, PUBLIC = SiteId("everything"), SiteId("public")
+_TRUNK = (Kind.TRUNK_MATRIX, Kind.TRUNK_VECTOR)
 PROBE_ROWS = 16
 """Of each domain."""
 
@@ -121,8 +122,16 @@ class Consortium:
         found = trainer.train_round(round_number=1, base=self.state, learning=learning, on_step=_on)
         self.state = {**self.state, **{n: self.state[n] + d for n, d in found.trunk_delta.items() if d.any()}}
 
+    def states(self) -> dict[str, State]:
+        """By site: what they have together, with what the site keeps of the trunk."""
+        kept = [part.name for part in self.map.shared() if keeps(self.variant, self.map, part)]
+        return {s: {**self.state, **{n: own[n] for n in kept}} for s, own in self.local.items()}
+
     def _exchange(self) -> None:
         v, shared = self.variant, list(self.map.shared())
+        if v.keeps:
+            alone = v.trains == "late"  # then what a site does not keep rests
+            shared = [s for s in shared if s.kind is Kind.ROUTER or not (alone or keeps(v, self.map, s))]
         if v.data != "apart":
             self.state = next(iter(self.local.values()))
             return
@@ -229,7 +238,8 @@ class Consortium:
         }
 
     def _trainer(self, size: Size, site: str, text: Source, public: Corpus | None) -> Trainer:
-        return Trainer(
+        kind = _LateTrainer if self.variant.trains == "late" else Trainer
+        return kind(
             model=size.model, expert_map=self.map, site=SiteId(site), learning=self.learning, corpus=text,
             public=public, home=self.home / site,
         )  # fmt: skip
@@ -272,6 +282,26 @@ class _RouterTrainer(Trainer):
 
     def _trained(self, exchange: Exchange) -> list[Slice]:
         return [s for s in super()._trained(exchange) if s.kind is Kind.ROUTER]
+
+
+class _LateTrainer(Trainer):
+    """The product's trainer, of experts, router and what comes after the first router."""
+
+    def _trained(self, exchange: Exchange) -> list[Slice]:
+        found = super()._trained(exchange)
+        return [s for s in found if s.kind not in _TRUNK or _is_late(exchange.expert_map, s)]
+
+
+def keeps(variant: Variant, expert_map: ExpertMap, part: Slice) -> bool:
+    """Whether that slice of the trunk is its site's own."""
+    return bool(variant.keeps) and part.kind in _TRUNK and _is_late(expert_map, part)
+
+
+def _is_late(expert_map: ExpertMap, part: Slice) -> bool:
+    first = expert_map.routed_layers[0]
+    if part.layer is None:
+        return part.name.startswith("model.norm")
+    return part.layer > first or (part.layer == first and "shared_expert" in part.name)
 
 
 def _texts(variant: Variant, texts: Texts) -> dict[str, tuple[str, Source]]:

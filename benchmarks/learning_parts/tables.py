@@ -119,7 +119,9 @@ def _rows(runs: Runs, variant: str, central: str) -> Iterable[tuple[float, Seque
     if _reads(one):
         kinds = {"losses": f"{variant}, experts by readers"}
     elif "posterior" in one[runs.side]:
-        kinds = {"posterior": f"{variant}, experts by posterior", "losses": f"{variant}, learned router"}
+        kinds = {"posterior": f"{variant}, experts by posterior"}
+        if not one["variant"].get("keeps"):
+            kinds["losses"] = f"{variant}, learned router"
     if variant == "alone":
         kinds = {
             "losses": "alone, the best of four",
