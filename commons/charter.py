@@ -170,8 +170,13 @@ class Accounting(Section):
 
 
 class Release(Section):
+    LATER: ClassVar[frozenset[str]] = frozenset({"seed_beside"})
+
     licence: Annotated[str, Field(min_length=1, max_length=64)]
     """SPDX identifier of the released model."""
+    seed_beside: bool = False
+    """Whether the model that the run began from is released beside the one it came to, for text that this reads worse: what
+    nobody's experts know any more (`hansa.beside`)."""
 
 
 Sha256 = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
