@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from commons import features
-from commons.charter import Charter, Grant
+from commons.accounting import Grant
+from commons.charter import Charter
 from commons.charter_file import canonical, diff
 from commons.errors import Code, Refusal
 from commons.experts.slices import Kind
