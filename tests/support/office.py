@@ -97,7 +97,7 @@ class Office:
 
     def read(self, kind: type[V], key: str = "") -> V:
         name = next(name for name, found in VIEWS.items() if found is kind)
-        view = self.chamber._view(wire.ReadRequest(view=name, key=key))
+        view = self.chamber._view(wire.ReadRequest(view=name, key=key), self.subject)
         if isinstance(view, Refusal):
             raise Refused(view)
         return kind.model_validate_json(view)

@@ -15,6 +15,7 @@ from commons import notes
 from commons.ballots import Ballot
 from commons.motions import BallotKey, Motion
 from commons.notes import NOTE_BYTES_MAX, Signer
+from commons.pledging import Pledge
 from commons.views import ProposalView
 from governance.casting import ballot_text
 from governance.dashboard.viewer import Role
@@ -72,6 +73,22 @@ def test_a_proposal_is_shown_with_what_it_changes_and_costs_beside_the_vote(
         text.index("Your vote, and what it costs") < text.index("EUR, at most") < text.index("See the ballot")
     )
     assert "Waiting for your ballot" in page.get("/proposals").text
+
+
+def test_what_is_pledged_for_a_proposal_stands_beside_it_and_its_cost(
+    office: Office, page: TestClient
+) -> None:
+    which = office.propose(needs_micro=400_000)
+    assert "only with pledges of 0.40; 0.00 stand" in page.get("/proposals/1").text
+    pledge = Pledge(
+        consortium="demo", proposal=which, member="coop", to="acme", amount_micro=250_000, expires_ms=2**42,
+        nonce="0" * 16,
+    )  # fmt: skip
+    office.submit(signer("coop").sign(pledge.text))
+    text = page.get("/proposals/1").text
+    assert "only with pledges of 0.40; 0.25 stand" in text and "<td>held</td>" in text
+    found = page.get("/proposals/1/evidence.json").json()
+    assert len(found["entries"]) == 4, "its charter, itself, its opening and the pledge"
 
 
 def test_the_text_shown_is_the_ballot_and_signing_it_elsewhere_counts(
