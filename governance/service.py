@@ -31,7 +31,7 @@ from commons.wire.v1 import consortium_pb2 as wire
 from commons.wire.v1.consortium_pb2_grpc import ChamberServicer
 from governance.archive import archive_readers
 from governance.bell import Bell
-from governance.bills import own_part
+from governance.bills import own_part, readable
 from governance.budgets import budgets_view
 from governance.claims import disputes_view
 from governance.consortium import Consortium
@@ -229,8 +229,8 @@ class Chamber(ChamberServicer):
             return Refusal(Code.REQUEST_INVALID, f"there is no view {request.view[:40]!r}; there are {known}")
         with self._consortium.lock:
             view = reader(request.key)
-            if isinstance(view, BudgetsView):
-                view = own_part(view, who, self._consortium.charter)
+            if isinstance(view, BudgetsView) and not readable(self._consortium.charter, "budgets", "", who):
+                view = own_part(view, who.partner)
         return view if isinstance(view, Refusal) else _json(view)
 
     def _budgets(self, key: str) -> View:

@@ -29,6 +29,8 @@ SEND_S = 20.0
 QUIET_S = 15.0
 """A comment is sent after so long without an event, so that a lost connection is noticed."""
 STREAM_S = 900.0
+LOOK_AGAIN_S = 30.0
+"""A page is made anew after so long without a change: votes close and certificates expire by the clock alone."""
 RENDER_PAUSE_S = 0.2
 """Between two renderings of one page; what happens meanwhile is shown together."""
 
@@ -104,7 +106,8 @@ class _Channel:
         try:
             with self._scope:
                 while True:
-                    await self._stale.wait()
+                    with anyio.move_on_after(LOOK_AGAIN_S):
+                        await self._stale.wait()
                     self._stale = anyio.Event()
                     await self._render()
                     await anyio.sleep(RENDER_PAUSE_S)

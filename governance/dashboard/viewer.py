@@ -13,8 +13,9 @@ from starlette.requests import Request
 
 from commons.certificates import Subject
 from commons.charter import Charter
+from commons.views import BudgetsView
 from commons.words import Word
-from governance.bills import Bill, opened
+from governance.bills import Bill, opened, own_part
 
 
 class Role(Word):
@@ -61,6 +62,11 @@ class Viewer:
     def may_see_bill(self, partner: str, what: Bill, charter: Charter) -> bool:
         """Its accountants and the operator; every reader, where the charter opens it."""
         return self.may(Role.ACCOUNTANT, partner) or (opened(charter, what) and Role.READER in self.roles)
+
+    def part_of(self, view: BudgetsView, charter: Charter | None) -> BudgetsView:
+        """What they may see of the budgets; nobody's before the charter is known."""
+        partner = self.partner if Role.ACCOUNTANT in self.roles and self.partner else ""
+        return view if charter and self.may_see_bill("", "budgets", charter) else own_part(view, partner)
 
 
 def require(request: Request, role: Role, *, partner: str | None = None) -> Viewer:

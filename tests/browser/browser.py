@@ -99,10 +99,11 @@ class Browser:
         self._forgiven.append(re.compile(pattern))
 
     def look(self, name: str) -> None:
-        """From now on as on such a screen: `light`, `dark` or `phone`."""
+        """From now on as on such a screen: `light`, `dark` or `phone`. Nothing moves, so that colours are what they will be."""
         scheme, width, height = LOOKS[name]
-        feature = [{"name": "prefers-color-scheme", "value": scheme}]
-        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": feature})
+        media = {"prefers-color-scheme": scheme, "prefers-reduced-motion": "reduce"}
+        features = [{"name": name, "value": value} for name, value in media.items()]
+        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": name == "phone"}
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
 
@@ -112,11 +113,15 @@ class Browser:
         shot = self.driver.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": True})
         path.write_bytes(base64.b64decode(shot["data"]))
 
-    def inaccessible(self) -> list[str]:
-        """What axe-core finds that is serious or critical: rule, why, and where."""
-        self.driver.execute_script(AXE.read_text())
+    def inaccessible(self, *rules: str) -> list[str]:
+        """What axe-core finds that is serious or critical: rule, why, and where. `rules`: only these."""
+        if not self.driver.execute_script("return 'axe' in window"):
+            self.driver.execute_script(AXE.read_text())
         found = self.driver.execute_async_script(
-            "const done = arguments[0]; axe.run(document, {resultTypes: ['violations']}).then(done, e => done({error: `${e}`}))"
+            "const [only, done] = arguments;"
+            "axe.run(document, {resultTypes: ['violations'], ...(only.length ? {runOnly: only} : {})})"
+            ".then(done, (e) => done({error: `${e}`}))",
+            list(rules),
         )
         assert "error" not in found, found["error"]
         return [

@@ -10,7 +10,7 @@ from starlette.testclient import TestClient
 
 from governance.dashboard.door import Origin
 from governance.dashboard.door.door import within
-from governance.dashboard.door.limits import BODY_BYTES_MAX, SIGN_INS, SUBMITS
+from governance.dashboard.door.limits import FORM_BYTES_MAX, SIGN_INS, SUBMITS
 from governance.dashboard.door.sessions import IDLE_S, SESSIONS_OF_ONE_MAX, WHOLE_S, Sessions
 from governance.dashboard.viewer import Role, Viewer
 from tests.support.door import ACME, LOOPBACK, Time, app_of, by_link, csrf_of
@@ -199,21 +199,29 @@ def test_methods_that_no_page_uses_are_refused(visit: Visit, method: str) -> Non
     assert (answer.status_code, answer.headers["allow"]) == (405, "GET, HEAD, POST")
 
 
-def test_a_body_is_bounded_whether_or_not_it_says_how_long_it_is(visit: Visit) -> None:
+def test_a_body_is_bounded_whether_or_not_it_says_how_long_it_is(
+    visit: Visit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("governance.dashboard.door.guard.BODY_BYTES_MAX", 2**18)
     token, read = visit.csrf, 0
 
     def endless() -> Iterator[bytes]:
         nonlocal read
         for _ in range(1000):
             read += 1
-            yield b"x" * 8192
+            yield b"x" * 2**14
 
-    headers = {**OWN, "x-csrf": token}
-    assert visit.client.post("/echo", content=b"x" * BODY_BYTES_MAX, headers=headers).status_code == 200
-    assert visit.client.post("/echo", content=b"x" * (BODY_BYTES_MAX + 1), headers=headers).status_code == 413
-    assert visit.client.post("/echo", headers={**headers, "content-length": "99999999"}).status_code == 413
-    assert visit.client.post("/echo", headers={**headers, "content-length": "-1"}).status_code == 413
-    assert visit.client.post("/echo", content=endless(), headers=headers).status_code == 413
+    form = {**OWN, "content-type": "application/x-www-form-urlencoded"}
+    script = {**OWN, "x-csrf": token}
+    field = f"csrf={token}&note=".encode()
+    fitting = field + b"x" * (FORM_BYTES_MAX - len(field))
+    assert visit.client.post("/echo", content=fitting, headers=form).content == fitting
+    assert visit.client.post("/echo", content=fitting + b"x", headers=form).status_code == 413
+    assert visit.client.post("/echo", content=endless(), headers=form).status_code == 413
+    assert visit.client.post("/echo", content=b"x" * 2**18, headers=script).status_code == 200
+    assert visit.client.post("/echo", content=endless(), headers=script).status_code == 413
+    for length in ("99999999", "-1", "many"):
+        assert visit.client.post("/echo", headers={**script, "content-length": length}).status_code == 413
     assert visit.client.post("/echo", data={f"f{n}": "" for n in range(300)}, headers=OWN).status_code == 400
 
 

@@ -2,7 +2,7 @@
 
 import { serverNow } from "./clock.js";
 import { ballotKey, forgetBallotKey, forgetLog, hold, keepReceipt, makeBallotKey, unable } from "./memory.js";
-import { attempt, element, extension, handIn, say } from "./page.js";
+import { attempt, element, extension, handIn, proven, say } from "./page.js";
 import { ballotKeyText, readBallot } from "./verify/ballots.js";
 import { equal, hex } from "./verify/bytes.js";
 import { openReceipt } from "./verify/log.js";
@@ -46,12 +46,13 @@ async function cast(shown, key) {
 
 /** That the record is the note, in the log this browser knows. Throws what does not hold. */
 async function checkReceipt(receipt, logKey, note) {
+  const why = await unable();
+  if (why) throw new Error(why);
   const log = await Verifier.fromVkey(logKey);
   const { record, index, checkpoint } = await openReceipt(receipt, log);
   if (note && !equal(record.body, note)) throw new Error("The receipt is for another note. Keep yours, and tell the other members.");
   const before = await hold(checkpoint, logKey, extension);
-  const grown = before ? `It extends the ${before} records seen here before.` : "It is the first checkpoint seen here.";
-  return `Checked here: record ${index} of ${checkpoint.size}, under a checkpoint that the log signed. ${grown}`;
+  return proven(index, checkpoint, before);
 }
 
 function showReceipt(receipt) {
@@ -104,7 +105,7 @@ function described(verifier, place) {
     element("p", { className: "notice warn", textContent: `It signs nothing yet: ${member} has to delegate its ballots to it, with its own key. Either so, with a seat:` }),
     element("pre", { className: "wrap", tabIndex: 0, textContent: `echo '${vkey}' > ${file}\nhansa member ballot-key ${file} --days ${days}\n` }),
     element("p", {}, "or by signing this text (", code("hansa key sign delegation.txt"), ") and handing in the note beside:"),
-    element("pre", { id: "delegation-text", tabIndex: 0, textContent: text }),
+    element("pre", { id: "delegation-text", className: "wrap", tabIndex: 0, textContent: text }),
     forget,
   ];
 }
