@@ -18,7 +18,7 @@ from pathlib import Path
 from hansa.demo.processes import QUIET, descendants, free_ports
 
 PATIENCE_S = 120.0
-LOGIN = ("admin", "password1234")
+LOGIN = ("admin", "of tests alone")
 """Of a new server with basic auth."""
 
 
@@ -44,7 +44,7 @@ class MlflowServer:
         command += ["--backend-store-uri", store, "--artifacts-destination", str(self.folder / "artifacts")]
         command += ["--workers", "1", *(("--app-name", "basic-auth") if self.auth else ())]
         env = {**os.environ, **QUIET, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-        env |= {"MLFLOW_FLASK_SERVER_SECRET_KEY": "of tests"}
+        env |= {"MLFLOW_FLASK_SERVER_SECRET_KEY": "of tests", "MLFLOW_AUTH_ADMIN_PASSWORD": LOGIN[1]}
         with (self.folder / "server.log").open("ab") as out:
             self._process = subprocess.Popen(
                 command, cwd=self.folder, env=env, stdout=out, stderr=out, start_new_session=True
