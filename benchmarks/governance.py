@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.figures import Figure, measured_before, save
+from benchmarks.governance_parts.branches import Branches, cover
 from benchmarks.governance_parts.edge import Edge, edge_check
 from benchmarks.governance_parts.mirror import MirrorKills, Outage, kill_mirror, measure_outage
 from benchmarks.governance_parts.storm import Storm, vote_at_once
@@ -34,6 +35,10 @@ NOTES = (
         "`commons.tally`."
     ),
     (
+        "Branches: the unit tests of votes under coverage.py, statements and branches of the modules named in "
+        "`benchmarks/governance_parts/branches.py`: what counts, what may be proposed, pledged, carried out and proven."
+    ),
+    (
         "The mirror: SIGKILL to a real coordinator or to MLflow's own server (one worker, SQLite) at seeded moments, a third of "
         "them while the victim is starting, while runs of three sites, votes and releases go on over real gRPC; the sites send "
         "made-up updates. At the end `hansa mirror verify` compares every run, tag, parameter, point, file, version and alias. "
@@ -46,7 +51,8 @@ def main(work: Path, *, long: bool = False) -> list[Figure]:
     """Measure what is not yet in `work`, write `results/governance.json`, answer the figures."""
     edge = Edge(**_kept(work / "edge.json", lambda: asdict(edge_check(work))))
     storm = Storm(**_kept(work / "storm.json", lambda: asdict(vote_at_once(work / "storm"))))
-    figures = [*_edge(edge), *_storm(storm)]
+    branches = Branches(**_kept(work / "branches.json", lambda: asdict(cover(work / "branches"))))
+    figures = [*_edge(edge), *_storm(storm), *_branches(branches)]
     if long:
         kills = _kept(work / "mirror.json", lambda: asdict(kill_mirror(work / "mirror", KILLS)))
         outage = _kept(work / "outage.json", lambda: asdict(measure_outage(work / "outage")))
@@ -82,6 +88,13 @@ def _storm(storm: Storm) -> list[Figure]:
         ),
         Figure(f"{of}: ballots a second", round(storm.ballots / storm.seconds), "1/s", "", None, COMMAND),
     ]  # fmt: skip
+
+
+def _branches(found: Branches) -> list[Figure]:
+    of = f"tally, rules and execution of votes ({found.statements:,} statements, {found.branches} branches)"
+    return [
+        Figure(f"{of}: gone through by their tests", found.percent, "%", "100", found.missed == 0, COMMAND),
+    ]
 
 
 def _mirror(found: MirrorKills) -> list[Figure]:

@@ -6,17 +6,19 @@ Changes only by `apply`. What may be added to it is decided in `governance.propo
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from commons import charter_file, features, notes
 from commons.ballots import Ballot, Proposal
 from commons.charter import Charter
 from commons.course import Course
 from commons.dormancy import Dormancy
+from commons.lodging import Lodged
 from commons.motions import BallotKey, Motion
 from commons.names import Digest, ProposalId
 from commons.notes import NoteError
 from commons.opening import Opening
+from commons.pledging import Pledge
 from commons.records import Kind, Record
 from commons.signed import text_digest
 
@@ -32,8 +34,19 @@ class Item(Course):
     proposal: Proposal
     evidence: list[int]
     """Journal indexes of proposal, opening, ballots, motions, outcome, execution."""
+    outcome_index: int | None = None
     executed_round: int | None = None
+    executed_ms: int | None = None
+    execution_index: int | None = None
     charter_version: int | None = None
+    settled: dict[str, str] = field(default_factory=dict)
+    """Tail of a pledge that has ended -> `paid` or `returned`."""
+
+    lodged: set[str] = field(default_factory=set)
+    """Digests of its ballots that sites keep."""
+
+    def open_pledges(self) -> list[Pledge]:
+        return [pledge for _, _, pledge in self.pledges if pledge.tail not in self.settled]
 
 
 class Courses:
@@ -53,8 +66,8 @@ class Courses:
         self._notes: dict[Digest, int] = {}
         self.executed: list[Item] = []
         """In the order of the charter versions they made."""
-        self._keys_at: list[int] = []
-        """Delegations of ballots."""
+        self.delegations: list[tuple[int, str]] = []
+        """(journal index, member) of each time ballots were delegated."""
         self._counts: list[int] = []
         """Openings and outcomes of all votes that ended: what dormancy follows from."""
 
@@ -72,8 +85,12 @@ class Courses:
                 self._pending[proposal.id] = (index, proposal)
             case Kind.OPENING:
                 self._open(index, Opening.from_facts(record.facts))
-            case Kind.BALLOT | Kind.MOTION | Kind.BALLOT_KEY:
+            case Kind.BALLOT | Kind.MOTION | Kind.BALLOT_KEY | Kind.PLEDGE | Kind.LODGED:
                 self._speak(index, record)
+            case Kind.TRANSFER if b'"type":"pledge-' in record.body:
+                facts = record.facts
+                item = self.items[ProposalId(facts["proposal"])]
+                item.settled[facts["hold"].removeprefix("pledge/")] = facts["type"].removeprefix("pledge-")
             case Kind.OUTCOME | Kind.EXECUTION:
                 self._conclude(index, record)
             case _:
@@ -85,6 +102,7 @@ class Courses:
             opening,
             proposal.proposer,
             features.FEATURES[proposal.feature].binding,
+            needs_micro=proposal.needs_micro,
             index=at,
             proposal=proposal,
             evidence=[at, index],
@@ -104,10 +122,18 @@ class Courses:
                 item = self.items[ProposalId(motion.proposal)]
                 item.motions.append((index, record.at_ms, motion))
                 item.evidence.append(index)
+            case Kind.LODGED:
+                said = Lodged.from_note(note)
+                self.items[ProposalId(said.proposal)].lodged.add(said.ballot)
+            case Kind.PLEDGE:
+                pledge = Pledge.from_note(note)
+                item = self.items[ProposalId(pledge.proposal)]
+                item.pledges.append((index, record.at_ms, pledge))
+                item.evidence.append(index)
             case _:
                 delegation = BallotKey.from_note(note)
                 self.ballot_keys[delegation.member] = delegation
-                self._keys_at.append(index)
+                self.delegations.append((index, delegation.member))
 
     def _conclude(self, index: int, record: Record) -> None:
         facts = record.facts
@@ -117,6 +143,7 @@ class Courses:
         if record.kind is Kind.EXECUTION:
             item.ended = "executed"
             item.executed_round, item.charter_version = facts["round"], facts["version"]
+            item.executed_ms, item.execution_index = record.at_ms, index
             self.passed.remove(proposal)
             self.executed.append(item)
             return
@@ -125,7 +152,7 @@ class Courses:
                 item.ended = ended
                 self.passed.remove(proposal)
             case state:
-                item.decided = (record.at_ms, state)
+                item.decided, item.outcome_index = (record.at_ms, state), index
                 self.dormancy.take(item.opening, facts["counted"])
                 self._counts += [item.evidence[1], index]
                 if state == "passed":
@@ -144,7 +171,7 @@ class Courses:
     def basis(self) -> tuple[int, ...]:
         """Journal indexes of what the proof of any vote may need beside its own records."""
         counts = self._counts if any(charter.voting.dormancy for charter in self.charters) else []
-        return (*self._keys_at, *counts)
+        return (*(at for at, _ in self.delegations), *counts)
 
     def find(self, note: bytes) -> int | None:
         """Journal index of a note with the very same text, if it was recorded before."""

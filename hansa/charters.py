@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from commons import charter_file
-from commons.charter import Charter, Rate
+from commons.accounting import Rate
+from commons.charter import Charter
 from commons.cosignature import WITNESSES_MAX
 from commons.errors import ConfigError, HansaError, Refusal, Refused, StoreError
 from commons.experts.map import model_problems
@@ -18,9 +19,9 @@ from commons.identity import load_signer, write_file
 from commons.learning import Codecs, Learning, Outer
 from commons.names import Digest
 from commons.records import canonical_json
+from commons.written import money
 from hansa.keys import read_public
 from hansa.models import MODELS, USUAL
-from hansa.output import money
 
 NOTE = ".note"
 CPU_PEAK_GFLOPS = 20_000

@@ -19,6 +19,7 @@ from hansa.commands import (
     budget,
     charter,
     coordinator,
+    dashboard,
     demo,
     expert,
     journal,
@@ -95,6 +96,7 @@ app.add_typer(expert.app, name="expert")
 app.command("vote")(proposal.vote_on_all)
 app.add_typer(release.app, name="release")
 app.add_typer(journal.app, name="journal")
+app.command("dashboard")(dashboard.dashboard)
 app.add_typer(mirror.app, name="mirror")
 app.command("bench")(bench.bench)
 

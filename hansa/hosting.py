@@ -51,7 +51,7 @@ def serve(
     from orchestrator.coordinator import Coordinator
 
     few_arenas()
-    _log_to_stderr()
+    log_to_stderr()
     if not (home / CHARTER).exists():
         furnish(home, charter=charter, founding=founding, log_key=log_key)
     coordinator = Coordinator(
@@ -146,6 +146,18 @@ def verify_as_site(file: Path) -> dict[str, Any]:
     }
 
 
+def lodge_here(ballot: Path, file: Path, out: Path) -> dict[str, Any]:
+    """`hansa site lodge`: keep a ballot at this site; `out` gets the ballot with the site's word."""
+    from commons.identity import write_file
+    from hansa.signing import read_note
+    from workers.site import lodge_at_site
+    from workers.site_file import load
+
+    lodged, said = lodge_at_site(load(file), read_note(ballot))
+    write_file(out, lodged.dump())
+    return {"ballot": lodged.digest, "voter": lodged.ballot.voter, "file": str(out), "coordinator": said}
+
+
 def run_site_here(file: Path, *, as_json: bool) -> int:
     """`hansa site start`: until SIGINT or SIGTERM. The site's log goes to stderr."""
     from workers.site import run_site
@@ -153,7 +165,7 @@ def run_site_here(file: Path, *, as_json: bool) -> int:
 
     few_arenas()
     loaded = load(file)
-    _log_to_stderr()
+    log_to_stderr()
     with stop_signal() as stop:
         if as_json:
             line({"site": loaded.name, "partner": loaded.partner, "state": "started"})
@@ -175,6 +187,6 @@ def stop_signal() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-def _log_to_stderr() -> None:
+def log_to_stderr() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("hansa").setLevel(logging.INFO)

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from commons import charter_file, notes
-from commons.charter import Accounting, RateCard
+from commons.accounting import Accounting, RateCard
 from commons.claims import RulingNote
 from commons.errors import StoreError
 from commons.names import Digest
