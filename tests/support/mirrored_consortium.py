@@ -23,13 +23,14 @@ from commons.ballots import Proposal
 from commons.errors import HansaError
 from commons.identity import Seat
 from commons.opening import Opening
-from commons.records import Kind
-from commons.views import CharterView, RunView
+from commons.records import Record
+from commons.views import CharterView
 from governance.journal import open_readonly
 from governance.tracking.cursor import CURSOR, CursorFile
 from hansa.chamber import Chamber
 from hansa.demo.processes import free_ports
 from hansa.hosting import operator_seat
+from hansa.quoting import latest_run
 from orchestrator.coordinator import Coordinator
 from tests.support.chamber import ballot
 from tests.support.consortium import NAME, SITES, FakeSite, Office, charter, enrol, found, over, signer
@@ -37,6 +38,8 @@ from tests.support.mlflow_server import MlflowServer
 from tests.support.real_consortium import Real
 
 ROUNDS = 4
+PAUSE_S = 6.0
+"""Between two runs, which are over in a second: what MLflow's server takes in, one after the other, is the limit."""
 PATIENCE_S = 180.0
 STARTING_S = 5.0
 """A kill that is aimed at a start comes within this."""
@@ -139,10 +142,10 @@ class Mirrored:
             self.traffic.end()
         self.wait_until(lambda: self.written == self.recorded, "mirror that has caught up")
 
-    def finished_runs(self) -> int:
+    def records(self) -> list[Record]:
         journal = open_readonly(self.home)
         try:
-            return sum(record.kind is Kind.FINISH for record in journal.records())
+            return list(journal.records())
         finally:
             journal.close()
 
@@ -154,8 +157,12 @@ class Mirrored:
         while not holds():
             for name, process in self._real.running.items():
                 assert process.poll() is None, f"{name} ended by itself:\n{self.log()[-2000:]}"
-            assert time.monotonic() < deadline, f"no {what} in {PATIENCE_S:.0f} s:\n{self.log()[-2000:]}"
+            assert time.monotonic() < deadline, f"no {what} in {PATIENCE_S:.0f} s: {self._last_words()}"
             time.sleep(0.05)
+
+    def _last_words(self) -> str:
+        troubles = self.traffic.troubles[-3:] if self.traffic else []
+        return "\n".join([*troubles, self.log()[-2000:]])
 
     def close(self) -> None:
         if self.traffic is not None:
@@ -185,6 +192,8 @@ class _Traffic:
         self._sites: dict[str, FakeSite] = {}
         self._stop = threading.Event()
         self._count = 0
+        self.troubles: list[str] = []
+        """What went wrong: the coordinator is killed all the time."""
         self._thread = threading.Thread(target=self._go_on, daemon=True)
 
     def start(self) -> None:
@@ -202,21 +211,22 @@ class _Traffic:
         while not self._stop.is_set():
             try:
                 self._one_run()
-            except (HansaError, grpc.RpcError, OSError, ValueError):
+            except (HansaError, grpc.RpcError) as died:
+                self.troubles.append(str(died))
                 time.sleep(0.2)
 
     def _one_run(self) -> None:
         operator = Seat.load(operator_seat(self._home))
         with Chamber(operator) as chamber:
             of = charter_file.from_canonical(chamber.read(CharterView).text.encode())
-            runs = chamber.read(RunView)
+            latest = latest_run(chamber)
         office = Office(operator)
         try:
-            name = (
-                f"run-{int(runs.run.rpartition('-')[2] or 0) + 1}" if over(runs) or not runs.run else runs.run
-            )
-            if name != runs.run:
-                office.start_run(self._seed, name)
+            if latest is None or over(latest):
+                number = int(latest.run.rpartition("-")[2]) if latest else 0
+                name = office.start_run(self._seed, f"run-{number + 1}")
+            else:
+                name = latest.run
             self._vote(of, "inner-steps", {"steps": of.learning.inner_steps % 8 + 1})
             while not over(office.run(name)):
                 self._connect()
@@ -226,6 +236,7 @@ class _Traffic:
         self._count += 1
         if self._count % 3 == 1:
             self._release(name)
+        self._stop.wait(PAUSE_S)
 
     def _release(self, run: str) -> None:
         with Chamber(Seat.load(operator_seat(self._home))) as chamber:
