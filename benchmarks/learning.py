@@ -71,8 +71,22 @@ NOTES = (
     ),
     (
         "Opt-out: a site's experts and router rows are taken out of the final state, each site in turn, nothing is trained. "
-        "Own domain: on text it held out, against the seed; experts are chosen by posterior. Extracted: a greedy continuation of 64 "
-        "bytes gives the next 64. Membership: trained against held-out rows by the loss less the seed's."
+        "Own domain: on text it held out, against the seed; experts are chosen by readers where there are any, else by posterior. "
+        "The seed beside the model: a text that the model reads worse falls to the seed (docs/models.md). A site on public text: a "
+        "fifth one, which trains on what the seed was trained on, so that all see a quarter more text than central, none of it of "
+        "the four domains (docs/decisions/0024-what-nobody-claims.md). Extracted: a greedy continuation of 64 bytes gives the next "
+        "64. Membership: trained against held-out rows by the loss less the seed's."
+    ),
+    (
+        "Chosen on the validation side: inner recipe, H, width and settings of readers, rules of judging, what was worth T1. "
+        "Chosen after test scores had been seen: that experts are chosen by posterior at all (docs/decisions/0012-learning.md). The share "
+        "of the belief that the seed beside the model begins with was set without any measurement. Variants marked late: what "
+        "comes after the first router is its site's own, which the product does not do."
+    ),
+    (
+        "Sovereign: 100 % is the loss that the central run gains over the seed, which has as many parameters and multiplies as many. "
+        "This seed was trained on five tokens for each active parameter and on none of the domains' kinds; FlexOlmo's published "
+        "mark stands on a public model that was trained to the end."
     ),
     (
         "Lean shards hold their own experts alone. By readers: what the product does, in one pass; each site's reader, a small "

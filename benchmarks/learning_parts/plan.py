@@ -229,6 +229,8 @@ _ALL = (
     replace(_LEAN, name="lean-read-8", reader=READER, sites=8),
     replace(_LEAN, name="lean-30", inner_steps=30),
     replace(_LEAN, name="lean-20", inner_steps=20),
+    replace(_LEAN, name="lean-5", inner_steps=5),
+    replace(_LEAN, name="lean-2", inner_steps=2),
     replace(_LEAN, name="lean-fragments-2", inner_steps=5, fragments=2, note="as many bytes as lean"),
     replace(_LEAN, name="lean-fragments-4", inner_steps=5, fragments=4, note="as many bytes as lean-20"),
     replace(_LEAN, name="lean-overlap", overlap=3),
