@@ -4,20 +4,35 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 # A second opinion for tests. It asks for an attrs of 2023, which others here exclude, and runs with today's.
 OPINION := dp-accounting==0.6.0 absl-py==2.5.1 dm-tree==0.1.10
+AXE    := tests/browser/node_modules/.package-lock.json
+SKIPPED := the tests in a browser are skipped
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c requirements.lock
 
-.PHONY: demo test check format stubs simulate lock peers clean
+.PHONY: demo test browser check format stubs simulate lock peers clean
 
 demo: $(VENV)/.demo       ## set up, then run the main job
 	$(BIN)/hansa demo $(ARGS)
 
-test: $(VENV)/.dev        ## set up, then run every test, or make test ARGS=tests/unit/test_ledger.py
+test: $(VENV)/.dev browser  ## set up, then run every test, or make test ARGS=tests/unit/test_ledger.py
 ifdef ARGS
 	$(BIN)/python -m pytest $(ARGS)
 else
-	$(BIN)/python -m pytest -q -n 2 --ignore tests/processes
-	$(BIN)/python -m pytest tests/processes
+	$(BIN)/python -m pytest -q -n 2 --ignore tests/processes --ignore tests/browser
+	$(BIN)/python -m pytest tests/processes tests/browser
 endif
+
+browser:                  ## Chromium and axe-core, for the tests in a real browser; without them these are skipped
+	@if ! command -v chromium >/dev/null || ! command -v chromedriver >/dev/null; then \
+	    if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	        echo "installing Chromium (about 400 MB on disk)"; \
+	        apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends \
+	            chromium chromium-driver fonts-liberation >/dev/null || echo "Chromium cannot be installed: $(SKIPPED)"; \
+	    else echo "there is no Chromium (root on Debian: apt-get install chromium chromium-driver): $(SKIPPED)"; fi; fi
+	@if [ ! $(AXE) -nt tests/browser/package-lock.json ]; then \
+	    if command -v npm >/dev/null; then \
+	        (cd tests/browser && npm ci --no-audit --no-fund --loglevel=error && touch node_modules/.package-lock.json) \
+	            || echo "npm cannot install axe-core: $(SKIPPED)"; \
+	    else echo "there is no npm to install axe-core: $(SKIPPED)"; fi; fi
 
 check: $(VENV)/.dev       ## lint, types, house laws, stubs
 	$(BIN)/ruff check .

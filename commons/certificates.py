@@ -213,6 +213,11 @@ def check_issued(certificate: bytes, authority: bytes, *, now_ms: int | None = N
         raise CertificateError(f"the certificate expired on {leaf.not_valid_after_utc:%Y-%m-%d %H:%M} UTC")
 
 
+def ends_ms(certificate: bytes) -> int:
+    """When a certificate (PEM) expires, Unix ms."""
+    return int(load_certificate(certificate).not_valid_after_utc.timestamp() * 1000)
+
+
 def consortium_of(authority: bytes) -> str:
     """The consortium an authority's certificate (PEM) is for. Believe it only of a certificate you pinned."""
     names = load_certificate(authority).subject.get_attributes_for_oid(NameOID.COMMON_NAME)

@@ -153,6 +153,8 @@ class Ruling(Section):
 class Accounting(Section):
     """The rules of the ledger that members may change."""
 
+    LATER: ClassVar[frozenset[str]] = frozenset({"others_see"})
+
     charge_rejected_percent: Annotated[int, Field(ge=0, le=100)] = 0
     """Share of the metered price that a rejected update costs its payer."""
     contribution_owner_percent: Annotated[int, Field(ge=0, le=100)] = 100
@@ -163,6 +165,8 @@ class Accounting(Section):
     """How long after its period was closed a charge may be disputed."""
     topups: Annotated[int, Field(ge=0, le=16)] = 4
     """Further holds one site may ask for in one round."""
+    others_see: Literal["nothing", "budgets", "statements"] = "budgets"
+    """Of a member's bill: nothing; budget, lots and charges; or its statements as well. The operator sees all."""
 
 
 class Release(Section):

@@ -9,7 +9,7 @@ ExpertId = NewType("ExpertId", str)
 ProposalId = NewType("ProposalId", str)
 
 Digest = NewType("Digest", str)
-"""``sha256:<64 lower-case hex digits>`` of the exact bytes."""
+"""``sha256:<64 lower-case hex digits>`` of the exact bytes; of model states and what they are made of, ``blake3:<...>``."""
 
 RoundNumber = NewType("RoundNumber", int)
 """Outer step of a run, counted from 1; state 0 is the seed model."""

@@ -16,6 +16,7 @@ from itertools import groupby
 from math import prod
 from typing import Annotated, Literal
 
+from blake3 import blake3
 from pydantic import BaseModel, ConfigDict, FailFast, Field, model_validator
 
 from commons.charter import Charter
@@ -88,7 +89,7 @@ class Frame:
     """Elements."""
 
     @property
-    def sha256(self) -> str:
+    def blake3(self) -> str:
         return self.part.frames[self.number]
 
 
@@ -185,7 +186,7 @@ def lay_out(
     parts, payload = [], bytearray()
     for name, codec, shape, data in sorted(encoded, key=lambda part: part[0]):
         step = frame_bytes(in_length(codec), FRAME)
-        digests = [hashlib.sha256(data[at : at + step]).hexdigest() for at in range(0, len(data), step)]
+        digests = [blake3(data[at : at + step]).hexdigest() for at in range(0, len(data), step)]
         parts.append(
             Part(
                 name=name,

@@ -72,6 +72,8 @@ class RoundView(View):
     """``site/round`` of an update -> what the probe loss rises by without it; in rounds that were appraised."""
     experts_ppm: dict[str, int] = {}
     """The same of experts."""
+    tokens: int = 0
+    """Trained on for the updates that are in it."""
     bytes_up: int = 0
     bytes_down: int = 0
     opened_ms: int = 0
@@ -114,6 +116,8 @@ class ExpertView(View):
     """The last round that its site's update is in; 0: none yet."""
     tokens: int = 0
     """Given to it by the run's updates, summed over layers; of updates that were noised or masked nobody knows."""
+    routed: dict[str, int] = {}
+    """The same by the domain of the site whose text it was."""
 
 
 class ExpertsView(View):
@@ -254,6 +258,7 @@ class BallotView(View):
     voter: str
     choice: str
     index: int
+    at_ms: int = 0
 
 
 class MotionView(View):
@@ -261,6 +266,7 @@ class MotionView(View):
     motion: str
     reason: str
     at_ms: int
+    index: int = 0
 
 
 class ProposalView(View):
@@ -277,9 +283,15 @@ class ProposalView(View):
     effective_round: int
     type: str = "feature.enable"
     """Which of the charter's rules it is voted by."""
+    index: int = 0
+    """Its journal record; its opening is the next one."""
+    decided_ms: int | None = None
+    outcome_index: int | None = None
     eta_ms: int | None = None
     """When it may be carried out at the earliest; None: it has not succeeded."""
     executed_round: int | None = None
+    executed_ms: int | None = None
+    execution_index: int | None = None
     charter_version: int | None = None
     patch: tuple[dict[str, object], ...] = ()
     electorate: dict[str, int] = {}
@@ -315,6 +327,8 @@ class JournalView(View):
     """The signed checkpoint note."""
     published: str = ""
     """The newest checkpoint that enough witnesses cosigned, with their signatures; empty when there is none."""
+    last_ms: int = 0
+    """When its last record was made."""
     unwitnessed_since_ms: int | None = None
     """When the oldest record was made that `published` does not cover; None when none waits for witnesses."""
 

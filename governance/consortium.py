@@ -74,6 +74,11 @@ class Consortium:
         """Number of records."""
         return self.journal.size
 
+    @property
+    def last_ms(self) -> int:
+        """When the last record was made."""
+        return self._last_ms
+
     def now_ms(self) -> int:
         """The clock, but never before the last record."""
         with self.lock:

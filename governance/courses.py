@@ -32,7 +32,10 @@ class Item(Course):
     proposal: Proposal
     evidence: list[int]
     """Journal indexes of proposal, opening, ballots, motions, outcome, execution."""
+    outcome_index: int | None = None
     executed_round: int | None = None
+    executed_ms: int | None = None
+    execution_index: int | None = None
     charter_version: int | None = None
 
 
@@ -53,8 +56,8 @@ class Courses:
         self._notes: dict[Digest, int] = {}
         self.executed: list[Item] = []
         """In the order of the charter versions they made."""
-        self._keys_at: list[int] = []
-        """Delegations of ballots."""
+        self.delegations: list[tuple[int, str]] = []
+        """(journal index, member) of each time ballots were delegated."""
         self._counts: list[int] = []
         """Openings and outcomes of all votes that ended: what dormancy follows from."""
 
@@ -107,7 +110,7 @@ class Courses:
             case _:
                 delegation = BallotKey.from_note(note)
                 self.ballot_keys[delegation.member] = delegation
-                self._keys_at.append(index)
+                self.delegations.append((index, delegation.member))
 
     def _conclude(self, index: int, record: Record) -> None:
         facts = record.facts
@@ -117,6 +120,7 @@ class Courses:
         if record.kind is Kind.EXECUTION:
             item.ended = "executed"
             item.executed_round, item.charter_version = facts["round"], facts["version"]
+            item.executed_ms, item.execution_index = record.at_ms, index
             self.passed.remove(proposal)
             self.executed.append(item)
             return
@@ -125,7 +129,7 @@ class Courses:
                 item.ended = ended
                 self.passed.remove(proposal)
             case state:
-                item.decided = (record.at_ms, state)
+                item.decided, item.outcome_index = (record.at_ms, state), index
                 self.dormancy.take(item.opening, facts["counted"])
                 self._counts += [item.evidence[1], index]
                 if state == "passed":
@@ -144,7 +148,7 @@ class Courses:
     def basis(self) -> tuple[int, ...]:
         """Journal indexes of what the proof of any vote may need beside its own records."""
         counts = self._counts if any(charter.voting.dormancy for charter in self.charters) else []
-        return (*self._keys_at, *counts)
+        return (*(at for at, _ in self.delegations), *counts)
 
     def find(self, note: bytes) -> int | None:
         """Journal index of a note with the very same text, if it was recorded before."""

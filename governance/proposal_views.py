@@ -17,6 +17,7 @@ def label(number: int) -> str:
 def proposal_view(item: Item, base: Charter, now_ms: int) -> ProposalView:
     """`base`: the charter it was made on."""
     proposal, opening, count = item.proposal, item.opening, item.tally(now_ms)
+    cast_ms = {index: at_ms for index, at_ms, _ in item.ballots}
     patch = features.patch(base, proposal.feature, proposal.parameters)
     return ProposalView(
         id=opening.proposal,
@@ -29,9 +30,14 @@ def proposal_view(item: Item, base: Charter, now_ms: int) -> ProposalView:
         state=item.state(now_ms),
         opened_ms=opening.opened_ms,
         closes_ms=count.closes_ms,
+        index=item.index,
+        decided_ms=item.decided[0] if item.decided else None,
+        outcome_index=item.outcome_index,
         eta_ms=item.eta_ms,
         effective_round=proposal.effective_round,
         executed_round=item.executed_round,
+        executed_ms=item.executed_ms,
+        execution_index=item.execution_index,
         charter_version=item.charter_version,
         patch=() if isinstance(patch, Refusal) else tuple(patch),
         electorate=dict(opening.electorate),
@@ -49,12 +55,12 @@ def proposal_view(item: Item, base: Charter, now_ms: int) -> ProposalView:
         against_weight=count.against_weight,
         abstain_weight=count.abstain_weight,
         ballots=tuple(
-            BallotView(voter=voter, choice=choice, index=index)
+            BallotView(voter=voter, choice=choice, index=index, at_ms=cast_ms[index])
             for voter, (choice, index) in count.counted.items()
         ),
         motions=tuple(
-            MotionView(member=m.member, motion=m.motion, reason=m.reason, at_ms=at)
-            for _, at, m in item.motions
+            MotionView(member=m.member, motion=m.motion, reason=m.reason, at_ms=at, index=index)
+            for index, at, m in item.motions
         ),
         rules=opening.rules_digest,
         electorate_digest=opening.electorate_digest,

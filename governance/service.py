@@ -14,21 +14,26 @@ import grpc
 from commons import charter_file, notes
 from commons.anchors import Anchor, Shown, entries_digest
 from commons.ballots import kind
+from commons.certificates import Subject
 from commons.chain import Wanted
 from commons.claims import CountersignNote
 from commons.errors import Code, Refusal
 from commons.log import Checkpoint
 from commons.motions import Pause
+from commons.names import ProposalId
 from commons.notes import Note, NoteError
 from commons.records import Record
-from commons.views import CharterView, JournalView, ProposalsView, ProposalView, View
+from commons.views import BudgetsView, CharterView, JournalView, ProposalsView, ProposalView, View
 from commons.wire.channel import caller, refuse
 from commons.wire.v1 import consortium_pb2 as wire
 from commons.wire.v1.consortium_pb2_grpc import ChamberServicer
+from governance.archive import archive_readers
 from governance.bell import Bell
+from governance.bills import own_part
 from governance.budgets import budgets_view
 from governance.claims import disputes_view
 from governance.consortium import Consortium
+from governance.evidence import evidence_view, extension_view
 from governance.ledger import CLAIMS, decide_claim
 from governance.proof import Entry, Witnessed, chain_bundle, covering
 from governance.proposals import NOTES
@@ -37,6 +42,8 @@ from governance.statements.issuing import Statements
 WATCHERS_MAX = 64
 """Each watcher holds a thread of the server."""
 WATCH_PAUSE_S = 0.25
+LIVE = ("run", "now", "journal")
+"""Views that change without a record: as sites work, as witnesses cosign."""
 WITNESSES_WAIT_S = 2.0
 """How long an answer about the chain waits for cosignatures that are still on their way."""
 _CHAINS_WAITING_MAX = 32
@@ -62,7 +69,7 @@ class Chamber(ChamberServicer):
     ) -> None:
         self._consortium, self._pulse, self._stopping = consortium, pulse, stopping
         self._witnessed = witnessed
-        self._personal = statements.readers
+        self._personal = {**statements.readers, **archive_readers(consortium)}
         self._seats = threading.BoundedSemaphore(WATCHERS_MAX)
         self._waiting = threading.BoundedSemaphore(_CHAINS_WAITING_MAX)
         self._readers: dict[str, Reader] = {
@@ -70,6 +77,8 @@ class Chamber(ChamberServicer):
             "disputes": self._disputes,
             "proposals": self._proposals,
             "proposal": self._proposal,
+            "evidence": self._evidence,
+            "extension": self._extension,
             "journal": self._journal,
             "charter": self._charter,
             **more,
@@ -129,7 +138,7 @@ class Chamber(ChamberServicer):
             found = personal(caller(context), request.key)
             view = found if isinstance(found, Refusal) else _json(found)
         else:
-            view = self._view(request)
+            view = self._view(request, caller(context))
         if isinstance(view, Refusal):
             refuse(context, view)
         return wire.ViewReply(json=view)
@@ -140,19 +149,25 @@ class Chamber(ChamberServicer):
             context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, message)
         context.add_callback(self._pulse.ring)
         try:
-            shown = b""
+            who, shown, moment = caller(context), b"", None
             while context.is_active() and not self._stopping.is_set():
-                strokes = self._pulse.strokes
-                view = self._view(request)
-                if isinstance(view, Refusal):
-                    refuse(context, view)
-                if view != shown:
-                    shown = view
-                    yield wire.ViewReply(json=view)
+                strokes, now = self._pulse.strokes, self._moment(request.view)
+                if now != moment:
+                    moment, view = now, self._view(request, who)
+                    if isinstance(view, Refusal):
+                        refuse(context, view)
+                    if view != shown:
+                        shown = view
+                        yield wire.ViewReply(json=view)
                     time.sleep(WATCH_PAUSE_S)
                 self._pulse.wait_beyond(strokes, _ALIVE_CHECK_S)
         finally:
             self._seats.release()
+
+    def _moment(self, view: str) -> tuple[int, int, int]:
+        """What is the same as before when a view cannot have changed: most follow from the journal and the time alone."""
+        stroke = self._pulse.strokes if view in LIVE else 0
+        return stroke, self._consortium.size, int(time.monotonic() / _ALIVE_CHECK_S)
 
     def Chain(self, request: wire.ChainRequest, context: grpc.ServicerContext) -> wire.ChainBundle:
         wanted = Wanted(request.have_size, request.known_version or 1, request.whole)
@@ -191,7 +206,7 @@ class Chamber(ChamberServicer):
         finally:
             self._waiting.release()
 
-    def _view(self, request: wire.ReadRequest) -> bytes | Refusal:
+    def _view(self, request: wire.ReadRequest, who: Subject) -> bytes | Refusal:
         reader = self._readers.get(request.view)
         if request.view in self._personal:
             return Refusal(Code.REQUEST_INVALID, f"the view {request.view!r} is read, not watched")
@@ -200,6 +215,8 @@ class Chamber(ChamberServicer):
             return Refusal(Code.REQUEST_INVALID, f"there is no view {request.view[:40]!r}; there are {known}")
         with self._consortium.lock:
             view = reader(request.key)
+            if isinstance(view, BudgetsView):
+                view = own_part(view, who, self._consortium.charter)
         return view if isinstance(view, Refusal) else _json(view)
 
     def _budgets(self, key: str) -> View:
@@ -214,7 +231,7 @@ class Chamber(ChamberServicer):
     def _proposals(self, key: str) -> View:
         return ProposalsView(proposals=tuple(self._consortium.proposals.views(self._consortium.now_ms())))
 
-    def _proposal(self, key: str) -> View | Refusal:
+    def _proposal(self, key: str) -> ProposalView | Refusal:
         """By id, number or P-number; the latest one for an empty key."""
         views = self._consortium.proposals.views(self._consortium.now_ms())
         found: ProposalView | None = views[-1] if views and not key else None
@@ -223,6 +240,13 @@ class Chamber(ChamberServicer):
                 found = view
         return found or Refusal(Code.PROPOSAL_UNKNOWN, f"there is no proposal {key[:80]!r} in this journal")
 
+    def _evidence(self, key: str) -> View | Refusal:
+        found = self._proposal(key)
+        return found if isinstance(found, Refusal) else evidence_view(self._consortium, ProposalId(found.id))
+
+    def _extension(self, key: str) -> View | Refusal:
+        return extension_view(self._consortium, key)
+
     def _journal(self, key: str) -> View:
         journal = self._consortium.journal
         return JournalView(
@@ -230,6 +254,7 @@ class Chamber(ChamberServicer):
             root=journal.root().hex(),
             checkpoint=journal.checkpoint().decode(),
             published=(self._witnessed.published(1) or b"").decode(),
+            last_ms=self._consortium.last_ms,
             unwitnessed_since_ms=self._witnessed.unwitnessed_since_ms(),
         )
 

@@ -1,79 +1,19 @@
-"""A partner's statement on this side: fetched and checked, written in a format, verified offline, countersigned.
-
-What the coordinator says is believed only when every check of `commons.statement_proof` holds and each charge fits its
-rate card. Amounts are micro.
-"""
+"""A partner's statement as a file on this side: verified offline, countersigned."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from commons.claims import CountersignNote
 from commons.errors import HansaError
 from commons.identity import read_file
-from commons.notes import NoteError, Verifier, parse
-from commons.statement import Line, StatementNote
-from commons.statement_proof import Bundle, Check, LinesView, ProofView, StatementView, verify
-from governance.statements import reading
-from governance.statements.statement import Statement
+from commons.notes import parse
+from commons.statement import StatementNote
+from commons.statement_proof import Bundle
+from governance.statements.bill import Examined, examine
 from hansa.chamber import Chamber
 from hansa.journals import log_key, seat_key
 from hansa.voting import member_key
-
-PRICED = "each charge is no more than its rate card says"
-
-
-@dataclass(frozen=True)
-class Examined:
-    """What came of checking a statement, in order; a check that does not hold is the last one."""
-
-    note: StatementNote
-    checks: tuple[Check, ...]
-    countersigned: bool
-
-    @property
-    def problem(self) -> str:
-        """Empty: all of it holds."""
-        return self.checks[-1].problem
-
-
-def fetch_bundle(chamber: Chamber, partner: str, period: str) -> Bundle:
-    """The whole statement. PERIOD may be `current` or `last`.
-
-    Raises Refused as the coordinator does, and HansaError when what it sends is no statement or does not hold.
-    """
-    view = chamber.read(StatementView, f"{partner}/{period}")
-    try:
-        note = StatementNote.from_note(parse(view.statement.encode()))
-    except NoteError as wrong:
-        raise HansaError(f"the coordinator's answer is no statement ({wrong}); tell its operator") from wrong
-    if note.partner != partner or period not in (note.period, "current", "last"):
-        raise HansaError(f"asked for {partner}, {period}, the coordinator sent {note.partner}, {note.period}")
-    asked = f"{partner}/{note.period}/{note.journal_size}"
-    bundle = Bundle(
-        **dict(view),
-        format="hansa-statement-bundle/v1",
-        lines=tuple(_lines(chamber, f"{asked}/lines", note.lines)),
-        earlier=tuple(_lines(chamber, f"{asked}/earlier", note.earlier)),
-        proof=chamber.read(ProofView, asked).proof,
-    )
-    found = examine(bundle, chamber.seat.log_verifier)
-    if found.problem:
-        raise HansaError(
-            f"the coordinator's statement of {partner} for {note.period} does not hold: {found.problem}; "
-            "nothing was written; tell the other members"
-        )
-    return bundle
-
-
-def examine(bundle: Bundle, log: Verifier) -> Examined:
-    """Check everything offline, to the first thing that does not hold. The bundle has a note that can be read."""
-    checks = [*verify(bundle, log)]
-    if not checks[-1].problem:
-        checks.append(_prices(bundle))
-    return Examined(bundle.note, tuple(checks), bundle.countersign is not None)
 
 
 def examine_file(file: Path, *, key: str, seat: Path | None) -> Examined:
@@ -84,14 +24,6 @@ def examine_file(file: Path, *, key: str, seat: Path | None) -> Examined:
         )
     log = log_key(key) if key else seat_key(seat or Path())
     return examine(_read(file), log)
-
-
-def read_statement(bundle: Bundle) -> Statement:
-    """Raises HansaError when the lines are no complete statement."""
-    try:
-        return reading.read_statement(bundle.note, bundle.lines, bundle.earlier)
-    except (LookupError, TypeError, ValueError) as wrong:
-        raise HansaError(f"the lines of the statement cannot be read: {wrong!r}") from wrong
 
 
 def countersign(seat: Path, key: Path | None, file: Path) -> tuple[StatementNote, int]:
@@ -129,75 +61,3 @@ def _read(file: Path) -> Bundle:
             f"{file} does not hold: {wrong}; whoever gave it to you must send another"
         ) from wrong
     return bundle
-
-
-def _lines(chamber: Chamber, key: str, count: int) -> Iterator[Line]:
-    """All pages; ends with an error when the coordinator sends more lines than it signed, or none."""
-    start: int | None = 0
-    while start is not None:
-        page = chamber.read(LinesView, f"{key}/{start}")
-        yield from page.lines
-        reached = start + len(page.lines)
-        if reached > count or page.following not in (None, reached) or page.following == start:
-            raise HansaError(f"the coordinator signed {count} records and sends others; tell its operator")
-        start = page.following
-
-
-def _prices(bundle: Bundle) -> Check:
-    try:
-        found = read_statement(bundle).problems()
-    except (HansaError, ValueError) as wrong:
-        return Check(PRICED, str(wrong))
-    return Check(PRICED, "; ".join(found[:5]))
-
-
-def as_json(bundle: Bundle) -> str:
-    """The file that `verify` and `countersign` read."""
-    return bundle.data.decode()
-
-
-def as_note(bundle: Bundle) -> str:
-    """The signed note, and the statement for a person under it."""
-    from governance.statements.note_page import statement_page
-
-    page = statement_page(read_statement(bundle)).strip("\n")
-    if bundle.note.closed == "no":
-        agreed = "Not to be countersigned yet: the period goes on."
-    else:
-        agreed = f"Countersigned by {bundle.note.partner}: {'yes' if bundle.countersign else 'no'}."
-    return f"{bundle.statement}\n{page}\n\n{agreed}\n"
-
-
-def as_focus(bundle: Bundle) -> str:
-    """FinOps FOCUS, as CSV."""
-    from governance.statements.focus import focus_csv
-
-    return focus_csv(read_statement(bundle))
-
-
-def as_hledger(bundle: Bundle) -> str:
-    """An hledger journal with balance assertions."""
-    from governance.statements.hledger import hledger_journal
-
-    return hledger_journal(read_statement(bundle))
-
-
-def as_beancount(bundle: Bundle) -> str:
-    """A beancount file with balance assertions."""
-    from governance.statements.beancount import beancount_file
-
-    return beancount_file(read_statement(bundle))
-
-
-FORMATS = {
-    "note": as_note,
-    "focus": as_focus,
-    "hledger": as_hledger,
-    "beancount": as_beancount,
-    "json": as_json,
-}
-
-
-def summary(note: StatementNote, *, countersigned: bool) -> dict[str, object]:
-    """The statement's facts, for a program."""
-    return {**vars(note), "statement": note.digest, "countersigned": countersigned}

@@ -14,11 +14,12 @@ from commons.errors import ConfigError, HansaError, Refused
 from commons.identity import read_file, write_file
 from commons.notes import NoteError, Signer
 from commons.views import BudgetsView, BudgetView, DisputesView, DisputeView
-from governance.forecast import Forecast, Free, Spent, by_round, forecast
+from governance.burndown import forecast_of
+from governance.forecast import Forecast
+from governance.quoting import latest_run
 from governance.reversing import reversal_id, token_for
 from hansa.chamber import Chamber
 from hansa.hosting import operator_seat
-from hansa.quoting import latest_run
 from hansa.settings import read_hours, read_micro
 from hansa.voting import member_key
 
@@ -57,20 +58,7 @@ def forecasts(chamber: Chamber, partner: str) -> tuple[list[Forecast], str]:
         raise HansaError(f"there is no partner {partner!r} in the books; there are {there}")
     rounds = max(0, run.rounds - run.round) if run and run.phase == "training" else 0
     now_ms = time.time_ns() // 1_000_000
-    return [_forecast(budget, view, rounds, now_ms) for budget in known], view.currency
-
-
-def _forecast(budget: BudgetView, view: BudgetsView, rounds: int, now_ms: int) -> Forecast:
-    paid = [
-        Spent(c.run, c.round, c.ended_ms, c.charged_micro)
-        for c in view.charges
-        if c.payer == budget.partner and c.state == "settled"
-    ]
-    free = [Free(lot.free_micro, lot.not_before_ms, lot.expires_ms) for lot in budget.lots]
-    return forecast(
-        budget.partner, by_round(paid), free,
-        available_micro=budget.available_micro, run_rounds=rounds, now_ms=now_ms,
-    )  # fmt: skip
+    return [forecast_of(budget, view, rounds, now_ms) for budget in known], view.currency
 
 
 def raise_dispute(

@@ -3,38 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from commons.written import moneys
+from governance.burndown import Level, levels
 from governance.forecast import Forecast
-from hansa.output import moneys
 
 ROWS_MAX = 24
 WIDTH_MIN, WIDTH_MAX = 10, 60
-
-
-@dataclass(frozen=True)
-class Level:
-    label: str
-    left_micro: int
-    ahead: bool
-
-
-def levels(f: Forecast) -> list[Level]:
-    """One per round so far, of all that is granted by now; then one per round ahead, until the budget or the run ends.
-
-    Without a running run, as many rounds ahead as there were.
-    """
-    left = f.available_micro + sum(spent.amount_micro for spent in f.rounds)
-    found = []
-    for spent in f.rounds:
-        left -= spent.amount_micro
-        found.append(Level(f"{spent.run} round {spent.round}", left, False))
-    wanted = f.run_rounds if f.run_rounds and not f.lacking_micro else max(len(f.rounds), f.run_rounds)
-    ahead = min(f.rounds_left, wanted) if f.rounds_left is not None else f.run_rounds
-    for number in range(1, ahead + 1):
-        left = max(0, left - f.round_micro)
-        found.append(Level(f"in {number} rounds" if number > 1 else "in 1 round", left, True))
-    return found
 
 
 def chosen(found: Sequence[Level], most: int = ROWS_MAX) -> list[Level]:

@@ -14,12 +14,12 @@ from typing import Any, TypeVar
 import grpc
 from typing_extensions import Self
 
-from commons import charter_file, statement_proof, views
+from commons import charter_file, roll_views, run_views, statement_proof, views, vote_views
 from commons.chain import Wanted
 from commons.chain_file import ChainFile
 from commons.errors import Code, HansaError, Refused
 from commons.identity import Seat
-from commons.log import open_proof, proof_text
+from commons.log import Proof, open_proof, proof_text
 from commons.names import Digest, RunId
 from commons.records import Record
 from commons.wire import channel
@@ -28,13 +28,22 @@ from commons.wire.v1.consortium_pb2_grpc import ChamberStub, OperatorStub
 
 VIEWS: dict[str, type[views.View]] = {
     "run": views.RunView,
+    "now": run_views.NowView,
+    "rounds": run_views.RoundsView,
+    "curves": run_views.CurvesView,
     "experts": views.ExpertsView,
     "budgets": views.BudgetsView,
     "disputes": views.DisputesView,
     "proposals": views.ProposalsView,
     "proposal": views.ProposalView,
+    "evidence": vote_views.EvidenceView,
+    "extension": vote_views.ExtensionView,
     "journal": views.JournalView,
     "charter": views.CharterView,
+    "members": roll_views.MembersView,
+    "releases": roll_views.ReleasesView,
+    "records": roll_views.RecordsView,
+    "record": roll_views.RecordView,
     "statement": statement_proof.StatementView,
     "statement-lines": statement_proof.LinesView,
     "statement-proof": statement_proof.ProofView,
@@ -88,22 +97,26 @@ class Chamber:
             raise channel.translate(error) from error
 
     def submit(self, note: bytes) -> int:
-        """Hand in a note of a member; its journal index. Asked twice: the first index.
+        """Hand in a note of a member; its journal index. Asked twice: the first index. Raises as `submit_proven`."""
+        return self.submit_proven(note)[0].index
 
-        The receipt is checked: the index is only believed with a proof that the log signed for these very bytes.
+    def submit_proven(self, note: bytes) -> tuple[Proof, bytes]:
+        """Hand in a note of a member; the proof that it is in the journal, and its record's leaf.
+
+        The receipt is checked: it is only believed with a proof that the log signed for these very bytes.
         Raises HansaError when it proves nothing.
         """
         receipt = self._ask(self._chamber.Submit, wire.NoteRequest(note=note))
         try:
-            index, record = self._proven(receipt)
-            if record.body != note:
+            proof = self._proven(receipt)
+            if Record.parse(receipt.leaf).body != note:
                 raise ValueError("it is for another note")
         except ValueError as wrong:
             raise HansaError(
                 f"the coordinator at {self.seat.address} says it took the note, but its receipt proves nothing ({wrong}); "
                 "keep the note and tell the other members"
             ) from wrong
-        return index
+        return proof, receipt.leaf
 
     def chain(self, wanted: Wanted) -> ChainFile:
         """What proves the charter in force, as the coordinator shows and signs it. Raises HansaError when it is no proof."""
@@ -151,8 +164,8 @@ class Chamber:
         )
         receipt = self._ask(self._operator.ReverseCharge, request)
         try:
-            index, record = self._proven(receipt)
-            facts = record.facts
+            index = self._proven(receipt).index
+            facts = Record.parse(receipt.leaf).facts
             if (facts.get("id"), facts.get("reverses")) != (f"reversal/{token}", settle):
                 raise ValueError("it is for another transfer")
         except ValueError as wrong:
@@ -162,11 +175,10 @@ class Chamber:
             ) from wrong
         return index, facts
 
-    def _proven(self, receipt: wire.Receipt) -> tuple[int, Record]:
+    def _proven(self, receipt: wire.Receipt) -> Proof:
         """Raises ValueError when the receipt proves nothing."""
         text = proof_text(receipt.index, receipt.path, receipt.checkpoint)
-        proof = open_proof(text, receipt.leaf, self.seat.log_verifier)
-        return proof.index, Record.parse(receipt.leaf)
+        return open_proof(text, receipt.leaf, self.seat.log_verifier)
 
     def _next_run(self) -> str:
         """``run-1``, or the name of the last run with its number, or 1, raised by one."""

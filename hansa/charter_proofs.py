@@ -103,7 +103,7 @@ def versions(seat: Path, old: str, new: str) -> tuple[Charter, Charter]:
 
 
 def _version(seat: Path, which: str) -> Charter:
-    from hansa.quoting import charter_in_force
+    from governance.quoting import charter_in_force
 
     if which and not which.isdecimal():
         return load_charter(Path(which))

@@ -18,9 +18,9 @@ from commons.identity import load_signer, write_file
 from commons.learning import Codecs, Learning, Outer
 from commons.names import Digest
 from commons.records import canonical_json
+from commons.written import money
 from hansa.keys import read_public
 from hansa.models import MODELS, USUAL
-from hansa.output import money
 
 NOTE = ".note"
 CPU_PEAK_GFLOPS = 20_000

@@ -19,6 +19,7 @@ from hansa.commands import (
     budget,
     charter,
     coordinator,
+    dashboard,
     demo,
     expert,
     journal,
@@ -94,6 +95,7 @@ app.add_typer(expert.app, name="expert")
 app.command("vote")(proposal.vote_on_all)
 app.add_typer(release.app, name="release")
 app.add_typer(journal.app, name="journal")
+app.command("dashboard")(dashboard.dashboard)
 app.command("bench")(bench.bench)
 
 

@@ -50,7 +50,7 @@ def serve(
     from orchestrator.coordinator import Coordinator
 
     few_arenas()
-    _log_to_stderr()
+    log_to_stderr()
     if not (home / CHARTER).exists():
         furnish(home, charter=charter, founding=founding, log_key=log_key)
     coordinator = Coordinator(
@@ -146,7 +146,7 @@ def run_site_here(file: Path, *, as_json: bool) -> int:
 
     few_arenas()
     loaded = load(file)
-    _log_to_stderr()
+    log_to_stderr()
     with stop_signal() as stop:
         if as_json:
             line({"site": loaded.name, "partner": loaded.partner, "state": "started"})
@@ -168,6 +168,6 @@ def stop_signal() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-def _log_to_stderr() -> None:
+def log_to_stderr() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("hansa").setLevel(logging.INFO)

@@ -28,7 +28,8 @@ from commons.identity import read_file, write_file
 from commons.names import Digest, ExpertId, SiteId
 from commons.notes import NoteError, Signer, Verifier, compose, digest, open_note, read
 from commons.records import canonical_json
-from commons.states import Blob, manifest_bytes
+from commons.states import Blob, state_digest
+from commons.states.naming import name_of
 from orchestrator.release.layout import CHARTER
 
 State = dict[str, NDArray[np.float32]]
@@ -248,6 +249,7 @@ def _weights(folder: Path, expert_map: ExpertMap) -> State:
 def _digest(state: Mapping[str, NDArray[np.float32]]) -> Digest:
     """Of the weights alone: as a state's manifest would have it if every slice were stored whole."""
     blobs = {
-        n: Blob(digest(np.ascontiguousarray(a, "<f4").tobytes()), a.shape, a.nbytes) for n, a in state.items()
+        n: Blob(name_of(np.ascontiguousarray(a, "<f4").tobytes()), a.shape, a.nbytes)
+        for n, a in state.items()
     }
-    return digest(manifest_bytes(blobs))
+    return state_digest(blobs)

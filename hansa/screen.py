@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TextIO
 from typing_extensions import Self
 
 from commons.views import RoundView, RunView, SiteView
-from hansa.output import duration, money, size
+from commons.written import duration, money, size
 
 if TYPE_CHECKING:
     from rich.console import Group

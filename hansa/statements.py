@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime, timezone
 
 from commons.views import (
     BudgetView,
@@ -14,12 +13,10 @@ from commons.views import (
     RunView,
     SiteView,
 )
+from commons.written import instant, money, moneys, size
 from governance.forecast import RECENT_ROUNDS, Forecast
 from governance.quotes import PayerQuote, Quote, Span
-from hansa.output import money, moneys, size, table
-
-_LAST_MS = 253_402_300_799_000
-"""The end of the year 9999, where calendars here end."""
+from hansa.output import table
 
 
 def budget_table(budgets: Sequence[BudgetView], currency: str) -> str:
@@ -265,12 +262,6 @@ def _run(f: Forecast) -> str:
     if not f.run_rounds or not f.round_micro:
         return "-"
     return f"lacks {money(f.lacking_micro)}" if f.lacking_micro else "is paid for"
-
-
-def instant(at_ms: int) -> str:
-    if at_ms > _LAST_MS:
-        return "after the year 9999"
-    return datetime.fromtimestamp(at_ms / 1000, timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def _date(at_ms: int, none: str) -> str:

@@ -6,8 +6,6 @@ import json
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,33 +13,23 @@ from jsonpatch import JsonPatchException
 from jsonpointer import JsonPointerException
 
 from commons import charter_file, features
-from commons.ballots import Ballot, Proposal
+from commons.ballots import Proposal
 from commons.charter import Charter
-from commons.errors import ConfigError, HansaError, Refusal, Refused
+from commons.errors import ConfigError, HansaError, Refused
 from commons.features.patching import patch_parameters
 from commons.identity import load_signer
 from commons.motions import BallotKey, Motion, Pause
-from commons.names import Digest, ProposalId
-from commons.notes import NOTE_BYTES_MAX, NoteError, Signer, Verifier, digest, parse
+from commons.names import Digest
+from commons.notes import NOTE_BYTES_MAX, NoteError, Signer, Verifier, parse
 from commons.views import CharterView, ProposalsView, ProposalView
 from commons.work import Words
-from governance.quotes import Quote
+from governance.casting import ballot_text
+from governance.quoting import Preview, charter_in_force, preview
 from hansa.chamber import Chamber
 from hansa.joining import MEMBER_KEY
-from hansa.quoting import charter_in_force, currency_of, quote_change
 from hansa.settings import read_settings, split_settings
 
 MotionName = Literal["withdraw", "discuss", "resume", "veto"]
-
-
-@dataclass(frozen=True)
-class Preview:
-    """What a proposal would do."""
-
-    changes: tuple[tuple[str, Any, Any], ...]
-    """(JSON pointer, old value, new value)."""
-    quote: Quote | None
-    """None: it changes no charter."""
 
 
 def propose(
@@ -81,25 +69,10 @@ def cast(
     chamber: Chamber, signer: Signer, view: ProposalView, choice: str, *, reason: str = ""
 ) -> ProposalView:
     """Sign and hand in a ballot on what `view` shows; the proposal as it stands afterwards."""
-    note = ballot_text(chamber, signer.name.partition("/")[0], view, choice, reason=reason)
+    voter = signer.name.partition("/")[0]
+    note = ballot_text(chamber.seat.consortium, voter, view, choice, reason=reason)
     chamber.submit(signer.sign(note))
     return chamber.read(ProposalView, view.id)
-
-
-def ballot_text(chamber: Chamber, voter: str, view: ProposalView, choice: str, *, reason: str = "") -> str:
-    """The very text a ballot signs. `reason`: kept by the voter, of whose text the ballot has the digest."""
-    ballot = Ballot(
-        consortium=chamber.seat.consortium,
-        proposal=ProposalId(view.id),
-        rules=Digest(view.rules),
-        electorate=Digest(view.electorate_digest),
-        voter=voter,
-        choice=choice,
-        nonce=secrets.token_hex(16),
-        cast_at=datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        reason=digest(reason.encode()) if reason else "",
-    )
-    return ballot.compose()
 
 
 def open_proposal(
@@ -142,7 +115,8 @@ def unsigned_ballot(seat: Path, *, which: str, choice: str, reason: str = "") ->
     """What to sign on another machine, by `hansa key sign`."""
     with Chamber.at(seat) as chamber:
         voter = chamber.seat.subject.partner
-        return ballot_text(chamber, voter, find_proposal(chamber, which), choice, reason=reason)
+        view = find_proposal(chamber, which)
+        return ballot_text(chamber.seat.consortium, voter, view, choice, reason=reason)
 
 
 def hand_in(seat: Path, file: Path) -> int:
@@ -209,19 +183,6 @@ def _signed(signer: Signer, note: Words) -> bytes:
         raise ConfigError([f"it cannot be written down: {error}"]) from None
 
 
-def preview(chamber: Chamber, feature: str, parameters: Mapping[str, Any], effective_round: int) -> Preview:
-    """The dry run: what would change and cost if it were carried out now. Raises Refused when it could not be."""
-    charter = charter_in_force(chamber)
-    if wrong := features.check(charter, feature, parameters):
-        raise Refused(wrong)
-    if not features.FEATURES[feature].binding:
-        return Preview((), None)
-    after = features.apply(charter, feature, parameters)
-    assert not isinstance(after, Refusal), "it was checked"
-    quote = quote_change(chamber, feature, parameters, effective_round=effective_round)
-    return Preview(tuple(charter_file.diff(charter, after)), quote)
-
-
 def read_patch(charter: Charter, file: Path) -> dict[str, Any]:
     """The parameters of config-patch. Raises ConfigError for a file that is no patch of this charter."""
     try:
@@ -246,6 +207,11 @@ def find_proposal(chamber: Chamber, which: str) -> ProposalView:
         there = ", ".join(f"P-{p.number:04d}" for p in known) or "none"
         raise HansaError(f"there is no proposal {which!r}; there are: {there}")
     return chamber.read(ProposalView, found.id)
+
+
+def currency_of(chamber: Chamber) -> str:
+    """Of the charter our partner signed: no vote changes it."""
+    return charter_file.from_canonical(chamber.seat.charter).rate_card.currency
 
 
 def member_key(seat: Path, key: Path | None) -> Signer:

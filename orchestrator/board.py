@@ -27,8 +27,9 @@ def run_view(
     live: Live,
     noised: Noised,
     journal_size: int,
+    last: int = 0,
 ) -> RunView:
-    """Call it while the journal's views stand still."""
+    """Call it while the journal's views stand still. `last`: how many rounds its history shows; 0: all."""
     charter = charters[max(charters)]
     opened, private = run.open_round, charter.privacy
     sites = [_site(site, run, charters, ledger, live) for site in charter.sites]
@@ -43,7 +44,9 @@ def run_view(
         state=run.state,
         reason=run.reason or live.trouble,
         sites=tuple(sites),
-        history=tuple(round_view(run, found, charters[found.charter_version]) for found in run.history),
+        history=tuple(
+            round_view(run, found, charters[found.charter_version]) for found in run.history[-last:]
+        ),
         evaluation={note.domain: note.loss for _, (_, note) in sorted(run.evaluations.items())},
         journal_size=journal_size,
     )
@@ -72,6 +75,7 @@ def round_view(run: RunState, found: RoundState, charter: Charter) -> RoundView:
         verdict=found.verdict,
         worth_ppm=found.worth_ppm,
         experts_ppm=found.experts_ppm,
+        tokens=sum(update.tokens for update in (*updates.values(), *late.values())),
         bytes_up=sum(update.payload_bytes for update in (*updates.values(), *late.values())),
         bytes_down=found.bytes_down,
         opened_ms=found.opened_ms,

@@ -19,8 +19,9 @@ import grpc
 
 from commons.clock import Clock, SystemClock
 from commons.errors import HansaError, Refusal
+from commons.names import RunId
 from commons.states import StateStore
-from commons.views import View
+from commons.views import RunView, View
 from commons.wire import channel
 from commons.wire.v1.consortium_pb2_grpc import (
     add_ChamberServicer_to_server,
@@ -44,7 +45,9 @@ from orchestrator.home import Home, HomeLock, Served
 from orchestrator.live import Live
 from orchestrator.outsiders import follow_outsiders
 from orchestrator.progress import Runs
+from orchestrator.roll import members_view, releases_view
 from orchestrator.round import carry_out_votes, run_round
+from orchestrator.run_views import LAST, curves_view, now_view, rounds_view
 from orchestrator.service import Enrolment, Operator, SiteLink
 from orchestrator.spool import Spool
 from orchestrator.streams import STREAMS_MAX, Streams
@@ -162,14 +165,19 @@ class Coordinator:
         channel.add_raw_handlers(server, upload=link.Upload, fetch=link.Fetch)
         more: dict[str, Callable[[str], View | Refusal]] = {
             "run": lambda key: _run_view(desk, witnesses, key),
+            "now": lambda key: _now_view(desk, witnesses, key),
+            "rounds": lambda key: rounds_view(desk, key),
+            "curves": lambda key: curves_view(desk, key),
             "experts": lambda _: experts_view(desk),
+            "members": lambda _: members_view(desk, enrolments),
+            "releases": lambda _: releases_view(desk),
         }
+        enrolments = Enrolments(self.home, desk.consortium, home.authority, home.signer, home.founding)
         statements = Statements(desk.consortium, desk.signer)
         chamber = Chamber(desk.consortium, pulse, desk.stopping, more, witnesses, statements)
         add_ChamberServicer_to_server(chamber, server)
         add_OperatorServicer_to_server(Operator(desk), server)
         door = _server(4, channel.ENROLMENT_OPTIONS, enrolment=True)
-        enrolments = Enrolments(self.home, desk.consortium, home.authority, home.signer, home.founding)
         add_EnrolmentServicer_to_server(Enrolment(enrolments), door)
         self.address = _bind(server, self.address, served, mutual=True)
         self.enrolment_address = _bind(door, self.enrolment_address, served, mutual=False)
@@ -291,7 +299,7 @@ def _keep_books(desk: Desk) -> None:
         desk.bell.wait_beyond(strokes, wait_s)
 
 
-def _run_view(desk: Desk, witnesses: Witnesses, key: str) -> View | Refusal:
+def _run_view(desk: Desk, witnesses: Witnesses, key: str, last: int = 0) -> RunView | Refusal:
     run = desk.runs.find(key)
     if isinstance(run, Refusal):
         return run
@@ -303,8 +311,14 @@ def _run_view(desk: Desk, witnesses: Witnesses, key: str) -> View | Refusal:
         live=desk.live,
         noised=desk.runs.noised,
         journal_size=consortium.size,
+        last=last,
     )
     return view if view.reason else view.model_copy(update={"reason": witnesses.trouble()})
+
+
+def _now_view(desk: Desk, witnesses: Witnesses, key: str) -> View | Refusal:
+    view = _run_view(desk, witnesses, key, LAST)
+    return view if isinstance(view, Refusal) else now_view(desk.runs.by_id[RunId(view.run)], view)
 
 
 def _server(threads: int, options: list[tuple[str, int]], *, enrolment: bool) -> grpc.Server:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from commons import charter_file
+from commons.certificates import ends_ms
 from commons.errors import Code, Refusal
 from commons.identity import (
     Authority,
@@ -39,6 +40,17 @@ class Enrolled:
     founding: tuple[bytes, ...]
 
 
+@dataclass(frozen=True)
+class Held:
+    """What one subject has to speak to the coordinator with."""
+
+    joined: bool
+    invite_until_ms: int
+    """0: there is no invite for it."""
+    certificate_until_ms: int
+    """Of the last certificate it got; 0: not known."""
+
+
 class Enrolments:
     """Invites in ``invites/``, and in ``enrolled.json`` which token was used for which TLS key.
 
@@ -59,6 +71,8 @@ class Enrolments:
         self._consortium, self._authority, self._signer = consortium, authority, signer
         self._founding = tuple(founding)
         self._burnt: dict[str, dict[str, str]] = {}
+        self._invited: dict[str, int] = {}
+        """Subject's URI -> until when its invite can be used, Unix ms."""
         with suppress(FileNotFoundError):
             self._burnt = json.loads(self._burnt_file.read_bytes())
 
@@ -84,8 +98,10 @@ class Enrolments:
                 token=new_token(),
                 expires_s=int(time.time()) + VALID_S,
             )
-            if not self._still_good(file, invite):
+            good = self._still_good(file, invite)
+            if not good:
                 write_file(file, self._signer.sign(invite.compose()), private=True)
+            self._invited[subject.uri(charter.consortium.name)] = (good or invite).expires_s * 1000
             written.append(file)
         return written
 
@@ -110,8 +126,7 @@ class Enrolments:
                 refusal = self._delegate(invite.subject, delegation, key)
                 if refusal is not None:
                     return refusal
-            if not burnt:
-                self._burn(token, invite, key)
+            self._burn(token, invite, key, ends_ms(certificate))
         charter = charter_file.canonical(self._consortium.members.charters[1])
         return Enrolled(certificate, self._authority.certificate, charter, self._founding)
 
@@ -162,17 +177,31 @@ class Enrolments:
             return Refusal(Code.INVITE_USED, f"{subject} is enrolled with other keys already")
         return None
 
-    def _burn(self, token: str, invite: Invite, key: str) -> None:
-        entry = {"subject": invite.subject.uri(invite.consortium), "key": key}
+    def held(self, subject: Subject) -> Held:
+        """Of a member or site of the charter in force."""
+        uri = subject.uri(self._consortium.charter.consortium.name)
+        ends = [int(entry.get("until-ms", 0)) for entry in self._burnt.values() if entry["subject"] == uri]
+        return Held(bool(ends), 0 if ends else self._invited.get(uri, 0), max(ends, default=0))
+
+    def _burn(self, token: str, invite: Invite, key: str, until_ms: int) -> None:
+        """Remember whose key it is for, and until when the certificate holds."""
+        entry = {"subject": invite.subject.uri(invite.consortium), "key": key, "until-ms": str(until_ms)}
+        if self._burnt.get(token) == entry:
+            return
         write_file(self._burnt_file, canonical_json({**self._burnt, token: entry}), private=True)
         self._burnt[token] = entry
 
-    def _still_good(self, file: Path, wanted: Invite) -> bool:
+    def _still_good(self, file: Path, wanted: Invite) -> Invite | None:
+        """The invite in the file, if it can still be handed out."""
         try:
             held = self._open(file.read_bytes())
         except FileNotFoundError:
-            return False
+            return None
         if isinstance(held, Refusal) or held.expires_s < time.time() + _RENEW_S:
-            return False
+            return None
         same = (held.address, held.enrolment, held.ca_fingerprint, held.subject)
-        return same == (wanted.address, wanted.enrolment, wanted.ca_fingerprint, wanted.subject)
+        return (
+            held
+            if same == (wanted.address, wanted.enrolment, wanted.ca_fingerprint, wanted.subject)
+            else None
+        )

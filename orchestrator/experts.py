@@ -17,14 +17,18 @@ def experts_view(desk: Desk) -> ExpertsView:
     charter, expert_map = members.charter, desk.expert_map(members.charter.version)
     like = {a.expert: a.like for a in charter.added}
     size = expert_map.parameters().expert
-    tokens, trained, since = Counter[str](), Counter[str](), dict[str, int]()
+    trained, since = Counter[str](), dict[str, int]()
+    routed: dict[str, Counter[str]] = {}
     for found in run.history if run else ():
         for expert in members.charters[found.charter_version].experts:
             since.setdefault(expert, found.number)
     for number, update in _updates(run):
-        tokens.update(routed_tokens(update.routed))
         assert run is not None
-        owners = members.charters[run.history[update.round - 1].charter_version].owners
+        then = members.charters[run.history[update.round - 1].charter_version]
+        owners, sender = then.owners, then.site(update.site)
+        assert sender is not None, "a site of that charter sent it"
+        for expert, tokens in routed_tokens(update.routed).items():
+            routed.setdefault(expert, Counter())[sender.domain] += tokens
         trained |= Counter({e: number for e, site in owners.items() if site == update.site})
     experts = []
     for index, expert in enumerate(charter.experts):
@@ -39,7 +43,8 @@ def experts_view(desk: Desk) -> ExpertsView:
                 like=like.get(expert),
                 from_round=since.get(expert, 0),
                 trained_round=trained[expert],
-                tokens=tokens[expert],
+                tokens=routed.get(expert, Counter()).total(),
+                routed=dict(routed.get(expert, {})),
             )
         )
     return ExpertsView(

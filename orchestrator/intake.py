@@ -7,9 +7,10 @@ device is taken `orchestrator.usages`.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+
+from blake3 import blake3
 
 from commons.charter import Charter
 from commons.charter import Site as CharterSite
@@ -223,7 +224,7 @@ def check_overlap(claim: Claim, usages: Usages) -> Refusal | None:
 def check_frame(site: SiteId, frame: Frame, data: memoryview) -> float | Refusal:
     """Check 17 and 18: every byte is what was signed, and every value is finite. The sum of the values' squares."""
     # 17 the frame's digest is the manifest's
-    if hashlib.sha256(data).hexdigest() != frame.sha256:
+    if blake3(data).hexdigest() != frame.blake3:
         message = (
             f"frame {frame.number} of {frame.part.name} of site {site} is not the one signed; send it anew"
         )

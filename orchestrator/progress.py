@@ -34,6 +34,7 @@ class Admitted:
 class Rejected:
     code: str
     message: str
+    at_ms: int = 0
 
 
 @dataclass
@@ -318,7 +319,7 @@ class Runs:
         if facts["code"] == Code.UPDATE_HARMFUL:
             run.harmful[site] = max(found.number, run.harmful.get(site, found.number))
         target = found.rejected if site in found.holds else found.left_out
-        target[site] = Rejected(facts["code"], facts["message"])
+        target[site] = Rejected(facts["code"], facts["message"], at_ms)
         admitted = found.admitted.pop(site, None) or found.late.pop(site, None)
         if admitted is not None:  # what is wrong with it showed beside the others
             if admitted.usage is not None:

@@ -33,7 +33,7 @@ HEADER_BYTES_MAX = 9 << 20
 NOTE_BYTES_MAX = 8192
 FETCH_DIGESTS_MAX = 1 << 17
 FETCH_SLACK_BYTES = 4096
-_NAME_BEGINS, _NAME_BYTES = b"\n\x47sha256:", 73
+_NAME_BEGINS, _NAME_BYTES = b"\n\x47blake3:", 73
 """Of a blob in a serialised FetchRequest."""
 REPORT_BYTES_MIN = 1 << 16
 TAKEOVER_S = 5.0

@@ -5,7 +5,6 @@ Owns part files. What a blob is worth, its digest says, and the store checks it 
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import threading
 from collections import deque
@@ -16,10 +15,12 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
+from blake3 import blake3
+
 from commons.errors import StoreError, Unreachable
 from commons.names import Digest
-from commons.notes import digest
 from commons.states import MANIFEST_BYTES_MAX, Blob, StateStore
+from commons.states.naming import file_name, name_of, named
 from commons.wire import channel
 from commons.wire.v1 import consortium_pb2 as wire
 from workers.calls import Calls, begun
@@ -53,7 +54,7 @@ class Fetching:
             return persistently(partial(self._manifest, state, line, over), over, lambda: 0, self._say)
 
         [data] = at_once(self._calls, [None], read)
-        if digest(data) != state:
+        if name_of(data) != state:
             raise StoreError(
                 f"the coordinator sent {len(data)} bytes for state {state} that are not it; its operator must check "
                 "its store"
@@ -119,7 +120,7 @@ class Fetching:
     def _take(self, one: Wanted, frames: _Frames) -> bool:
         """One blob from the stream into the store; False when what had come of it earlier was wrong, and is gone."""
         begun_at = at = self._begun(one)
-        path, total = self._part(one.blob), hashlib.sha256()
+        path, total = self._part(one.blob), blake3()
         over = not at and one.bytes <= _OVER_BYTES_MAX and self._store.reuse(one.bytes, path)
         with path.open("r+b" if over else "ab", buffering=0) as part:
             try:
@@ -132,7 +133,7 @@ class Fetching:
             finally:
                 if over and at < one.bytes:
                     part.truncate(at)
-        found = None if begun_at else Digest(f"sha256:{total.hexdigest()}")
+        found = None if begun_at else named(total)
         try:
             self._store.adopt(path, one.blob, found=found)
         except StoreError:
@@ -183,7 +184,7 @@ class Fetching:
         return size
 
     def _part(self, blob: Digest) -> Path:
-        return self._parts / blob.removeprefix("sha256:")
+        return self._parts / file_name(blob)
 
     def _say(self, why: str) -> None:
         self._status.set(why=why)

@@ -7,7 +7,6 @@ residual that the next round's quantisation starts from. Knows nothing of the wi
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import shutil
@@ -16,6 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from blake3 import blake3
 
 from commons.disk import sync
 from commons.errors import StoreError
@@ -196,9 +197,7 @@ def _is_whole(folder: Path) -> bool:
         said = UpdateNote.from_note(parse((folder / "update.note").read_bytes()))
         json.loads((folder / "order.json").read_bytes())
         with (folder / PAYLOAD).open("rb") as payload:
-            frames = all(
-                hashlib.sha256(payload.read(f.bytes)).hexdigest() == f.sha256 for f in manifest.frames
-            )
+            frames = all(blake3(payload.read(f.bytes)).hexdigest() == f.blake3 for f in manifest.frames)
     except (OSError, ValueError, NoteError):
         return False
     return frames and said.manifest == digest(text) and residual_is_whole(folder)

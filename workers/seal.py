@@ -9,13 +9,13 @@ noised before all that (`workers.noise`).
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+from blake3 import blake3
 from numpy.typing import NDArray
 
 from commons.codec import FRAME, encode_frame, encode_with_feedback
@@ -136,7 +136,7 @@ def _encode(
         else:
             data = encode_frame(how, values)
         written += payload.write(data)
-        digests.append(hashlib.sha256(data).hexdigest())
+        digests.append(blake3(data).hexdigest())
     payload.flush()
     begin_writeback(payload.fileno(), offset, written)
     codec: Encoding = "masked" if isinstance(how, Masking) else how

@@ -8,7 +8,6 @@ own, else all sites share one, which is right for memory and would flatter the s
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import shutil
@@ -21,6 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+from blake3 import blake3
 
 from benchmarks import procfs
 from benchmarks.dataplane_parts.models import blocks, replicated
@@ -122,7 +122,7 @@ def _update(path: Path, expert_map: ExpertMap, codec: Codec, site: SiteId) -> Up
     """A payload as the site's `seal` would write it: the same noise in every frame."""
     noise = np.random.default_rng(7).standard_normal(FRAME, np.float32) * np.float32(1e-3)
     frame = encode_frame(codec, noise)
-    digest = hashlib.sha256(frame).hexdigest()
+    digest = blake3(frame).hexdigest()
     parts: list[Part] = []
     with path.open("wb") as payload:
         for part in expert_map.uplink(site):
@@ -131,7 +131,7 @@ def _update(path: Path, expert_map: ExpertMap, codec: Codec, site: SiteId) -> Up
                 count = min(FRAME, part.size - first)
                 data = frame if count == FRAME else encode_frame(codec, noise[:count])
                 payload.write(data)
-                digests.append(digest if count == FRAME else hashlib.sha256(data).hexdigest())
+                digests.append(digest if count == FRAME else blake3(data).hexdigest())
             parts.append(
                 Part(
                     name=part.name,

@@ -9,22 +9,22 @@ change names. Knows nothing of rounds.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
 import numpy as np
+from blake3 import blake3
 from numpy.typing import NDArray
 
-from commons import notes
 from commons.charter import Charter
 from commons.experts.initial import initial_blocks
 from commons.experts.map import ExpertMap
 from commons.experts.slices import Kind, Slice
 from commons.names import Digest, ExpertId
-from commons.states import FP32, Blob, BlobReader, StateStore, StateWriter, manifest_bytes
+from commons.states import FP32, Blob, BlobReader, StateStore, StateWriter, state_digest
+from commons.states.naming import named
 
 Array = NDArray[np.float32]
 _INDEX = re.compile(r"\.experts\.(\d+)\.")
@@ -104,13 +104,13 @@ def remade_digest(store: StateStore, state: Digest, change: Change) -> Digest:
     found: dict[str, Blob] = {}
     for part, content in _pieces(store, state, change):
         if not isinstance(content, Blob):
-            total = hashlib.sha256()
+            total = blake3()
             for block in content:
                 total.update(np.ascontiguousarray(block, FP32).tobytes())
-            digest = Digest(f"sha256:{total.hexdigest()}")
+            digest = named(total)
             content = Blob(digest, part.shape, part.size * FP32.itemsize)
         found[part.name] = content
-    return notes.digest(manifest_bytes(found))
+    return state_digest(found)
 
 
 def _pieces(

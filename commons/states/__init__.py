@@ -13,6 +13,7 @@ from commons.states.manifest import (
     Tensor,
     manifest_bytes,
     read_manifest,
+    state_digest,
 )
 from commons.states.reading import BlobReader
 from commons.states.store import StateStore
@@ -31,4 +32,5 @@ __all__ = [
     "Tensor",
     "manifest_bytes",
     "read_manifest",
+    "state_digest",
 ]

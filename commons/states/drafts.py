@@ -7,7 +7,6 @@ what a crash left from what somebody is still writing.
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import os
 import shutil
 import tempfile
@@ -16,10 +15,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+from blake3 import blake3
+
 from commons.disk import begin_writeback
 from commons.errors import StoreError
 from commons.names import Digest
 from commons.spare import SpareFiles
+from commons.states.naming import named
 
 BLOCK_BYTES = 1 << 20
 """What is hashed and copied at a time: it stays in the processor's cache between the two."""
@@ -47,7 +49,7 @@ class Draft:
         self.bytes = 0
         new = 0 if over else os.O_CREAT | os.O_EXCL
         self._file = os.fdopen(os.open(path, os.O_WRONLY | new, 0o600), "wb", buffering=0)
-        self._digest = hashlib.sha256()
+        self._digest = blake3()
 
     def append(self, data: memoryview) -> None:
         """Bytes (one dimension, format B). Raises OSError."""
@@ -65,7 +67,7 @@ class Draft:
     def close(self) -> Digest:
         """No more is coming; the digest of all that came."""
         self._file.close()
-        return Digest("sha256:" + self._digest.hexdigest())
+        return named(self._digest)
 
     def remove(self) -> None:
         """The file goes, whether it was closed or not; nothing when it has got a name meanwhile."""

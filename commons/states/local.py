@@ -13,7 +13,7 @@ from commons.errors import StoreError
 from commons.names import Digest
 from commons.spare import SpareFiles
 from commons.states.drafts import Drafts, saving, sweep
-from commons.states.manifest import DIGEST
+from commons.states.naming import file_name, from_file_name
 
 
 class File:
@@ -74,9 +74,7 @@ class Folder:
         return Path(self.address(digest))
 
     def address(self, digest: Digest) -> str:
-        if not DIGEST.fullmatch(digest):
-            raise ValueError(f"not a digest: {digest[:80]!r}")
-        return f"{self._blobs}/{digest.removeprefix('sha256:')}"  # asked for every slice, many times a round
+        return f"{self._blobs}/{file_name(digest)}"  # asked for every slice, many times a round
 
     def size(self, digest: Digest) -> int | None:
         try:
@@ -119,7 +117,7 @@ class Folder:
     def digests(self) -> Iterator[Digest]:
         for file in self._blobs.iterdir():
             if file.is_file():
-                yield Digest("sha256:" + file.name)
+                yield from_file_name(file.name)
 
     def remove(self, digests: Iterable[Digest]) -> None:
         for digest in digests:

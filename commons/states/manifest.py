@@ -1,6 +1,6 @@
 """The manifest of a model state: which slice is which blob.
 
-Canonical JSON ``{"slices": {name: {"digest", "shape", "bytes"}}}``; its SHA-256 is the state's digest. A slice may also
+Canonical JSON ``{"slices": {name: {"digest", "shape", "bytes"}}}``; its own digest is the state's. A slice may also
 have a ``"step": {"base", "bytes", "codec", "digest"}``, by which it is built from another blob. Knows nothing of where
 blobs lie.
 """
@@ -8,7 +8,6 @@ blobs lie.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from math import prod
@@ -23,11 +22,11 @@ from commons.form import SHAPE, WHOLE, Form, text
 from commons.learning import Codec
 from commons.names import Digest
 from commons.records import canonical_json
+from commons.states.naming import DIGEST, name_of
 
 Tensor = NDArray[np.float32]
 FP32 = np.dtype("<f4")
 MANIFEST_BYTES_MAX = 64 << 20
-DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _FORM = Form(
     head=b'{"slices":{',
     entry=rb'%b:\{"bytes":%b,"digest":%b,"shape":%b(?:,"step":\{"base":%b,"bytes":%b,"codec":%b,"digest":%b\})?\}'
@@ -58,8 +57,13 @@ class Blob:
 
 
 def manifest_bytes(slices: Mapping[str, Blob]) -> bytes:
-    """The manifest of a state: its SHA-256 is the state's digest."""
+    """The manifest of a state."""
     return canonical_json({"slices": {name: _entry(blob) for name, blob in slices.items()}})
+
+
+def state_digest(slices: Mapping[str, Blob]) -> Digest:
+    """What a state of these slices is called."""
+    return name_of(manifest_bytes(slices))
 
 
 def read_manifest(data: bytes) -> dict[str, Blob]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 
 import numpy as np
+from blake3 import blake3
 from typing_extensions import Self
 
 from commons.errors import StoreError
+from commons.names import Digest
 from commons.states.drafts import BLOCK_BYTES
 from commons.states.manifest import FP32, Blob, Tensor
+from commons.states.naming import named
 from commons.states.place import Source
 
 
@@ -35,7 +37,7 @@ class BlobReader:
         `damaged` of one that is not."""
         self._source, self._blob, self._vouched = source, blob, vouched
         self._right, self._damaged = right, damaged
-        self._hash = None if not check and vouched() else hashlib.sha256()
+        self._hash = None if not check and vouched() else blake3()
         self._hashed = 0
         if source.size != blob.bytes:
             source.close()
@@ -63,17 +65,17 @@ class BlobReader:
             self._hash.update(block)
         self._hashed += len(view)
         if self._hashed == self._blob.bytes:
-            self._compare(self._hash.hexdigest())
+            self._compare(named(self._hash))
 
     def check(self) -> None:
         """Have the whole blob checked, unless this process has done so before. Raises StoreError when it is damaged."""
         if not self._vouched():
-            total, block = hashlib.sha256(), memoryview(bytearray(BLOCK_BYTES))
+            total, block = blake3(), memoryview(bytearray(BLOCK_BYTES))
             for at in range(0, self._blob.bytes, BLOCK_BYTES):
                 part = block[: self._blob.bytes - at]
                 self._fill(at, part)
                 total.update(part)
-            self._compare(total.hexdigest())
+            self._compare(named(total))
         self._hash = None
 
     def close(self) -> None:
@@ -90,8 +92,8 @@ class BlobReader:
         if count != len(out):
             raise self._damaged(f"it ends after {at + count} bytes of {self._blob.bytes}")
 
-    def _compare(self, found: str) -> None:
-        if "sha256:" + found != self._blob.digest:
-            raise self._damaged(f"its digest is sha256:{found}")
+    def _compare(self, found: Digest) -> None:
+        if found != self._blob.digest:
+            raise self._damaged(f"its digest is {found}")
         self._hash = None
         self._right()

@@ -29,7 +29,7 @@ from commons.errors import StoreError
 from commons.names import Digest
 from commons.states import failing
 from commons.states.drafts import Drafts, sweep
-from commons.states.manifest import DIGEST
+from commons.states.naming import DIGEST, file_name, from_file_name
 
 RETRY_S = 20.0
 """How long one request is tried again. Whoever asked for it then fails, and is tried again as a whole by its caller."""
@@ -75,7 +75,7 @@ class Bucket:
         self._begin()
 
     def address(self, digest: Digest) -> str:
-        return f"{self.where}/blobs/{_name(digest)}"
+        return f"{self.where}/blobs/{file_name(digest)}"
 
     def size(self, digest: Digest) -> int | None:
         path = self._path(digest)
@@ -172,7 +172,7 @@ class Bucket:
     def _list(self) -> None:
         found = self._tried(lambda: self._files.find(f"{self._root}/blobs", detail=True))
         names = {path.rpartition("/")[2]: int(info["size"]) for path, info in found.items()}
-        here = {Digest(f"sha256:{name}"): size for name, size in names.items()}
+        here = {from_file_name(name): size for name, size in names.items()}
         self._sizes = {digest: size for digest, size in here.items() if DIGEST.fullmatch(digest)}
 
     def _upload(self, draft: Path, digest: Digest, size: int) -> None:
@@ -189,7 +189,7 @@ class Bucket:
             raise failing.missing(self.where) from error
 
     def _path(self, digest: Digest) -> str:
-        return f"{self._root}/blobs/{_name(digest)}"
+        return f"{self._root}/blobs/{file_name(digest)}"
 
     def _tried(self, request: Callable[[], T]) -> T:
         """Raises FileNotFoundError, and StoreError for every other failure."""
@@ -297,9 +297,3 @@ def _opened(url: str) -> tuple[Any, str]:
     if options:
         files.retries = 1  # s3fs tries again what its client has tried again
     return files, root.rstrip("/")
-
-
-def _name(digest: Digest) -> str:
-    if not DIGEST.fullmatch(digest):
-        raise ValueError(f"not a digest: {digest[:80]!r}")
-    return digest.removeprefix("sha256:")

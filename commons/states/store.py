@@ -6,17 +6,16 @@ import mmap
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 
 from commons.errors import StoreError
 from commons.names import Digest
-from commons.notes import digest_file
 from commons.states.known import Known
 from commons.states.local import Folder
 from commons.states.manifest import FP32, Blob, Tensor, read_manifest
+from commons.states.naming import name_of, name_of_file
 from commons.states.place import Place
 from commons.states.reading import BlobReader
 from commons.states.steps import take_step
@@ -77,7 +76,7 @@ class StateStore:
 
     def put(self, data: bytes) -> Digest:
         """Store one blob durably; a repeat writes nothing. Raises StoreError when the disk is full."""
-        digest = Digest("sha256:" + sha256(data).hexdigest())
+        digest = name_of(data)
         if not self.holds(digest, len(data)):
             with self.writer() as writer:
                 blob = writer.frames()
@@ -91,7 +90,7 @@ class StateStore:
 
         `found`: the digest of its bytes where whoever wrote them took it on the way. Raises StoreError (and removes the file) when its bytes have another digest.
         """
-        found = found or digest_file(file)
+        found = found or name_of_file(file)
         if found != digest:
             file.unlink()
             raise StoreError(f"{file} should be {digest} but its bytes are {found}: fetch it again")
@@ -146,7 +145,7 @@ class StateStore:
         """The blob's bytes, checked. Raises StoreError when it is missing or damaged."""
         data = b"".join(self.stream([digest], 0, _READ_BYTES))
         if self._durable or not self._known.vouched(digest):
-            if "sha256:" + sha256(data).hexdigest() != digest:
+            if name_of(data) != digest:
                 raise self._damaged(digest, f"it has {len(data)} other bytes")
             self._known.vouch([digest])
         return data

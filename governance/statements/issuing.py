@@ -28,6 +28,7 @@ from commons.statement_proof import (
     pack_hashes,
 )
 from commons.views import View
+from governance.bills import readable
 from governance.consortium import Consortium
 from governance.ledger.accounts import budget_account
 from governance.ledger.periods import Period, balance_lines
@@ -56,7 +57,7 @@ class Statements:
     def read(self, caller: Subject, key: str) -> StatementView | Refusal:
         """`PARTNER/PERIOD`: the statement without its lines. PERIOD may be `current` or `last`.
 
-        Refuses: not_authorised (a partner reads its own), account_not_found, request_invalid (no such period).
+        Refuses: not_authorised (a partner reads its own; the charter may open them), account_not_found, request_invalid (no such period).
         """
         with self._consortium.lock:
             self._consortium.commit(lambda now_ms: decide_close(self._consortium.ledger, now_ms))
@@ -265,7 +266,7 @@ class Statements:
 
     def _find(self, caller: Subject, key: str) -> tuple[str, Period] | Refusal:
         partner, _, name = key.partition("/")
-        if caller.role != "operator" and caller.partner != partner:
+        if not readable(self._consortium.charter, "statements", partner, caller):
             message = (
                 f"{caller} may read the statements of {caller.partner or 'nobody'}, not of {partner[:40]!r}"
             )

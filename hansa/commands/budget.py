@@ -131,11 +131,11 @@ def quote(
     from dataclasses import asdict
 
     from commons.errors import ConfigError
+    from governance.quoting import quote_change, quote_proposal
     from hansa.chamber import Chamber
-    from hansa.quoting import currency_of, quote_change, quote_proposal
     from hansa.settings import read_settings, split_settings
     from hansa.statements import quote_text
-    from hansa.voting import find_proposal
+    from hansa.voting import currency_of, find_proposal
 
     if bool(feature) == bool(proposal):
         raise ConfigError(["name what would change: --feature with its parameters, or --proposal"])
@@ -244,8 +244,8 @@ def convert(
     from dataclasses import asdict
     from datetime import datetime
 
+    from commons.written import money
     from hansa.budgets import convert as convert_time
-    from hansa.output import money
 
     done = convert_time(seat, key, device=device, hours=hours)
     text = (
@@ -280,8 +280,8 @@ def reverse(
     """
     from dataclasses import asdict
 
+    from commons.written import money
     from hansa.budgets import reverse as reverse_charge
-    from hansa.output import money
 
     done = reverse_charge(home, charge=charge, amount=amount, reason=reason.value, token=token)
     text = (

@@ -48,11 +48,11 @@ def statement(
       hansa budget statement alder --period 2026-11 --format json --out november.json --seat alder/seat
     """
     from commons.identity import write_file
-    from hansa.billing import FORMATS, fetch_bundle, summary
+    from governance.statements.bill import FORMATS, fetch_bundle, summary
     from hansa.chamber import Chamber
 
     with Chamber.at(seat) as chamber:
-        bundle = fetch_bundle(chamber, partner, period)
+        bundle = fetch_bundle(chamber, chamber.seat.log_verifier, partner, period)
     note = bundle.note
     text = FORMATS[wanted.value](bundle)
     if out is not None:
@@ -81,7 +81,8 @@ def verify(
       hansa budget verify november.json --seat alder/seat
       hansa budget verify november.json --key "$(cat quay.pub)"
     """
-    from hansa.billing import examine_file, summary
+    from governance.statements.bill import summary
+    from hansa.billing import examine_file
 
     found = examine_file(file, key=key, seat=seat)
     note, problem = found.note, found.problem
@@ -118,8 +119,8 @@ def countersign(
     Example:
       hansa budget countersign november.json --seat alder/seat
     """
+    from governance.statements.bill import summary
     from hansa.billing import countersign as agree
-    from hansa.billing import summary
 
     note, index = agree(seat, key, file)
     text = f"{note.partner} countersigned its statement for {note.period} (journal record {index})."

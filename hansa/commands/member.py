@@ -54,9 +54,10 @@ def list_(seat: Seat = SEAT, as_json: Json = False) -> None:
     Example:
       hansa member list --seat alder/seat
     """
+    from commons.written import money
+    from governance.quoting import charter_in_force
     from hansa.chamber import Chamber
-    from hansa.output import money, table
-    from hansa.quoting import charter_in_force
+    from hansa.output import table
 
     with Chamber.at(seat) as chamber:
         charter = charter_in_force(chamber)

@@ -78,10 +78,11 @@ def open_with(
     """Show what it would do, sign, hand in, answer."""
     from dataclasses import asdict
 
+    from governance.quoting import Preview
     from hansa.output import plain
     from hansa.proposal_text import diff_text, rules_text
     from hansa.statements import quote_text
-    from hansa.voting import Preview, open_proposal
+    from hansa.voting import open_proposal
 
     previews: list[Preview] = []
 
@@ -185,10 +186,10 @@ def show(proposal: Which, seat: Seat = SEAT, as_json: Json = False) -> None:
     from dataclasses import asdict
 
     from commons.errors import Refused
+    from governance.quoting import quote_proposal
     from hansa.chamber import Chamber
     from hansa.output import plain
     from hansa.proposal_text import proposal_text
-    from hansa.quoting import quote_proposal
     from hansa.statements import quote_text
     from hansa.voting import find_proposal
 

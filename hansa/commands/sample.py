@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
+from commons.written import size
 from hansa.options import Json
-from hansa.output import answer, size, table
+from hansa.output import answer, table
 
 app = typer.Typer(no_args_is_help=True)
 

@@ -12,9 +12,10 @@ from commons.charter import Charter
 from commons.experts.map import ExpertMap
 from commons.identity import write_file
 from commons.views import BudgetView, RunView
+from commons.written import duration, size
 from hansa.demo.closing import Closed, Released
 from hansa.demo.stage import Stage, again
-from hansa.output import answer, duration, plain, size, table
+from hansa.output import answer, plain, table
 from hansa.statements import budget_table
 
 Facts = dict[str, Any]

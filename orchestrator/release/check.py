@@ -19,6 +19,7 @@ from commons.merkle import ProofError
 from commons.notes import NoteError, Verifier, digest, digest_file, open_note, read
 from commons.records import Kind, Record
 from commons.states import read_manifest
+from commons.states.naming import name_of
 from orchestrator.release.layout import (
     CHARTER,
     FOUNDING,
@@ -116,8 +117,8 @@ def _seed(folder: Path, state: str) -> Iterator[str]:
 def _model(folder: Path, state: str, expert_map: ExpertMap) -> Iterator[str]:
     """The state's manifest is the signed one, and the files of weights hold exactly its slices, as far as the map has them."""
     data = (folder / STATE).read_bytes()
-    if digest(data) != state:
-        yield f"{STATE} is the manifest of model state {digest(data)}, signed was {state}"
+    if (named := name_of(data)) != state:
+        yield f"{STATE} is the manifest of model state {named}, signed was {state}"
         return
     try:
         read = {name: (blob.digest, blob.shape) for name, blob in read_manifest(data).items()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -11,11 +10,13 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+from blake3 import blake3
 
 from commons.experts.map import ExpertMap
 from commons.experts.stored import Stored
 from commons.names import Digest
 from commons.states import FP32, Blob, StateStore
+from commons.states.naming import named
 from orchestrator.safetensors_file import BLOCK_BYTES, blocks, by_slice, read_header
 
 MANIFEST = "MANIFEST.json"
@@ -69,8 +70,8 @@ def slices_in(path: Path, expert_map: ExpertMap) -> dict[str, tuple[Digest, tupl
         for name, entry in sorted(by_slice(read_header(path), expert_map).items()):
             if entry.dtype != "F32":
                 raise ValueError(f"{name} is {entry.dtype}, not F32")
-            total = hashlib.sha256()
+            total = blake3()
             for block in blocks(file, entry):
                 total.update(block)
-            found[name] = Digest("sha256:" + total.hexdigest()), entry.shape
+            found[name] = named(total), entry.shape
     return found

@@ -452,7 +452,7 @@ def test_a_site_fetches_a_state_whole_or_from_any_offset(stage_of: Any, tmp_path
     blobs = [b.digest for b in store.manifest(Digest(base)).values()][:3]
     whole = sites[0].fetch(list(blobs))
     assert sites[0].fetch(list(blobs), offset=700) == whole[700:]
-    unknown = "sha256:" + "1" * 64
+    unknown = "blake3:" + "1" * 64
     assert refused(lambda: sites[0].fetch([unknown])) == Code.BLOB_UNKNOWN
     assert refused(lambda: sites[0].fetch(["../../journal.db"])) == Code.REQUEST_INVALID
 

@@ -17,7 +17,8 @@ from commons.records import Kind
 from commons.statement_proof import Bundle, LinesView, StatementView
 from commons.wire.v1 import consortium_pb2 as wire
 from governance.statements import issuing
-from hansa.billing import FORMATS, examine_file, fetch_bundle
+from governance.statements.bill import FORMATS, fetch_bundle
+from hansa.billing import examine_file
 from hansa.chamber import Chamber
 from hansa.cli import app
 from tests.contract.test_budget import CARD, ROUND, Bank, dispute, invoke, signed
@@ -59,7 +60,7 @@ class Books(Bank):
 
     def named(self, partner: str, period: str) -> Bundle:
         with Chamber.at(Path(self.seat(partner))) as chamber:
-            return fetch_bundle(chamber, partner, period)
+            return fetch_bundle(chamber, chamber.seat.log_verifier, partner, period)
 
     def statement_of(self, partner: str) -> str:
         return self.named(partner, "current").statement

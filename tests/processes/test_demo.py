@@ -59,7 +59,7 @@ class TestADemo:
         assert summary["bytes"]["up"] + summary["bytes"]["down"] < summary["bytes"]["full_replication"]
         assert summary["release"]["path"] == str(folder / "release")
         assert summary["mlflow"]["tracking_uri"].endswith("mlflow.db")
-        assert summary["model_digest"].startswith("sha256:")
+        assert summary["model_digest"].startswith("blake3:")
         assert sum(summary["phases"].values()) == pytest.approx(summary["seconds"], abs=5)
 
     def test_the_sites_and_whoever_loads_the_release_measure_the_same_loss(self, demo: Demo) -> None:

@@ -21,6 +21,7 @@ from tests.support.consortium import signer
 from tests.support.mutations import damaged, document, number, text, written
 
 DIGEST = "sha256:" + "5" * 64
+BLOB = "blake3:" + "5" * 64
 KEY = signer("alder/alder")
 _WORDS: tuple[Words, ...] = (
     UpdateNote(
@@ -62,7 +63,7 @@ def update_manifest(random: Random) -> bool:
     lanes, at = manifest.lanes(number), 0
     assert [lane.number for lane in lanes] == list(range(number))
     for frame in (frame for lane in lanes for frame in lane.frames):
-        assert frame.offset == at and 0 < frame.count <= FRAME and len(frame.sha256) == 64
+        assert frame.offset == at and 0 < frame.count <= FRAME and len(frame.blake3) == 64
         at += frame.bytes
     assert at == manifest.payload_bytes == sum(lane.bytes for lane in lanes)
     return True
@@ -183,9 +184,9 @@ def _slices(random: Random) -> Any:
     slices: dict[str, Any] = {}
     for n in range(random.randint(1, 3)):
         shape = _shape(random)
-        slices[f"s{n}"] = {"bytes": 4 * prod(shape), "digest": DIGEST, "shape": shape}
+        slices[f"s{n}"] = {"bytes": 4 * prod(shape), "digest": BLOB, "shape": shape}
         if random.random() < 0.5:
-            step = {"base": DIGEST, "bytes": encoded_bytes("int4", shape), "codec": "int4", "digest": DIGEST}
+            step = {"base": BLOB, "bytes": encoded_bytes("int4", shape), "codec": "int4", "digest": BLOB}
             slices[f"s{n}"]["step"] = step
     return {"slices": slices}
 

@@ -12,7 +12,7 @@ import grpc
 
 from commons.errors import Code, Refusal
 from commons.identity import Seat
-from commons.notes import digest
+from commons.states.naming import name_of
 from commons.wire import channel
 from commons.wire.v1 import consortium_pb2 as wire
 from commons.wire.v1 import consortium_pb2_grpc as services
@@ -40,8 +40,8 @@ class SitePort(services.SiteLinkServicer):
     address: str = "127.0.0.1:0"
 
     def add(self, blob: bytes) -> str:
-        self.blobs[digest(blob)] = blob
-        return digest(blob)
+        self.blobs[name_of(blob)] = blob
+        return name_of(blob)
 
     def open(self) -> Seat:
         """Serve; the seat of a site that may call."""

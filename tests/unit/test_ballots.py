@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from commons import notes
 from commons.ballots import Ballot, Proposal, kind
+from commons.delegating import check_ballot_key, open_ballot
+from commons.motions import BallotKey
 from commons.notes import NoteError
 from commons.opening import Opening
 from tests.support.chamber import ballot, charter, proposal, sign, signer
@@ -13,6 +20,7 @@ from tests.support.chamber import ballot, charter, proposal, sign, signer
 OPENING = Opening.of(proposal(charter()), charter(), number=1, now_ms=1000)
 PROPOSAL = proposal(charter())
 BALLOT = ballot(OPENING, "acme", "for")
+VECTORS = json.loads((Path(__file__).parents[1] / "support" / "vectors" / "ballots.json").read_text())
 
 
 def reread(text: str) -> Proposal | Ballot:
@@ -86,24 +94,31 @@ def test_another_writing_of_a_proposal_is_refused(old: str, new: str) -> None:
         reread(text.replace(old, new, 1))
 
 
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [
-        ("choice for", "choice For"),
-        ("choice for", "choice yes"),
-        ("choice for", "choice for against"),
-        ("rules sha256:", "rules md5:"),
-        ("proposal sha256:", "proposal SHA256:"),
-        ("nonce ", "nonce  "),
-        ("voter acme\n", "voter acme\nweight 100\n"),
-        ("hansa-ballot/v1", "hansa-proposal/v1"),
-    ],
-)
-def test_another_writing_of_a_ballot_is_refused(old: str, new: str) -> None:
-    text = BALLOT.compose()
-    assert old in text
-    with pytest.raises(NoteError):
-        reread(text.replace(old, new, 1))
+@pytest.mark.parametrize("case", VECTORS["ballots"], ids=lambda case: case["name"])
+def test_a_ballot_has_one_writing(case: dict[str, Any]) -> None:
+    if case["fields"] is None:
+        with pytest.raises(NoteError):
+            Ballot.from_note(notes.parse(signer("acme").sign(case["text"])))
+    else:
+        found = Ballot.from_note(notes.parse(signer("acme").sign(case["text"])))
+        assert {name.replace("_", "-"): value for name, value in vars(found).items()} == case["fields"]
+        assert found.compose() == case["text"]
+
+
+@pytest.mark.parametrize("case", VECTORS["delegations"], ids=lambda case: case["name"])
+def test_a_member_delegates_its_ballots_to_a_key_of_its_own_or_is_refused(case: dict[str, Any]) -> None:
+    note = notes.parse(base64.b64decode(case["note"]))
+    assert {m.name: m.key for m in charter().members} == VECTORS["charter"]["members"]
+    assert isinstance(check_ballot_key(note, charter()), BallotKey) == case["holds"]
+
+
+@pytest.mark.parametrize("case", VECTORS["signed"], ids=lambda case: case["name"])
+def test_a_ballot_is_signed_by_its_member_or_the_key_it_delegated_to(case: dict[str, Any]) -> None:
+    note, member = notes.parse(base64.b64decode(case["note"])), charter().member("acme")
+    assert member is not None and member.key == VECTORS["member"]
+    text = case["delegation"]
+    delegated = BallotKey.from_note(notes.parse(base64.b64decode(text))) if text else None
+    assert (open_ballot(note, member, delegated, case["at_ms"]) is None) == case["holds"]
 
 
 def test_a_title_cannot_smuggle_lines_or_turn_text_around() -> None:

@@ -9,10 +9,11 @@ from typer.testing import CliRunner
 
 from commons.errors import ConfigError, HansaError
 from commons.views import BudgetView, ChargeView, DisputesView, DisputeView
+from governance.burndown import Level, levels
 from governance.forecast import Forecast, Free, Spent, forecast
 from governance.quotes import PayerQuote, Quote, Span
 from hansa.budgets import find_dispute, settle_id
-from hansa.burndown import ROWS_MAX, Level, chart, chosen, levels
+from hansa.burndown import ROWS_MAX, chart, chosen
 from hansa.cli import app
 from hansa.settings import read_hours, read_micro, read_settings, split_settings
 from hansa.statements import (

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,8 +14,8 @@ from typer.testing import CliRunner, Result
 
 from commons import charter_file
 from commons.errors import StoreError
+from commons.written import money, size
 from hansa.cli import app
-from hansa.output import money, size
 
 ROOT = Path(__file__).parents[2]
 
@@ -60,13 +59,17 @@ def test_a_command_explains_itself_with_an_example_and_speaks_json(path: tuple[s
     assert "--json" in shown.output
 
 
-def test_help_comes_in_under_three_tenths_of_a_second() -> None:
-    def measured() -> float:
-        started = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "hansa", "--help"], cwd=ROOT, capture_output=True, check=True)
-        return time.perf_counter() - started
-
-    assert min(measured() for _ in range(4)) < 0.3
+def test_help_loads_nothing_that_takes_its_time() -> None:
+    """What it takes is in the benchmarks: a machine at work would fail a test of seconds."""
+    heavy = "torch ray mlflow grpc sqlalchemy pydantic numpy rich starlette jinja2 transformers cryptography tenacity"
+    program = (
+        "import sys\nfrom hansa.cli import app\ntry: app(['--help'])\nexcept SystemExit: pass\n"
+        f"sys.exit(' '.join(set({heavy!r}.split()) & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert "hansa demo" in done.stdout and not done.stderr.strip(), done.stderr
 
 
 def test_a_key_is_never_overwritten(tmp_path: Path) -> None:

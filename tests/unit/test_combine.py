@@ -191,7 +191,7 @@ def test_a_lost_base_is_an_error_and_nothing_is_saved(store: StateStore) -> None
     one, _ = contribution("alder", 5)
     with pytest.raises(StoreError):
         combine(
-            store, base=Digest("sha256:" + "0" * 64), momentum=None, exchange=exchange(MAP, outer=Outer()),
+            store, base=Digest("blake3:" + "0" * 64), momentum=None, exchange=exchange(MAP, outer=Outer()),
             contributions=[one],
         )  # fmt: skip
     assert not list((store.root / "drafts").iterdir())

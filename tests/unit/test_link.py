@@ -191,7 +191,7 @@ def test_a_leftover_of_another_download_does_not_spoil_this_one(post: Post, tmp_
         20_000,
         10_000,
     ):  # longer than the blob; what is there when a site is killed that writes over a file
-        (post.parts / blob.digest.removeprefix("sha256:")).write_bytes(b"x" * left)
+        (post.parts / blob.digest.removeprefix("blake3:")).write_bytes(b"x" * left)
         post.link.fetch(state, ["slice.0"])
         assert post.store.missing(state) == []
         post.store.prune([])

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import numpy as np
 import pytest
+from blake3 import blake3
 
 from commons.errors import StoreError
 from commons.names import Digest
@@ -32,7 +32,7 @@ def test_a_saved_state_comes_back_bit_for_bit_under_the_digest_of_its_manifest(s
     loaded = store.load(state)
     assert list(loaded) == ["a.weight", "b.weight"]
     assert all(np.array_equal(loaded[name], tensor) for name, tensor in tensors().items())
-    assert state == "sha256:" + hashlib.sha256(store.path(state).read_bytes()).hexdigest()
+    assert state == "blake3:" + blake3(store.path(state).read_bytes()).hexdigest()
     loaded["a.weight"][0] = 9
 
 
@@ -104,16 +104,16 @@ def test_a_file_is_adopted_only_under_its_own_digest(store: StateStore, tmp_path
     file = tmp_path / "part"
     file.write_bytes(b"four")
     with pytest.raises(StoreError, match="fetch it again"):
-        store.adopt(file, Digest("sha256:" + "0" * 64))
+        store.adopt(file, Digest("blake3:" + "0" * 64))
     file.write_bytes(b"four")
-    digest = Digest("sha256:" + hashlib.sha256(b"four").hexdigest())
+    digest = Digest("blake3:" + blake3(b"four").hexdigest())
     store.adopt(file, digest)
     assert store.read(digest) == b"four" and not file.exists()
 
 
-@pytest.mark.parametrize("text", ["", "sha256:12", "../../etc/passwd", "sha256:" + "A" * 64])
+@pytest.mark.parametrize("text", ["", "blake3:12", "../../etc/passwd", "blake3:" + "A" * 64])
 def test_no_text_but_a_digest_becomes_a_path(store: StateStore, text: str) -> None:
-    with pytest.raises(ValueError, match="not a digest"):
+    with pytest.raises(ValueError, match="not a digest of a blob"):
         store.path(Digest(text))
 
 
@@ -123,10 +123,10 @@ def test_no_text_but_a_digest_becomes_a_path(store: StateStore, text: str) -> No
         b"",
         b"[]",
         b"{}",
-        b'{"slices":{"a":{"bytes":4,"digest":"sha256:00","shape":[1]}}}',
-        b'{"slices":{"a":{"bytes":5,"digest":"sha256:' + b"0" * 64 + b'","shape":[1]}}}',
-        b'{"slices":{"a":{"bytes":4,"digest":"sha256:' + b"0" * 64 + b'","shape":[-1]}}}',
-        b'{"slices": {"a":{"bytes":4,"digest":"sha256:' + b"0" * 64 + b'","shape":[1]}}}',
+        b'{"slices":{"a":{"bytes":4,"digest":"blake3:00","shape":[1]}}}',
+        b'{"slices":{"a":{"bytes":5,"digest":"blake3:' + b"0" * 64 + b'","shape":[1]}}}',
+        b'{"slices":{"a":{"bytes":4,"digest":"blake3:' + b"0" * 64 + b'","shape":[-1]}}}',
+        b'{"slices": {"a":{"bytes":4,"digest":"blake3:' + b"0" * 64 + b'","shape":[1]}}}',
     ],
 )
 def test_what_is_no_manifest_in_canonical_form_is_refused(data: bytes) -> None:
@@ -135,8 +135,8 @@ def test_what_is_no_manifest_in_canonical_form_is_refused(data: bytes) -> None:
 
 
 def test_a_manifest_names_digest_shape_and_bytes_of_each_slice() -> None:
-    data = b'{"slices":{"a":{"bytes":4,"digest":"sha256:' + b"0" * 64 + b'","shape":[1]}}}'
-    assert read_manifest(data) == {"a": Blob(Digest("sha256:" + "0" * 64), (1,), 4)}
+    data = b'{"slices":{"a":{"bytes":4,"digest":"blake3:' + b"0" * 64 + b'","shape":[1]}}}'
+    assert read_manifest(data) == {"a": Blob(Digest("blake3:" + "0" * 64), (1,), 4)}
 
 
 def test_an_update_is_laid_out_in_name_order_without_gaps() -> None:
@@ -195,4 +195,4 @@ def test_blobs_are_streamed_one_after_another_from_any_offset(store: StateStore)
         assert b"".join(frames) == whole[offset:]
         assert [len(frame) for frame in frames[:-1]] == [7] * (len(frames) - 1)
     with pytest.raises(StoreError, match="cannot be read"):
-        list(store.stream([Digest("sha256:" + "0" * 64)], 0, 7))
+        list(store.stream([Digest("blake3:" + "0" * 64)], 0, 7))

@@ -97,7 +97,7 @@ def test_a_large_slice_goes_up_in_parts_and_comes_in_ranges(
         blob = part.close()
         writer.finish()
     bucket, _, prefix = url.removeprefix("s3://").partition("/")
-    key = f"{prefix}/blobs/{blob.digest.removeprefix('sha256:')}"
+    key = f"{prefix}/blobs/{blob.digest.removeprefix('blake3:')}"
     assert buckets.client().head_object(Bucket=bucket, Key=key)["ETag"].endswith('-5"')
     got = np.empty(LARGE, np.float32)
     with store.open(blob) as reader:
@@ -135,7 +135,7 @@ def test_a_blob_changed_cut_or_lost_in_the_bucket_is_named(buckets: Buckets, url
     client = buckets.client()
 
     def key(blob: Blob) -> str:
-        return f"{prefix}/blobs/{blob.digest.removeprefix('sha256:')}"
+        return f"{prefix}/blobs/{blob.digest.removeprefix('blake3:')}"
 
     changed, cut, lost = (slices[f"slice.{n}"] for n in range(3))
     client.put_object(Bucket=bucket, Key=key(changed), Body=b"\1" * changed.bytes)
@@ -279,7 +279,7 @@ def test_a_missing_package_and_an_unknown_protocol_are_named(monkeypatch: pytest
         StateStore("nix://bucket")
 
 
-@pytest.mark.parametrize("text", ["", "sha256:12", "../../etc/passwd"])
+@pytest.mark.parametrize("text", ["", "blake3:12", "../../etc/passwd"])
 def test_no_text_but_a_digest_becomes_a_key(text: str) -> None:
     store = StateStore("memory://digests")
     with pytest.raises(ValueError, match="not a digest"):

@@ -157,9 +157,9 @@ def test_a_step_whose_frames_are_nowhere_makes_no_state(origin: StateStore) -> N
     assert blob.step is not None
     with (
         origin.writer() as writer,
-        pytest.raises(StoreError, match=r"slice w: blob sha256:0+ is not in"),
+        pytest.raises(StoreError, match=r"slice w: blob blake3:0+ is not in"),
     ):
-        writer.keep("w", replace(blob, step=replace(blob.step, digest=Digest("sha256:" + "0" * 64))))
+        writer.keep("w", replace(blob, step=replace(blob.step, digest=Digest("blake3:" + "0" * 64))))
         writer.finish()
 
 
@@ -173,7 +173,7 @@ def test_a_step_whose_frames_are_nowhere_makes_no_state(origin: StateStore) -> N
     ],
 )
 def test_a_manifest_with_a_step_that_cannot_be_is_refused(change: dict[str, object], why: str) -> None:
-    name = Digest("sha256:" + "0" * 64)
+    name = Digest("blake3:" + "0" * 64)
     whole = Blob(name, (3,), 12, Step(name, "int8", name, 7))
     assert read_manifest(manifest_bytes({"a": whole}))["a"] == whole
     assert whole.step is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,17 @@ import pytest
 
 from commons import merkle
 from commons.cosignature import Cosigner, cosigned
-from commons.log import Checkpoint
+from commons.log import Checkpoint, open_proof, proof_text
 from commons.merkle import ProofError
-from commons.notes import NoteError, Signer, Verifier, open_note
+from commons.notes import NoteError, Signer, Verifier, base64_bytes, open_note
+from commons.records import Record
 from commons.witness import FileMemory, Witness
 from commons.witness_policy import Policy
 
 VECTORS = Path(__file__).parents[1] / "support" / "vectors"
 C2SP = json.loads((VECTORS / "c2sp.json").read_text())
+LOG = json.loads((VECTORS / "log.json").read_text())
+"""Our own: sizes at the edges of what numbers hold, and every way in which a checkpoint, receipt or record is none."""
 
 
 def cases(kind: str) -> list[Any]:
@@ -65,6 +69,70 @@ def test_consistency_is_judged_as_transparency_dev_judges_it(case: dict[str, Any
             check()
     else:
         check()
+
+
+def judged(check: Callable[[], object]) -> bool:
+    try:
+        check()
+    except (NoteError, ProofError):
+        return False
+    return True
+
+
+@pytest.mark.parametrize("case", LOG["checkpoints"], ids=lambda case: case["name"])
+def test_a_checkpoint_is_read_in_its_one_form(case: dict[str, Any]) -> None:
+    data, log = base64.b64decode(case["note"]), Verifier.from_vkey(case["log"])
+    assert judged(lambda: Checkpoint.open(data, log)) == (case["size"] is not None)
+    if case["size"] is not None:
+        found = Checkpoint.open(data, log)
+        assert (str(found.size), found.root) == (case["size"], base64.b64decode(case["root"]))
+
+
+@pytest.mark.parametrize("case", LOG["inclusion"], ids=lambda case: case["name"])
+def test_inclusion_in_trees_of_any_size(case: dict[str, Any]) -> None:
+    leaf, root = base64.b64decode(case["leaf"]), base64.b64decode(case["root"])
+    given = (int(case["index"]), int(case["size"]), [base64.b64decode(hash) for hash in case["path"]])
+    assert judged(lambda: merkle.verify_inclusion(leaf, *given, root)) == case["holds"]
+
+
+@pytest.mark.parametrize("case", LOG["consistency"], ids=lambda case: case["name"])
+def test_consistency_of_trees_of_any_size(case: dict[str, Any]) -> None:
+    old, new = (
+        (int(case["old"]), base64.b64decode(case["old_root"])),
+        (int(case["size"]), base64.b64decode(case["root"])),
+    )
+    proof = [base64.b64decode(hash) for hash in case["path"]]
+    assert judged(lambda: merkle.verify_consistency(*old, *new, proof)) == case["holds"]
+
+
+@pytest.mark.parametrize("case", LOG["receipts"], ids=lambda case: case["name"])
+def test_a_receipt_proves_its_record(case: dict[str, Any]) -> None:
+    receipt = case["receipt"]
+
+    def check() -> None:
+        leaf = base64_bytes(receipt["leaf"], "the leaf")
+        text = proof_text(
+            receipt["index"], [base64.b64decode(p) for p in receipt["path"]], receipt["checkpoint"].encode()
+        )
+        open_proof(text, leaf, Verifier.from_vkey(case["log"]))
+        assert Record.parse(leaf).kind == case["kind"]
+
+    assert judged(check) == (case["kind"] is not None)
+
+
+@pytest.mark.parametrize("case", LOG["leaves"], ids=lambda case: case["name"])
+def test_a_leaf_is_a_record_in_its_one_form(case: dict[str, Any]) -> None:
+    leaf = (
+        base64.b64decode(case["leaf"])
+        if "leaf" in case
+        else case["head"].encode().ljust(case["length"], b"x")
+    )
+    if case["record"] is None:
+        with pytest.raises(ValueError):
+            Record.parse(leaf)
+    else:
+        found = Record.parse(leaf)
+        assert {"kind": found.kind, "at_ms": found.at_ms, "body_bytes": len(found.body)} == case["record"]
 
 
 def test_none_of_the_public_vectors_was_lost() -> None:
