@@ -301,8 +301,8 @@ def _sovereign(t1: Runs) -> Iterator[Row]:
 
 
 def _against_spes(t1: Runs) -> Iterator[Row]:
-    """Each SPES figure for the main variant, and for the one that exchanges rarely and in int4."""
-    for variant, what in ((OURS, "H = 10, fp32"), (FAR, "H = 130, int4")):
+    """Each SPES figure for the main variant, for the same in int4, and for the one that exchanges rarely and in int4."""
+    for variant, what in ((OURS, "H = 10, fp32"), ("lean-int4", "H = 10, int4"), (FAR, "H = 130, int4")):
         lower = f"loss below a SPES reproduction's, equal tokens, {what}"
         fewer = f"bytes up against SPES's, {what}"
         if not {variant, "spes"} <= set(t1.by_variant):
