@@ -132,6 +132,12 @@ def test_a_session_ends_when_it_was_idle_and_however_busy_it_was(visit: Visit) -
     assert visit.client.get("/me").status_code == 200
     visit.time.now_s += IDLE_S + 1
     assert visit.client.get("/me").status_code == 401
+    left = Visit().sign_in()
+    left.time.now_s += IDLE_S
+    stream = {"accept": "text/event-stream"}
+    assert left.client.get("/me", headers=stream).status_code == 200, "a page that was left open"
+    left.time.now_s += 1
+    assert left.client.get("/me", headers=stream).status_code == 401
     busy = Visit().sign_in()
     for _ in range(int(WHOLE_S // IDLE_S)):
         busy.time.now_s += IDLE_S
