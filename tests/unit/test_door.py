@@ -162,6 +162,7 @@ def forged(visit: Visit) -> Iterator[tuple[str, dict[str, Any]]]:
     yield "not ASCII", {"headers": OWN, "data": {"csrf": "ü"}}
     yield "another site", {"headers": {"origin": "https://evil.example"}, "data": {"csrf": token}}
     yield "another port", {"headers": {"origin": "http://127.0.0.1:9999"}, "data": {"csrf": token}}
+    yield "another scheme", {"headers": {"origin": "https://127.0.0.1:8080"}, "data": {"csrf": token}}
     yield "no site", {"headers": {"origin": "null"}, "data": {"csrf": token}}
     yield "a sister", {"headers": {"sec-fetch-site": "same-site"}, "data": {"csrf": token}}
     yield (
