@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.figures import Figure, save
+from benchmarks.governance_parts.branches import Branches, cover
 from benchmarks.governance_parts.edge import Edge, edge_check
 from benchmarks.governance_parts.storm import Storm, vote_at_once
 
@@ -27,6 +28,10 @@ NOTES = (
         "looked up in the journal; outcomes are compared with a count that reads the ballots' texts and shares no code with "
         "`commons.tally`."
     ),
+    (
+        "Branches: the unit tests of votes under coverage.py, statements and branches of the modules named in "
+        "`benchmarks/governance_parts/branches.py`: what counts, what may be proposed, pledged, carried out and proven."
+    ),
 )
 
 
@@ -34,7 +39,8 @@ def main(work: Path) -> list[Figure]:
     """Measure what is not yet in `work`, write `results/governance.json`, answer the figures."""
     edge = Edge(**_kept(work / "edge.json", lambda: asdict(edge_check(work))))
     storm = Storm(**_kept(work / "storm.json", lambda: asdict(vote_at_once(work / "storm"))))
-    figures = [*_edge(edge), *_storm(storm)]
+    branches = Branches(**_kept(work / "branches.json", lambda: asdict(cover(work / "branches"))))
+    figures = [*_edge(edge), *_storm(storm), *_branches(branches)]
     save("governance", figures, notes=NOTES)
     return figures
 
@@ -64,6 +70,13 @@ def _storm(storm: Storm) -> list[Figure]:
         ),
         Figure(f"{of}: ballots a second", round(storm.ballots / storm.seconds), "1/s", "", None, COMMAND),
     ]  # fmt: skip
+
+
+def _branches(found: Branches) -> list[Figure]:
+    of = f"tally, rules and execution of votes ({found.statements:,} statements, {found.branches} branches)"
+    return [
+        Figure(f"{of}: gone through by their tests", found.percent, "%", "100", found.missed == 0, COMMAND),
+    ]
 
 
 def _kept(path: Path, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:

@@ -18,10 +18,12 @@ from commons.certificates import Subject
 from commons.chain import Wanted
 from commons.claims import CountersignNote
 from commons.errors import Code, Refusal
+from commons.lodging import Lodged
 from commons.log import Checkpoint
 from commons.motions import Pause
 from commons.names import ProposalId
 from commons.notes import Note, NoteError
+from commons.pledging import Pledge
 from commons.records import Record
 from commons.views import BudgetsView, CharterView, JournalView, ProposalsView, ProposalView, View
 from commons.wire.channel import caller, refuse
@@ -35,6 +37,8 @@ from governance.claims import disputes_view
 from governance.consortium import Consortium
 from governance.evidence import evidence_view, extension_view
 from governance.ledger import CLAIMS, decide_claim
+from governance.lodging import decide_lodged
+from governance.pledging import decide_pledge
 from governance.proof import Entry, Witnessed, chain_bundle, covering
 from governance.proposals import NOTES
 from governance.statements.issuing import Statements
@@ -87,6 +91,8 @@ class Chamber(ChamberServicer):
         self._takers: dict[str, Taker] = {
             **dict.fromkeys(NOTES, self._vote),
             Pause.KIND: self._pause,
+            Pledge.KIND: self._pledge,
+            Lodged.KIND: self._lodged,
             Anchor.KIND: consortium.members.decide_anchor,
             **dict.fromkeys(CLAIMS, self._claim),
             CountersignNote.KIND: statements.decide_countersign,
@@ -126,6 +132,14 @@ class Chamber(ChamberServicer):
     def _vote(self, note: Note, now_ms: int) -> list[Record] | Refusal:
         consortium = self._consortium
         return consortium.proposals.decide_submit(note.data, consortium.charter, now_ms)
+
+    def _pledge(self, note: Note, now_ms: int) -> list[Record] | Refusal:
+        consortium = self._consortium
+        return decide_pledge(consortium.ledger, consortium.proposals, note, consortium.charter, now_ms)
+
+    def _lodged(self, note: Note, now_ms: int) -> list[Record] | Refusal:
+        consortium = self._consortium
+        return decide_lodged(consortium.proposals, consortium.members, note, consortium.charter, now_ms)
 
     def _pause(self, note: Note, now_ms: int) -> list[Record] | Refusal:
         return self._consortium.pauses.decide_pause(note, self._consortium.charter, now_ms)

@@ -80,6 +80,10 @@ class OuterStep(Section):
     nesterov: bool
 
 
+class ReaderWidth(Section):
+    width: Annotated[int, Field(ge=1, le=4096)]
+
+
 class PublicShare(Section):
     share: Annotated[float, Field(ge=0, le=1)]
 
@@ -117,6 +121,15 @@ def _balancing(charter: Charter, wanted: Balancing) -> Patch | Refusal:
     return _set(balance_rate=wanted.rate)
 
 
+def _readers(charter: Charter, wanted: ReaderWidth) -> Patch | Refusal:
+    if charter.model.reader:
+        message = (
+            f"sites have readers of width {charter.model.reader}, and of another width they would begin anew"
+        )
+        return Refusal(Code.FEATURE_PARAMETERS_INVALID, message)
+    return [replaced("/model/reader", wanted.width)]
+
+
 LEARNING = (
     Feature(
         "uplink-codec",
@@ -145,6 +158,7 @@ LEARNING = (
         Fragments,
         ("/learning/fragments", "/learning/overlap_steps"),
         _fragments,
+        needs="lean routing for overlap_steps, and no late updates",
     ),
     Feature(
         "learning-rate",
@@ -166,6 +180,7 @@ LEARNING = (
         Precision,
         ("/learning/precision",),
         lambda _, p: _set(precision=p.precision),
+        needs="a rate at bf16 for every device that is used",
     ),
     Feature(
         "routing",
@@ -173,6 +188,7 @@ LEARNING = (
         Routing,
         ("/learning/routing",),
         lambda _, p: _set(routing=p.routing),
+        needs="no readers in the model, where it is to be joint",
     ),
     Feature(
         "strategy",
@@ -181,6 +197,7 @@ LEARNING = (
         ChosenStrategy,
         ("/learning/strategy", "/learning/routing"),
         _strategy,
+        needs="what `commons.strategies` says of routing, privacy and codecs",
     ),
     Feature(
         "merge",
@@ -188,6 +205,7 @@ LEARNING = (
         Merge,
         ("/learning/merge",),
         lambda _, p: _set(merge=p.merge),
+        needs="an aggregation in which single updates are seen: neither robust, secagg nor dp",
     ),
     Feature(
         "outer-step",
@@ -215,6 +233,7 @@ LEARNING = (
         ExpertWeights,
         ("/learning/expert_weights",),
         lambda _, p: _set(expert_weights=p.by),
+        needs="an aggregation in which counts may be told: neither robust, secagg nor dp",
     ),
     Feature(
         "balancing",
@@ -222,6 +241,7 @@ LEARNING = (
         Balancing,
         ("/learning/balance_rate",),
         _balancing,
+        needs="a family whose routers have selection biases",
     ),
     Feature(
         "public-share",
@@ -229,5 +249,12 @@ LEARNING = (
         PublicShare,
         ("/learning/public_share",),
         lambda _, p: _set(public_share=p.share),
+    ),
+    Feature(
+        "readers",
+        "Let every site train a reader of this width, by which lean shards find the experts for a text",
+        ReaderWidth,
+        ("/model/reader",),
+        _readers,
     ),
 )

@@ -153,6 +153,22 @@ def test_a_roadmap_is_ordered_by_keyboard(member: Browser, shown: Shown) -> None
     assert "choice rank int4 > fp8" in member.until(lambda b: b.one("#ballot-text").text)
 
 
+def test_votes_show_what_they_cost_while_they_are_given(member: Browser, shown: Shown) -> None:
+    view = shown.propose("roadmap", "How much of each?", candidates=["fp8", "int4"], credits=25)
+    member.open(f"{base(member)}/roadmap")
+    form = f"form[action='/proposals/{view.number}/ballot']"
+    fp8, int4 = member.until(lambda b: b.all(f"{form} input"))
+    fp8.send_keys("5")
+    int4.send_keys("1")
+    assert "26 of 25 credits are spent; 1 too many" in member.text
+    assert not member.one(f"{form} button").is_enabled()
+    fp8.clear()
+    fp8.send_keys("4")
+    assert "17 of 25 credits are spent; 8 are left" in member.text
+    member.one(f"{form} button").click()
+    assert "choice credits fp8 4, int4 1" in member.until(lambda b: b.one("#ballot-text").text)
+
+
 def make_key(member: Browser, shown: Shown) -> None:
     """In the browser, on its page; alder's own key delegates to it."""
     member.open(f"{base(member)}/voting")

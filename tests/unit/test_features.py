@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from commons import features
-from commons.charter import Charter, Grant
+from commons.accounting import Grant
+from commons.charter import Charter
 from commons.charter_file import canonical, diff
 from commons.errors import Code, Refusal
 from commons.experts.slices import Kind
@@ -140,6 +141,7 @@ GPU = {"device": "gpu", "precision": "bf16", "micro_per_gflop": 0, "micro_per_pf
             {"/voting/optimistic/0"},
         ),
         ("licence", {"licence": "MIT"}, {"/release/licence"}),
+        ("seed-beside", {"on": True}, {"/release/seed_beside"}),
         (
             "model-release",
             {"manifest": DISPUTE, "alias": "stable", "licence": "MIT", "gates": DISPUTE},
@@ -256,8 +258,24 @@ def test_a_probe_that_cannot_be_measured_on_is_refused(probe: dict[str, Any], wh
     assert isinstance(refused, Refusal) and why in refused.message
 
 
+@pytest.mark.parametrize(("key", "params", "changed"), [("readers", {"width": 16}, {"/model/reader"})])
+def test_readers_come_by_a_vote_once_and_among_lean_shards(
+    key: str, params: dict[str, Any], changed: set[str]
+) -> None:
+    refused = apply(charter(), key, params)
+    assert (
+        isinstance(refused, Refusal) and "readers choose among the experts of lean shards" in refused.message
+    )
+    of = charter(learning__routing="lean")
+    after = applied(of, key, **params)
+    assert {at for at, _, _ in diff(of, after)} == changed | {"/version", f"/features/{key}"}
+    again = apply(after, key, {"width": 8})
+    assert isinstance(again, Refusal) and "readers of width 16" in again.message
+
+
 def test_every_feature_of_the_registry_is_tried_above() -> None:
     tests = (
+        test_readers_come_by_a_vote_once_and_among_lean_shards,
         test_what_rests_on_a_probe_is_refused_without_one,
         test_each_feature_changes_its_own_values_and_nothing_else,
         test_a_vote_on_privacy_changes_its_own_values_and_every_site_must_allow_it,
@@ -267,7 +285,27 @@ def test_every_feature_of_the_registry_is_tried_above() -> None:
     tried = {case[0] for test in tests for mark in test.pytestmark for case in mark.args[1]}  # type: ignore[attr-defined]
     undone = {"member-readmit", "member-expel", "resume"}
     counsel = {key for key, feature in FEATURES.items() if not feature.binding}
-    assert tried | undone | counsel | {"config-patch"} == set(FEATURES)
+    elsewhere = {"image-modality", "distillation", "context-length", "top-k"}
+    assert tried | undone | counsel | elsewhere | {"config-patch"} == set(FEATURES)
+
+
+def test_what_nobody_can_carry_out_yet_is_registered_with_the_reason_and_refused() -> None:
+    for key, params in (("image-modality", {"encoder": "vit"}), ("distillation", {"teacher": PROBE})):
+        refused = apply(charter(), key, params)
+        assert isinstance(refused, Refusal) and refused.code is Code.CHARTER_INVALID
+        assert "no trainer here can" in refused.message and FEATURES[key].needs in refused.message
+
+
+def test_a_longer_sequence_makes_the_models_context_longer_and_a_shorter_one_leaves_it() -> None:
+    of = test_expert_features.of()
+    shorter = applied(of, "context-length", tokens=of.learning.sequence_length // 2)
+    assert shorter.model == of.model
+    longer = applied(of, "context-length", tokens=10_000)
+    assert longer.learning.sequence_length == longer.model.config["max_position_embeddings"] == 10_000
+    refused = apply(of, "top-k", {"experts": 99})
+    assert isinstance(refused, Refusal) and "99 but the sites own" in refused.message
+    broken = apply(charter(), "context-length", {"tokens": 100})
+    assert isinstance(broken, Refusal) and "model.config" in broken.message
 
 
 def test_what_was_done_to_a_member_or_to_the_rounds_is_undone_by_another_vote() -> None:

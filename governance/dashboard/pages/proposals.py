@@ -23,6 +23,7 @@ from governance.quoting import Preview, preview_proposal
 
 OPEN = ("pending", "active", "paused")
 WAITING = ("queued", "vetoed", "succeeded")
+OVER_SHOWN = 100
 
 
 class FromFeed:
@@ -60,16 +61,16 @@ def list_context(hall: Hall, request: Request) -> Context:
     every = all_proposals(hall)[::-1]
     mine = [p for p in every if awaits(p, viewer)]
     rest = [p for p in every if p not in mine]
+    over = [p for p in rest if p.state in ENDED]
     groups = (
         ("Waiting for your ballot", mine),
         ("Open", [p for p in rest if p.state in OPEN]),
         ("Passed, and waiting for their time", [p for p in rest if p.state in WAITING]),
-        ("Over", [p for p in rest if p.state in ENDED]),
+        ("Over", over[:OVER_SHOWN]),
     )
-    return {
-        "groups": [(name, found) for name, found in groups if found],
-        "bars": {p.id: bar(p) for p in every},
-    }
+    shown = [(name, found) for name, found in groups if found]
+    bars = {p.id: bar(p) for _, found in shown for p in found}
+    return {"groups": shown, "bars": bars, "older": len(over[OVER_SHOWN:])}
 
 
 def awaits(p: ProposalView, viewer: Viewer) -> bool:
@@ -198,6 +199,7 @@ def one_context(hall: Hall, request: Request) -> Context:
         "why_no_preview": shown if isinstance(shown, str) else "",
         "why_not": why_not(p, viewer),
         "own": own_ballot(p, viewer),
+        "currency": budgets.currency if (budgets := hall.feed.latest(BudgetsView)) else "",
         "log_key": hall.office.log_key,
     }
 

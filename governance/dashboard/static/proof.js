@@ -1,6 +1,6 @@
 // A record's page: that it is in the journal, checked here, and that the journal is the one this browser knows.
 
-import { hold } from "./memory.js";
+import { hold, unable } from "./memory.js";
 import { extension, fetchJson, proven } from "./page.js";
 import { openReceipt } from "./verify/log.js";
 import { Verifier } from "./verify/notes.js";
@@ -14,6 +14,12 @@ async function checked(url) {
 
 for (const place of document.querySelectorAll("[data-proof]")) {
   const said = place.querySelector("[data-proof-result]");
+  const why = await unable();
+  if (why) {
+    said.textContent = why;
+    said.className = "notice warn";
+    continue;
+  }
   try {
     said.textContent = await checked(place.dataset.proof);
     said.className = "notice good";

@@ -46,6 +46,8 @@ async function cast(shown, key) {
 
 /** That the record is the note, in the log this browser knows. Throws what does not hold. */
 async function checkReceipt(receipt, logKey, note) {
+  const why = await unable();
+  if (why) throw new Error(why);
   const log = await Verifier.fromVkey(logKey);
   const { record, index, checkpoint } = await openReceipt(receipt, log);
   if (note && !equal(record.body, note)) throw new Error("The receipt is for another note. Keep yours, and tell the other members.");
