@@ -167,6 +167,9 @@ def _crowd(base: str, cookie: str, coordinator: int, board: int) -> tuple[float,
     time.sleep(5)
     busy, own = _cpu_percent([coordinator, board])
     opened = sum(not one.done() for one in looking)
+    for one in looking:
+        one.cancel()
+    time.sleep(0.5)
     loop.call_soon_threadsafe(loop.stop)
     thread.join(5)
     return busy, own, opened

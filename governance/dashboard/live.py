@@ -156,6 +156,8 @@ class Stream:
                 with anyio.move_on_after(STREAM_S):
                     await _relay(events, send)
                 group.cancel_scope.cancel()
+        except anyio.get_cancelled_exc_class():
+            return  # the server stops, or the session is over: there is nobody to say goodbye to
         finally:
             events.close()
             self._live.leave(channel, queue)
