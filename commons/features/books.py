@@ -77,7 +77,7 @@ BOOKS = (
     ),
     Feature(
         "accounting",
-        "Change rules of the ledger: rejected updates, contributions, periods, disputes, top-ups",
+        "Change rules of the ledger: rejected updates, contributions, periods, disputes, top-ups, who sees bills",
         Accounting,
         ("/accounting",),
         _accounting,

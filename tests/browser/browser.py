@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from selenium.common.exceptions import NoSuchElementException, StaleElementReferenceException
 from selenium.webdriver import Chrome, ChromeOptions, ChromeService
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
@@ -40,6 +41,7 @@ _FLAGS = (
     "--hide-scrollbars",
     "--ignore-certificate-errors",
 )
+_NOT_YET = (NoSuchElementException, StaleElementReferenceException)
 _VIOLATIONS = """
 window.__refused = [];
 document.addEventListener("securitypolicyviolation", (e) =>
@@ -69,8 +71,8 @@ class Browser:
 
     @property
     def text(self) -> str:
-        """What is to be read in the page's main part."""
-        return self.one("main").text
+        """What is to be read in the page's main part, all at one moment: live pages replace their parts."""
+        return str(self.driver.execute_script("return document.querySelector('main')?.innerText ?? ''"))
 
     def open(self, url: str) -> Browser:
         self._note_refusals()
@@ -83,16 +85,21 @@ class Browser:
     def all(self, css: str) -> list[WebElement]:
         return self.driver.find_elements(By.CSS_SELECTOR, css)
 
+    def click(self, css: str) -> None:
+        """The first such element, once it is there."""
+        self._note_refusals()
+        self.until(lambda b: b.one(css).click() or True)
+
     def press(self, words: str) -> None:
         """The button or link that says so."""
-        quoted = words.replace('"', "")
-        found = f'//*[self::button or self::a][normalize-space(.)="{quoted}"]'
+        found = f'//*[self::button or self::a][normalize-space(.)="{words}"]'
         self._note_refusals()
-        self.driver.find_element(By.XPATH, found).click()
+        self.until(lambda b: b.driver.find_element(By.XPATH, found).click() or True)
 
     def until(self, holds: Callable[[Browser], Any]) -> Any:
-        """What it gives, once that is true."""
-        return WebDriverWait(self.driver, PATIENCE_S, poll_frequency=0.05).until(lambda _: holds(self))
+        """What it gives, once that is true. What is not there, or was replaced while it was looked at, is looked for again."""
+        wait = WebDriverWait(self.driver, PATIENCE_S, 0.05, _NOT_YET)
+        return wait.until(lambda _: holds(self))
 
     def forgive(self, pattern: str) -> None:
         """Expect such a complaint in this test: Chromium reports every answer of 4xx as an error."""
@@ -143,7 +150,7 @@ class Browser:
     def complaints(self) -> list[str]:
         """Console messages and content that the policy refused, since the last time; what was forgiven is left out."""
         self._note_refusals()
-        said = [f"{entry['level']}: {entry['message']}" for entry in self.driver.get_log("browser")]
+        said = [f"{entry['level']}: {entry['message']}" for entry in self.driver.get_log("browser")]  # type: ignore[no-untyped-call]
         found = [*said, *self._refused]
         self._refused.clear()
         return [text for text in found if not any(pattern.search(text) for pattern in self._forgiven)]

@@ -20,8 +20,6 @@ const real = Date; const ahead = 3_600_000;
 globalThis.Date = class extends real { constructor(...given) { super(...(given.length ? given : [real.now() + ahead])); }
   static now() { return real.now() + ahead; } };
 """
-CLICK = "const found = document.querySelector(arguments[0]); found?.click(); return Boolean(found);"
-"""Whole, as parts of a page that is live may be replaced between looking and clicking."""
 JUDGE = """
 const done = arguments[0];
 const base = new URL("/governance/dashboard/static/verify/", location.href);
@@ -83,10 +81,10 @@ def test_a_vote_from_the_sign_in_to_the_law(member: Browser, shown: Shown) -> No
     shown.vote(view, "against", "cedar")
     make_key(member, shown)
     member.press("Proposals")
-    member.until(lambda b: b.driver.execute_script(CLICK, f"a[href='/proposals/{view.number}']"))
+    member.click(f"a[href='/proposals/{view.number}']")
     member.until(lambda b: b.path == f"/proposals/{view.number}")
     assert "/learning/inner_steps" in member.text and "EUR, at most" in member.text
-    member.one("input[value=for]").click()
+    member.click("input[value=for]")
     member.press("See the ballot")
     text = member.until(lambda b: b.all("#cast button") and b.one("#ballot-text").text)
     assert {f"proposal {view.id}", f"rules {view.rules}", "voter alder", "choice for"} <= set(
@@ -151,7 +149,7 @@ def test_a_roadmap_is_ordered_by_keyboard(member: Browser, shown: Shown) -> None
         assert member.driver.switch_to.active_element == up, "the focus goes with the candidate"
     assert "int4 is at place 1" in member.text
     member.one("button[aria-label='Leave out lean']").send_keys(" ")
-    member.one("form.roadmap button:not([type])").click()
+    member.click("form.roadmap button:not([type])")
     assert "choice rank int4 > fp8" in member.until(lambda b: b.one("#ballot-text").text)
 
 

@@ -127,7 +127,7 @@ def test_a_certificate_that_is_revoked_in_mid_session_ends_it(wicket: Wicket) ->
     assert acme.ask("/me")[0] == beta.ask("/me")[0] == 200
     print_ = fingerprint(paper[0].read_bytes()).removeprefix("sha256:").upper()
     pairs = ":".join(print_[n : n + 2] for n in range(0, 64, 2))
-    wicket.revoked.write_text(f"{pairs}  # lost with a laptop\n")
+    wicket.revoked.write_text(f"sha256 Fingerprint={pairs}  # lost with a laptop\n")
     assert (acme.ask("/me")[0], beta.ask("/me")[0]) == (401, 200)
     status, text = acme.ask("/sign-in/certificate", "POST")
     assert status == 403 and "revoked" in text
