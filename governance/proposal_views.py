@@ -68,17 +68,18 @@ def proposal_view(item: Item, base: Charter, now_ms: int) -> ProposalView:
         lodged=len(item.lodged),
         needs_micro=item.needs_micro,
         pledged_micro=sum(p.amount_micro for _, _, p in item.pledges if _counts(item, p, now_ms)),
-        pledges=tuple(
-            ProposalPledgeView(
-                member=p.member,
-                to=p.to,
-                amount_micro=p.amount_micro,
-                expires_ms=p.expires_ms,
-                state=item.settled.get(p.tail, "held"),
-                index=index,
-            )
-            for index, _, p in item.pledges
-        ),
+        pledges=tuple(_pledge_view(item, index, p) for index, _, p in item.pledges),
+    )
+
+
+def _pledge_view(item: Item, index: int, pledge: Pledge) -> ProposalPledgeView:
+    return ProposalPledgeView(
+        member=pledge.member,
+        to=pledge.to,
+        amount_micro=pledge.amount_micro,
+        expires_ms=pledge.expires_ms,
+        state=item.settled.get(pledge.tail, "held"),
+        index=index,
     )
 
 
