@@ -27,7 +27,9 @@ _ROUNDS = frozenset(
         Kind.FINISH,
     }
 )
-_MONEY = frozenset({Kind.CHARTER, Kind.TRANSFER, Kind.PERIOD, Kind.DISPUTE, Kind.RULING, Kind.CONVERT})
+_MONEY = frozenset(
+    {Kind.CHARTER, Kind.TRANSFER, Kind.PERIOD, Kind.DISPUTE, Kind.RULING, Kind.CONVERT, Kind.PLEDGE}
+)
 _VOTES = frozenset(
     {
         Kind.CHARTER,
@@ -35,9 +37,10 @@ _VOTES = frozenset(
         Kind.OPENING,
         Kind.BALLOT,
         Kind.MOTION,
-        Kind.PLEDGE,
         Kind.OUTCOME,
         Kind.EXECUTION,
+        Kind.PLEDGE,
+        Kind.LODGED,
     }
 )
 FOLLOWS: Mapping[str, frozenset[Kind]] = {

@@ -88,13 +88,13 @@ class Browser:
     def click(self, css: str) -> None:
         """The first such element, once it is there."""
         self._note_refusals()
-        self.until(lambda b: b.one(css).click() or True)
+        self.until(lambda b: b.one(css).click() or True)  # type: ignore[func-returns-value]
 
     def press(self, words: str) -> None:
         """The button or link that says so."""
         found = f'//*[self::button or self::a][normalize-space(.)="{words}"]'
         self._note_refusals()
-        self.until(lambda b: b.driver.find_element(By.XPATH, found).click() or True)
+        self.until(lambda b: b.driver.find_element(By.XPATH, found).click() or True)  # type: ignore[func-returns-value]
 
     def until(self, holds: Callable[[Browser], Any]) -> Any:
         """What it gives, once that is true. What is not there, or was replaced while it was looked at, is looked for again."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -19,14 +20,20 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from commons.errors import Refused
 from commons.log import open_proof_file
 from commons.notes import Verifier
+from commons.records import Record
 from commons.roll_views import RECORDS_SHOWN, MembersView, RecordsView, ReleasesView
+from governance.budgets import budgets_view
 from governance.dashboard import live
 from governance.dashboard.app import dashboard
 from governance.dashboard.page import Settings
 from governance.dashboard.pages import PAGES, budgets
 from governance.dashboard.viewer import Role, Viewer
+from governance.moments import FOLLOWS
 from hansa.chamber import Chamber
 from hansa.dashboard import ChamberOffice
+from orchestrator.experts import experts_view
+from orchestrator.roll import releases_view
+from orchestrator.run_views import curves_view, rounds_view
 from tests.contract.test_services import eventually
 from tests.support.consortium import signer
 from tests.support.lively import Lively, lively_charter
@@ -293,6 +300,47 @@ def test_a_release_is_shown_with_its_manifest_and_its_parent(
     assert made.manifest == manifest and made.parent == stage.office.run().history[0].base
     with TestClient(app_of(chamber)) as client:
         assert manifest.removeprefix("sha256:")[:12] in read(client, "/releases")
+
+
+class _Watchman:
+    """Looks at the views after each record, and at what the record was."""
+
+    def __init__(self, stage: Lively) -> None:
+        desk = stage.coordinator.desk
+        consortium = desk.consortium
+        self._views: dict[str, Callable[[], object]] = {
+            "budgets": lambda: budgets_view(consortium.ledger, "EUR"),
+            "proposals": lambda: list(consortium.proposals.views(0)),
+            "charter": lambda: consortium.charter,
+            "rounds": lambda: rounds_view(desk, ""),
+            "curves": lambda: curves_view(desk, ""),
+            "experts": lambda: experts_view(desk),
+            "releases": lambda: releases_view(desk),
+        }
+        self._shown: dict[str, object] = {}
+        self.wrong: set[str] = set()
+        self.changes: Counter[str] = Counter()
+
+    def apply(self, index: int, record: Record) -> None:
+        for name, view in self._views.items():
+            now = view()
+            if name in self._shown and now != self._shown[name]:
+                self.changes[name] += 1
+                if record.kind not in FOLLOWS[name]:
+                    self.wrong.add(f"{name} changed with a {record.kind} record")
+            self._shown[name] = now
+
+
+def test_every_view_follows_from_the_kinds_of_records_that_it_is_watched_by(tmp_path: Path) -> None:
+    stage = Lively(tmp_path, lively_charter(learning__rounds=3))
+    try:
+        watchman = _Watchman(stage)
+        stage.coordinator.desk.consortium.follow(watchman)
+        stage.live_through()
+        assert watchman.wrong == set()
+        assert set(watchman.changes) == set(FOLLOWS) - {"members", "proposal", "releases", "disputes"}
+    finally:
+        stage.close()
 
 
 class _Browser:
