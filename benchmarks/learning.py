@@ -4,20 +4,22 @@ Protocol, sizes and variants are data in `learning_parts/plan.py`. Every run lea
 `results/learning`, which stays in the repository; a run that has its file is not made again, so that a plan of hours
 can be done in parts. Without ``--long`` training steps are timed and the recorded runs shown, with it those that are missing
 are made: one to four minutes each on one core; several processes may share the work with
-`python -m benchmarks.learning_parts.run`.
+`python -m benchmarks.learning_parts.run`. `python -m benchmarks.learning` writes tables and page of what is recorded, with
+the step times that were measured last.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from benchmarks.figures import PAGE, Figure, save
+from benchmarks.figures import PAGE, RESULTS, Figure, save
 from benchmarks.learning_parts import opting_out, step_time
 from benchmarks.learning_parts.curves import svg
 from benchmarks.learning_parts.plan import EIGHT, FAR, OURS, OURS_SCRATCH, RANKED, SIZES, T1, UNREAD, VARIANTS
 from benchmarks.learning_parts.scores import gap_percent
-from benchmarks.learning_parts.tables import KEPT, Runs, table
+from benchmarks.learning_parts.tables import KEPT, Runs, Spread, table
 
 LONG = "hansa bench learning --long"
 CURVES = PAGE.parent / "images" / "learning.svg"
@@ -35,6 +37,21 @@ BAD = {
     "huge": ("sign-flipped and thirty times as long", "rollback"),
 }
 """What is wrong with the last site, and what stands against it."""
+SOVEREIGN = {
+    "flexolmo": "experts by posterior (FlexOlmo)",
+    "flexolmo-read": "experts by readers",
+    "flexolmo-read-public": "experts by readers, one site on public text",
+}
+OPTED_OUT = {
+    UNREAD: "expert shards",
+    OURS: "expert shards with readers",
+    f"{OURS}-beside": "expert shards with readers, the seed beside the model",
+    "lean-read-public": "expert shards with readers, one site on public text",
+    "flexolmo": "experts on a frozen trunk (FlexOlmo)",
+    "flexolmo-beside": "experts on a frozen trunk, the seed beside the model",
+    "flexolmo-read-public": "experts on a frozen trunk with readers, one site on public text",
+}
+"""As `learning_parts/opting_out.py` records them."""
 Row = tuple[str, float | str, str, str, bool | None]
 
 NOTES = (
@@ -72,9 +89,14 @@ def main(work: Path, *, long: bool = False) -> list[Figure]:
     if long:
         _make(work, "t1", T1)
         _make(work, "rank", {name: (0,) for name in RANKED})
+    return write(_steps())
+
+
+def write(steps: Sequence[Figure]) -> list[Figure]:
+    """Of the runs that are recorded; `steps`: the figures of step times."""
     ranked, t1 = Runs(KEPT, "rank", side="validation"), Runs(KEPT, "t1", side="test")
     rows = (*_figures(t1), *_bad(ranked))
-    figures = [*_steps(), *(Figure(*row, _command(row)) for row in rows)]
+    figures = [*steps, *(Figure(*row, _command(row)) for row in rows)]
     found = [
         table(t1, start="seed", title="**T1, from a seed, test side**"),
         table(t1, start="scratch", title="**T1, from scratch, test side**"),
@@ -99,6 +121,12 @@ def _steps() -> list[Figure]:
     demo = step_time.SIZES["demo"]
     found = step_time.measure(step_time.glm4_moe(demo), demo, repetitions=_STEPS)
     return step_time.figures("demo", found)
+
+
+def _steps_before() -> list[Figure]:
+    """As they were measured last."""
+    kept = json.loads((RESULTS / "learning.json").read_text())["figures"]
+    return [Figure(**f) for f in kept if f["figure"].startswith("step of a")]
 
 
 def _progress(t1: Runs, ranked: Runs) -> str:
@@ -132,13 +160,16 @@ def _figures(t1: Runs) -> Iterator[Row]:
     yield _gap(t1, UNREAD, "central", "the same by posterior, a pass for each site", 5)
     title = "the same by posterior, a row's shard chosen for good after 16 bytes"
     yield _gap(t1, UNREAD, "central", title, 5, kind="committed")
+    yield _gap(t1, "lean-read-public", "central", "the same with a site more on public text", 5)
     yield _gap(t1, OURS_SCRATCH, "central-scratch", "gap to central, 4 sites, from scratch", 8)
     yield _gap(t1, "lean-scratch", "central-scratch", "the same, from scratch, by posterior", 8)
     yield _gap(t1, EIGHT, "central", "gap to central, 8 sites, from a seed", 8)
     yield _gap(t1, "lean-8", "central", "the same, 8 sites, by posterior", 8)
     yield from _routing(t1)
     yield from _far(t1)
+    yield from _encoded(t1)
     yield from _against_spes(t1)
+    yield from _sovereign(t1)
     yield from _worst(t1)
     yield from _opted_out()
 
@@ -149,7 +180,7 @@ def _opted_out() -> Iterator[Row]:
         "own domain against the seed, the worst site of",
         "other domains against before, the worst of",
     )
-    for variant, what in ((UNREAD, "expert shards"), ("flexolmo", "experts on a frozen trunk (FlexOlmo)")):
+    for variant, what in OPTED_OUT.items():
         found = opting_out.recorded("t1", variant)
         if not found:
             yield f"opt-out, {what}: {own} 4", NOT_RUN, "", "<= +1 %", False
@@ -174,6 +205,11 @@ def _opted_out() -> Iterator[Row]:
             "<= 0.1 %",
             extracted <= 0.001,
         )
+
+    plain, beside = (opting_out.recorded("t1", name) for name in (OURS, f"{OURS}-beside"))
+    if len(plain) == len(beside) > 0:
+        title = "what the seed beside the model costs while nobody has left"
+        yield title, round(opting_out.cost(plain, beside), 2), "%", "", None
 
 
 def _routing(t1: Runs) -> Iterator[Row]:
@@ -213,6 +249,31 @@ def _far(t1: Runs) -> Iterator[Row]:
     yield cost, round(gap.mean, 2) if gap else NOT_RUN, "%", "", None
 
 
+def _encoded(t1: Runs) -> Iterator[Row]:
+    """What an encoding of the exchanged deltas costs, nothing else changed."""
+    for variant, what, most in (
+        ("lean-int4", "int4 with error feedback", 0.1),
+        ("lean-int2", "two bits with error feedback (trunk)", 0.3),
+    ):
+        title, gap = f"loss above fp32, {what}, H = 10", t1.gap(variant, UNREAD)
+        if gap is None:
+            yield title, NOT_RUN, "", f"<= +{most} %", False
+        else:
+            yield title, round(gap.mean, 2), "%", f"<= +{most} %", gap.mean <= most
+
+
+def _sovereign(t1: Runs) -> Iterator[Row]:
+    """Of experts on the seed's frozen trunk, against the central run, which is unrestricted and multiplies as much."""
+    target = ">= 96 %"
+    for variant, what in SOVEREIGN.items():
+        title = f"sovereign, {what}: share of central's loss improvement over the seed"
+        share = t1.improvement(variant)
+        if share is None:
+            yield title, NOT_RUN, "", target, False
+        else:
+            yield title, round(share.mean, 1), "%", target, share.mean >= 96
+
+
 def _against_spes(t1: Runs) -> Iterator[Row]:
     """Each SPES figure for the main variant, and for the one that exchanges rarely and in int4."""
     for variant, what in ((OURS, "H = 10, fp32"), (FAR, "H = 130, int4")):
@@ -231,12 +292,15 @@ def _against_spes(t1: Runs) -> Iterator[Row]:
 
 def _worst(t1: Runs) -> Iterator[Row]:
     title, target = "worst domain against its owner's alone model", "no domain worse"
-    if not {OURS, "alone"} <= set(t1.by_variant):
+    seeds = sorted(t1.by_variant.get(OURS, {}).keys() & t1.by_variant.get("alone", {}).keys())
+    if not seeds:
         yield title, NOT_RUN, "", target, False
         return
-    own = t1.losses("alone", 0, "own")
-    ours = t1.losses(OURS, 0)
-    worst = max(100 * (ours[d] / own[d] - 1) for d in own)
+    above = [
+        {d: gap_percent(t1.losses(OURS, seed)[d], own) for d, own in t1.losses("alone", seed, "own").items()}
+        for seed in seeds
+    ]
+    worst = max(Spread(tuple(one[d] for one in above)).mean for d in above[0])
     yield title, round(worst, 1), "%", target, worst <= 0
 
 
@@ -268,3 +332,7 @@ def _curves(t1: Runs) -> dict[str, list[tuple[float, float]]]:
             one = next(iter(t1.by_variant[name].values()))
             found[name] = [(tokens / 1e6, loss) for tokens, loss, _ in one["curve"]]
     return found
+
+
+if __name__ == "__main__":
+    write(_steps_before())

@@ -122,10 +122,10 @@ def _table(path: tuple[str, ...], values: Mapping[str, Any], *, commented: bool)
     table = tomlkit.table()
     for key in sorted(values, key=lambda k: _is_table(values[k])):
         inner = (*path, key)
-        table.add(key, _item(inner, values[key]))
-        comment = _COMMENTS.get(".".join(inner))
+        made, comment = _item(inner, values[key]), _COMMENTS.get(".".join(inner))
         if commented and comment and not _is_table(values[key]):
-            table[key].comment(comment)
+            made = tomlkit.item(made).comment(comment)
+        table.add(key, made)
     return table
 
 
@@ -289,6 +289,7 @@ _COMMENTS = {
     "voting.pass_percent": "more than this share of for and against must be for",
     "release": "Terms of the released model.",
     "release.licence": "SPDX identifier",
+    "release.seed_beside": "the run's seed is released beside the model, for text that this reads worse",
     "features": "Switched on by executed proposals.",
     "witnesses": "Who must have seen the journal before a site trusts it; every site is a witness.",
     "witnesses.quorum": "cosignatures a checkpoint of the journal needs; 0: none",

@@ -32,7 +32,7 @@ def take_remade(findings: Findings, index: int, run: Run, facts: Mapping[str, An
     )
     ours = (facts["charter_version"], facts["charter"]) == (charter.version, charter_file.digest(charter))
     need(ours, rule, index, "re-makes the state for another charter than the one in force")
-    changed = run.experts_of.owners != charter.owners
+    changed = _slices_of(run.experts_of) != _slices_of(charter)
     need(changed, rule, index, "re-makes the state although no vote changed its experts")
     kept = bool(facts["momentum"]) == bool(facts["momentum_base"])
     need(kept, rule, index, "drops or invents what was remembered beside the state")
@@ -42,9 +42,14 @@ def take_remade(findings: Findings, index: int, run: Run, facts: Mapping[str, An
 
 def check_opened(findings: Findings, index: int, run: Run, number: int, charter: Charter) -> None:
     """A round trains the experts that its charter names."""
-    ours = run.experts_of.owners == charter.owners
+    ours = _slices_of(run.experts_of) == _slices_of(charter)
     what = f"opens round {number} on a state with other experts than charter version {charter.version} names"
     findings.require(ours, Rule.ROUND, index, what)
+
+
+def _slices_of(charter: Charter) -> tuple[object, ...]:
+    """What of a charter a vote may change that says which slices a state has."""
+    return charter.owners, charter.model.reader
 
 
 class Remade:

@@ -68,11 +68,11 @@ def proposal_view(item: Item, base: Charter, now_ms: int) -> ProposalView:
         lodged=len(item.lodged),
         needs_micro=item.needs_micro,
         pledged_micro=sum(p.amount_micro for _, _, p in item.pledges if _counts(item, p, now_ms)),
-        pledges=tuple(_pledge_view(item, index, p) for index, _, p in item.pledges),
+        pledges=tuple(_pledge(item, index, pledge) for index, _, pledge in item.pledges),
     )
 
 
-def _pledge_view(item: Item, index: int, pledge: Pledge) -> ProposalPledgeView:
+def _pledge(item: Item, index: int, pledge: Pledge) -> ProposalPledgeView:
     return ProposalPledgeView(
         member=pledge.member,
         to=pledge.to,

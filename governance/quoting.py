@@ -40,10 +40,8 @@ def preview(
     effective_round: int,
     pledged: Mapping[str, int] | None = None,
 ) -> Preview:
-    """The dry run: what would change and cost if it were carried out now. Raises Refused when it could not be.
-
-    `pledged`: member -> what pledges add to its budget, in micro.
-    """
+    """The dry run: what would change and cost if it were carried out now. `pledged`: member -> what others pay it with the
+    change, in micro. Raises Refused when it could not be."""
     charter = charter_in_force(seat)
     if wrong := features.check(charter, feature, parameters):
         raise Refused(wrong)
@@ -51,7 +49,7 @@ def preview(
         return Preview((), None)
     after = features.apply(charter, feature, parameters)
     assert not isinstance(after, Refusal), "it was checked"
-    made = _quoted(seat, charter, after, effective_round, pledged or {})
+    made = _quoted(seat, charter, after, effective_round, pledged)
     return Preview(tuple(charter_file.diff(charter, after)), made)
 
 
@@ -68,7 +66,7 @@ def preview_proposal(seat: Seat, view: ProposalView) -> Preview:
     before, after = (
         charter_in_force(seat, version) for version in (view.charter_version - 1, view.charter_version)
     )
-    made = _quoted(seat, before, after, view.executed_round or 1, {})
+    made = _quoted(seat, before, after, view.executed_round or 1)
     return Preview(tuple(charter_file.diff(before, after)), made)
 
 
@@ -77,7 +75,7 @@ def quote_change(
 ) -> Quote:
     """What a feature would cost on the charter in force. Raises Refused when it does not apply to it."""
     charter = charter_in_force(seat)
-    return _quoted(seat, charter, features.apply(charter, feature, parameters), effective_round, {})
+    return _quoted(seat, charter, features.apply(charter, feature, parameters), effective_round)
 
 
 def quote_proposal(seat: Seat, view: ProposalView) -> Quote:
@@ -99,7 +97,7 @@ def _quoted(
     before: Charter,
     after: Charter | Refusal,
     effective_round: int,
-    pledged: Mapping[str, int],
+    pledged: Mapping[str, int] | None = None,
 ) -> Quote:
     if isinstance(after, Refusal):
         raise Refused(after)

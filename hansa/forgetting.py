@@ -69,19 +69,24 @@ def measure(
     others: Mapping[str, Corpus],
     length: int,
     by_site: bool,
+    seed_beside: bool = False,
     limit: int = ROWS,
 ) -> Measured:
     """`own`: domain and text of the site whose experts are not in `after` any more; its held-out side is what nobody
     trained on. `by_site`: how experts are chosen (`hansa.reading`); the seed, which was trained as a whole, uses its
-    router. Takes one pass of `limit` rows over each text and model. Raises CorpusError."""
+    router. `seed_beside`: before and after have the seed beside them (`hansa.beside`). Takes one pass of `limit` rows over each text and model. Raises CorpusError."""
     texts = {own[0]: own[1], **others}
     held_out = {d: t.held_out_rows(length=length, limit=limit) for d, t in texts.items()}
     trained = replace(own[1], held_out=own[1].train).held_out_rows(length=length, limit=limit)
     losses: dict[str, dict[str, float]] = {domain: {} for domain in texts}
     exposures: dict[str, Exposure] = {}
     reference: tuple[Read, Read] | None = None
+    start = Reader(model.model_copy(update={"reader": 0}), seed.expert_map, seed.state, by_site=False)
+    beside = start if seed_beside else None
     for name, weights in (("seed", seed), ("before", before), ("after", after)):
-        reader = Reader(model, weights.expert_map, weights.state, by_site=by_site and name != "seed")
+        reader = start
+        if name != "seed":
+            reader = Reader(model, weights.expert_map, weights.state, by_site=by_site, beside=beside)
         read = {domain: reader.read(rows) for domain, rows in held_out.items()}
         for domain, found in read.items():
             losses[domain][name] = float(found.losses.mean())

@@ -44,6 +44,7 @@ def serve(
     store: str,
     states: str,
     mlflow: str,
+    dashboard: str,
     as_json: bool,
 ) -> None:
     """`hansa coordinator start`: until SIGINT or SIGTERM. Raises HansaError naming what is in the way."""
@@ -54,7 +55,13 @@ def serve(
     if not (home / CHARTER).exists():
         furnish(home, charter=charter, founding=founding, log_key=log_key)
     coordinator = Coordinator(
-        home, listen, store or None, mlflow or None, states=states or None, enrolment=enrolment or None
+        home,
+        listen,
+        store or None,
+        mlflow or None,
+        dashboard=dashboard,
+        states=states or None,
+        enrolment=enrolment or None,
     )
     with stop_signal() as stop:
         coordinator.start()

@@ -117,6 +117,7 @@ def write(
             others=rest,
             length=length,
             by_site=_chosen(charter) == "by posterior",
+            seed_beside=charter.release.seed_beside,
         )
     except CorpusError as error:
         raise ConfigError([str(error)]) from error

@@ -1,4 +1,5 @@
-"""What a model says of text, byte by byte: by its own router, or with its experts chosen by what was read so far.
+"""What a model says of text, byte by byte: by its own router, or with its experts chosen by what was read so far; its seed
+beside it or not.
 
 Every row begins anew. Knows nothing of why somebody asks.
 """
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from commons.charter import Model
 from commons.experts.map import ExpertMap
+from hansa.beside import foreseen, mixed
 from workers.data import Rows
 from workers.objectives import as_tokens
 from workers.shard import build_shard
@@ -44,10 +46,17 @@ class Reader:
     """A whole model in memory, or, `by_site`, its trunk once for every owner of experts."""
 
     def __init__(
-        self, model: Model, expert_map: ExpertMap, state: Mapping[str, Array], *, by_site: bool
+        self,
+        model: Model,
+        expert_map: ExpertMap,
+        state: Mapping[str, Array],
+        *,
+        by_site: bool,
+        beside: Reader | None = None,
     ) -> None:
         """`by_site`: each owner's experts alone on the shared trunk, mixed by how likely each found the row so far: a
         router that reads the bytes before, for experts that never met another's (Branch-Train-Merge, arXiv 2208.03306).
+        `beside`: of the seed (`hansa.beside`).
         """
         groups = [expert_map.experts]
         if by_site:
@@ -56,6 +65,7 @@ class Reader:
         self._shards = [
             build_shard(model, expert_map, own=own, guests=False, state=state).eval() for own in groups
         ]
+        self._beside = beside
 
     def read(self, rows: Rows) -> Read:
         """`rows` [rows, length + 1]. Raises CorpusError for what the model cannot read."""
@@ -66,11 +76,18 @@ class Reader:
         tokens = as_tokens(rows, self._shards[0])
         came = tokens[:, 1:]
         with torch.inference_mode():
-            each = torch.stack([_log_probabilities(shard, tokens) for shard in self._shards])
-            before = F.pad(_of(each, came).cumsum(-1), (1, 0))[..., :-1]
-            mixed = (before.log_softmax(0).unsqueeze(-1) + each).logsumexp(0)
-            found = _of(mixed, came).double().cpu().numpy()
-            return found, (mixed.argmax(-1) == came).cpu().numpy()
+            said = self._says(tokens)
+            if self._beside is not None:
+                both = torch.stack([said, self._beside._says(tokens)])
+                said = mixed(both, foreseen(both, tokens[:, :-1]))[0]
+            found = _of(said, came).double().cpu().numpy()
+            return found, (said.argmax(-1) == came).cpu().numpy()
+
+    def _says(self, tokens: Tensor) -> Tensor:
+        """Log-probabilities of what comes after each token but the last, [rows, length, V]."""
+        each = torch.stack([_log_probabilities(shard, tokens) for shard in self._shards])
+        before = F.pad(_of(each, tokens[:, 1:]).cumsum(-1), (1, 0))[..., :-1]
+        return (before.log_softmax(0).unsqueeze(-1) + each).logsumexp(0)
 
 
 def _log_probabilities(shard: torch.nn.Module, tokens: Tensor) -> Tensor:

@@ -18,22 +18,31 @@ from transformers import AutoModelForCausalLM
 from commons import charter_file
 from commons.experts.map import ExpertMap
 from commons.experts.stored import READERS, unstacked, weights_files
+from hansa.beside import put_beside
+from orchestrator.release.layout import CHARTER, SEED
 from workers.data import Corpus
 from workers.objectives import held_out_loss
 from workers.routed import compute_routed_only
 from workers.shard import build_shard
 
-CHARTER = "charter.json"
 ROWS = 256
 """Held-out windows per text, the same ones that sites and baselines are measured on."""
 
 
 def load(folder: Path) -> nn.Module:
-    """The released model with its readers, where it has them: a causal model whose logits are what both say together.
+    """The released model with its readers, where it has them, and with its seed beside it, where it came with one
+    (`hansa.beside`): a causal model whose logits are what all say together.
 
-    Called as transformers' models are, on whole rows from their beginning (`use_cache=False`). Without readers it is
-    what `load_plain` gives.
+    Called as transformers' models are, on rows of one length, from their beginning or with a cache that it filled: it
+    generates, greedily or by sampling. With neither it is what `load_plain` gives.
     """
+    model = _with_readers(folder)
+    if (folder / SEED).is_dir():
+        return put_beside(model, load_plain(folder / SEED).eval())
+    return model
+
+
+def _with_readers(folder: Path) -> nn.Module:
     if not (folder / READERS).exists():
         return load_plain(folder)
     charter = charter_file.from_canonical((folder / CHARTER).read_bytes())

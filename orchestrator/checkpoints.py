@@ -10,13 +10,15 @@ RECENT = 3
 
 
 def kept(runs: Runs) -> set[Digest]:
-    """The last state of every run, and of the active one also its seed model, momentum, recent states and the bases of
-    sites still at work. Nothing from before the experts last changed but the seed: what was retired is gone."""
+    """The last state of every run, of the latest one also its seed model, and of the active one momentum, recent states and the
+    bases of sites still at work. Nothing from before the experts last changed but the seed: what was retired is gone."""
     keep = {run.state for run in runs.by_id.values()}
+    if runs.latest:
+        keep |= {found.base for found in runs.latest.history[:1]}
     if active := runs.active:
         recent = [found for found in active.history[-RECENT:] if found.number >= active.remade]
         keep |= {closed.state for closed in recent if closed.state}
-        keep |= {found.base for found in (*active.history[:1], *recent)}
+        keep |= {found.base for found in recent}
         keep |= {active.history[number - 1].base for number in active.carried.values()}
         keep |= {active.momentum} if active.momentum else set()
     return keep

@@ -7,13 +7,15 @@ in every layer. What the readers themselves foresee is a part of the prediction:
 as mixed experts predict worse than a mixture of predictions, and a tenth where one is sure.
 
 A shard of one site has nothing to choose: it trains its reader, on hidden states that give no gradient back, so that
-trunk and experts learn as if there were none. A forward reads whole rows from their beginning.
+trunk and experts learn as if there were none. A forward reads rows from their beginning, or goes on from a cache that an
+earlier one has filled.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +34,17 @@ LEAST_SHARE = 1e-3
 
 LEAST_LOG = -1e4
 """Least log-probability of a token that is heard."""
+
+
+class Past(NamedTuple):
+    """Of rows that were read, what the next forward on the same cache needs."""
+
+    hidden: Tensor
+    """The last SPAN states, [rows, SPAN, H]; zeros before the beginning."""
+    posterior: Tensor
+    """Over sites after the last token, [rows, sites]."""
+    keys: Tensor
+    """The cache's own, by which one that was reordered or cut meanwhile is noticed."""
 
 
 class Readers(nn.Module):
@@ -59,15 +72,33 @@ class Readers(nn.Module):
         self._hidden: Tensor | None = None
         self._shares: Tensor | None = None
         self._foreseen: Tensor | None = None
+        self._begun: Past | None = None
+        self._ended: tuple[Tensor, Tensor] | None = None
+        self._pasts: WeakKeyDictionary[Any, Past] = WeakKeyDictionary()
 
     @property
     def choose(self) -> bool:
         return len(self.groups) > 1
 
-    def begin(self, tokens: Tensor) -> None:
-        """A forward over `tokens` [rows, length] begins."""
+    def begin(self, tokens: Tensor, cache: Any = None) -> None:
+        """A forward over `tokens` [rows, length] begins, after those that `cache` holds.
+
+        Raises ValueError for a cache that no forward of this model has left as it is: its rows would have to be read again.
+        """
         self._tokens = tokens
-        self._hidden = self._shares = self._foreseen = None
+        self._hidden = self._shares = self._foreseen = self._ended = self._begun = None
+        if self.choose and cache is not None and cache.get_seq_length():
+            self._begun = self._pasts.get(cache)
+            if self._begun is None or self._begun.keys is not cache.layers[0].keys:
+                raise ValueError(
+                    "readers know nothing of these rows: the cache was filled, reordered or cut by something else (as beam "
+                    "search does); read them from their beginning"
+                )
+
+    def end(self, cache: Any) -> None:
+        """The forward is over, and has left `cache`."""
+        if self._ended is not None and cache is not None:
+            self._pasts[cache] = Past(*self._ended, cache.layers[0].keys)
 
     def shares(self, hidden: Tensor) -> Tensor | None:
         """Of every site in each token, [tokens, sites]; None with one site.
@@ -82,10 +113,11 @@ class Readers(nn.Module):
         return self._shares
 
     def mixed(self, logits: Tensor) -> Tensor:
-        """The model's next-token logits [rows, length, V] -> log-probabilities of model and readers together."""
+        """The model's next-token logits of the last tokens [rows, some, V] -> log-probabilities of model and readers together."""
         assert self._shares is not None and self._foreseen is not None, "a router has read the rows"
-        doubt = (1 - self._shares.amax(-1)).clamp(min=LEAST_DOUBT).view(*logits.shape[:2], 1)
-        both = (torch.log1p(-doubt) + logits.log_softmax(-1), doubt.log() + self._foreseen)
+        rows, some = logits.shape[:2]
+        doubt = (1 - self._shares.amax(-1)).clamp(min=LEAST_DOUBT).view(rows, -1, 1)[:, -some:]
+        both = (torch.log1p(-doubt) + logits.log_softmax(-1), doubt.log() + self._foreseen[:, -some:])
         return torch.logaddexp(*both)
 
     def loss(self, rows: Tensor) -> Tensor | None:
@@ -93,19 +125,22 @@ class Readers(nn.Module):
         if self._trained is None or self._hidden is None:
             return None
         reader = self.get_submodule(f"of_{self._trained}")
-        return F.cross_entropy(reader(_from_the_start(self._hidden)).flatten(0, 1), rows.flatten())
+        return F.cross_entropy(reader(_windows(self._hidden)).flatten(0, 1), rows.flatten())
 
     def _read(self) -> None:
         assert self._tokens is not None and self._hidden is not None, "a forward has begun"
-        hidden, tokens = _from_the_start(self._hidden), self._tokens.unsqueeze(-1)
+        past = self._begun
+        hidden, tokens = _windows(self._hidden, past and past.hidden), self._tokens.unsqueeze(-1)
         found = [_bounded(reader(hidden).log_softmax(-1)) for reader in self._readers()]
         heard = torch.stack([f[:, :-1].gather(-1, tokens).squeeze(-1) for f in found], -1)
-        posterior = torch.where((p := _posterior(heard)) < LEAST_SHARE, 0.0, p)
+        after = _posterior(heard, past and past.posterior)
+        posterior = torch.where(after < LEAST_SHARE, 0.0, after)
         shares = (posterior / posterior.sum(-1, keepdim=True)).to(hidden.dtype)
         foreseen = torch.full_like(found[0][:, 1:], float("-inf"))
         for n, one in enumerate(found):
             foreseen = torch.logaddexp(foreseen, shares[..., n : n + 1].log() + one[:, 1:])
         self._shares, self._foreseen = shares.flatten(0, 1), foreseen
+        self._ended = hidden[:, -1].view(len(hidden), SPAN, -1).flip(1), after[:, -1]
 
     def _readers(self) -> Iterator[nn.Module]:
         return (self.get_submodule(name) for name in self._names)
@@ -139,11 +174,15 @@ def read_with(shard: nn.Module, readers: Readers) -> None:
     """Let `readers` follow every forward of the shard, and answer in its place where they choose."""
 
     def before(_: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
-        readers.begin(named["input_ids"] if "input_ids" in named else given[0])
+        mask = named.get("attention_mask")
+        if mask is not None and not bool(mask.all()):
+            raise ValueError("readers read whole rows: give rows of one length, without padding")
+        readers.begin(named["input_ids"] if "input_ids" in named else given[0], named.get("past_key_values"))
 
     def after(_: nn.Module, given: tuple[Any, ...], out: Any) -> Any:
         if readers.choose:
             out.logits = readers.mixed(out.logits)
+            readers.end(out.past_key_values)
         return out
 
     shard.readers = readers
@@ -158,18 +197,25 @@ def _bounded(log_probabilities: Tensor) -> Tensor:
     )
 
 
-def _posterior(heard: Tensor) -> Tensor:
-    """Log-probability of each token by each site's reader [rows, length, sites] -> the sites' probabilities after it."""
-    sites = heard.shape[-1]
-    now, found = heard.new_full((len(heard), sites), 1 / sites, dtype=torch.float64), []
+def _posterior(heard: Tensor, now: Tensor | None) -> Tensor:
+    """Log-probability of each token by each site's reader [rows, length, sites] -> the sites' probabilities after it.
+
+    `now`: before the first of them; None: all alike.
+    """
+    sites, found = heard.shape[-1], []
+    if now is None:
+        now = heard.new_full((len(heard), sites), 1 / sites, dtype=torch.float64)
     for one in heard.double().unbind(1):
         now = (((1 - SWITCH) * now + SWITCH / sites).log() + one).softmax(-1)
         found.append(now)
     return torch.stack(found, 1)
 
 
-def _from_the_start(hidden: Tensor) -> Tensor:
-    """[rows, length, H] -> [rows, length + 1, SPAN H]: what is read before each token, and nothing before the first."""
+def _windows(hidden: Tensor, before: Tensor | None = None) -> Tensor:
+    """[rows, length, H] -> [rows, length + 1, SPAN H]: what is read before each token and after the last, the nearest first.
+
+    `before` [rows, SPAN, H]: the states before these; None: nothing, as at a row's beginning.
+    """
     length = hidden.shape[1]
-    before = F.pad(hidden, (0, 0, SPAN, 0))
-    return torch.cat([before[:, SPAN - 1 - n : SPAN + length - n] for n in range(SPAN)], -1)
+    whole = F.pad(hidden, (0, 0, SPAN, 0)) if before is None else torch.cat([before, hidden], 1)
+    return torch.cat([whole[:, SPAN - 1 - n : SPAN + length - n] for n in range(SPAN)], -1)

@@ -17,7 +17,7 @@ from commons.experts.map import ExpertMap
 from commons.experts.remaking import carried_over, name_now
 from workers.durable import read_arrays, read_facts, write_durably
 from workers.meter import Usage
-from workers.standing import Standing
+from workers.standing import Standing, digest_of
 
 Array = NDArray[np.float32]
 _KEPT = 2
@@ -86,8 +86,10 @@ class FinishedRounds:
         result: RoundResult,
         moments: Moments,
         standing: Standing | None,
+        sent: Mapping[str, str],
     ) -> None:
-        """Durable on return; older rounds than the one before go. `began`: where own experts did, `kept` or `base`."""
+        """Durable on return; older rounds than the one before go. `began`: where own experts did, `kept` or `base`. `sent`: own
+        slices that the round exchanges -> digest of their values in its base."""
         arrays = {f"expert/{n}": a for n, a in result.experts.items()}
         arrays |= {f"delta/{n}": a for n, a in result.trunk_delta.items()}
         arrays |= moments.arrays
@@ -99,6 +101,7 @@ class FinishedRounds:
             "experts": began,
             "expert_ids": self._map.experts,
             "map": self._map.digest,
+            "sent": dict(sent),
             "result": facts,
         }
         if standing is not None:
@@ -130,6 +133,17 @@ class FinishedRounds:
         if path is None or not kept or (late and not self._is_of_today(path)):
             return {}
         return carried_over(read_arrays(path, "expert/"), self._ids(path), self._map)
+
+    def arrived(self, before: int, base: Mapping[str, Array]) -> bool:
+        """Whether `base` has what the last round earlier than `before` sent of own experts, or it sent nothing of them. It has
+        not where the update was left out, came to nobody, or its whole round was taken back."""
+        path = self._last(before)
+        if path is None:
+            return True
+        ids = self._ids(path)
+        sent = ((name_now(n, ids, self._map), was) for n, was in read_facts(path).get("sent", {}).items())
+        left = [(name, was) for name, was in sent if name is not None and name in base]
+        return not left or any(digest_of(base[name]) != was for name, was in left)
 
     def standing(self, before: int) -> Standing | None:
         """Where the last round earlier than `before` left the site; None where all it trained was exchanged, or the experts

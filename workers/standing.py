@@ -45,7 +45,7 @@ class Standing:
         if not kept:
             return None
         exchanged = frozenset(name for name in local if name in due)
-        return cls(number, kept, exchanged, {name: _digest(base[name]) for name in local})
+        return cls(number, kept, exchanged, {name: digest_of(base[name]) for name in local})
 
     @classmethod
     def read(cls, facts: Mapping[str, Any], local: Mapping[str, Array]) -> Standing:
@@ -86,8 +86,8 @@ class Standing:
         return [name for name in names if name not in self.exchanged and not self._moved(name, base)]
 
     def _moved(self, name: str, base: Mapping[str, Array]) -> bool:
-        return self.bases[name] != _digest(base[name])
+        return self.bases[name] != digest_of(base[name])
 
 
-def _digest(values: Array) -> str:
+def digest_of(values: Array) -> str:
     return hashlib.sha256(np.ascontiguousarray(values, "<f4").data).hexdigest()

@@ -13,8 +13,9 @@ whether it did changes nothing but the time.
 Inner optimiser: AdamW (0.9, 0.95), its moments kept across rounds, gradients clipped at norm 1, warm-up and cosine
 over the run's inner steps (DiLoCo, arXiv 2311.08105). What a site trains is the strategy's (`commons.exchange`); the rest
 stays as the base has it, moments of earlier rounds untouched. Own experts stay as the site left them, unless they are
-combined with others', damped, or leave it under noise: then they start from the base every round, as the trunk does. After
-a change of the expert map all this goes on for the experts that are left, and one that came begins as the base has it.
+combined with others', damped, or leave it under noise: then they start from the base every round, as the trunk does. So
+they do where nothing of the last update is in the base: it was left out, or its round taken back. After a change of the
+expert map all this goes on for the experts that are left, and one that came begins as the base has it.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ from workers.shard import (
     train_only,
     weights,
 )
-from workers.standing import Standing
+from workers.standing import Standing, digest_of
 
 Array = NDArray[np.float32]
 OnStep = Callable[[int, float], bool | None]
@@ -123,7 +124,8 @@ class Trainer:
         An exception from `on_step` abandons the round; asked again, it starts over and ends at the same bytes.
         `gauge` measures the work of this call; a round finished before has the usage it had then.
         `experts`: own experts begin as the site left them, or as `base` has them, where the site's updates of them are not
-        what arrived. Raises TrainingError on a loss that is not finite, CorpusError on text the model cannot read.
+        what arrived; as `base` has them, too, where nothing of its last update is in it. Raises TrainingError on a loss that is
+        not finite, CorpusError on text the model cannot read.
         """
         exchange = Exchange(self._map, learning, round_number)
         experts = experts if exchange.owners_keep else "base"
@@ -147,7 +149,7 @@ class Trainer:
         else:
             gauge.begin(_gpu())
             before = self._held_out_loss(base)
-            work = self._begun(exchange, experts, gauge)
+            work = self._begun(exchange, experts, gauge, base)
             if last is not None:
                 self._go_on_with(last.goes_on(base), base)
         self._inner_steps(round_number, work, on_step, learning.steps_in(round_number))
@@ -193,11 +195,16 @@ class Trainer:
         self._shard_at(state)
         return self._begun(exchange, experts, gauge)
 
-    def _begun(self, exchange: Exchange, experts: str, gauge: Gauge) -> Work:
-        """A round with the shard as it is, but for own experts where they are kept; its moments as the last round left them."""
+    def _begun(
+        self, exchange: Exchange, experts: str, gauge: Gauge, base: Mapping[str, Array] | None = None
+    ) -> Work:
+        """A round with the shard as it is, but for own experts where they are kept; its moments as the last round left them.
+
+        They are not kept where `base` is known and has nothing of what was sent last.
+        """
         assert self._shard is not None
         train_only(self._shard, {part.name for part in self._trained(exchange)})
-        if experts == "kept":
+        if experts == "kept" and (base is None or self._rounds.arrived(exchange.number, base)):
             load_state(self._shard, self._rounds.experts(exchange.number), self._own_names)
         moments = self._rounds.moments(exchange.number)
         optimizer = InnerOptimizer(self._shard, self._map, exchange.learning)
@@ -248,7 +255,8 @@ class Trainer:
         )
         moments = Moments(work.optimizer.arrays(), work.optimizer.steps())
         standing = Standing.left(exchange.number, local, exchange.due, base, learning)
-        self._rounds.keep(exchange.number, request, experts, result, moments, standing)
+        sent = {n: digest_of(base[n]) for n in self._own_names if n in base and n in exchange.due}
+        self._rounds.keep(exchange.number, request, experts, result, moments, standing, sent)
         return result
 
     def _trained(self, exchange: Exchange) -> Sequence[Slice]:

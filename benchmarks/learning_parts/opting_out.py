@@ -1,6 +1,6 @@
 """What is left of a site's text when its experts are retired from a run's final state: `python -m benchmarks.learning_parts.opting_out t1 lean 2`.
 
-Each site opts out in turn. Reads the state that a run left with its work and the seed it started from, trains nothing,
+Each site opts out in turn, with `--beside` from a model that has its seed beside it (`hansa.beside`). Reads the state that a run left with its work and the seed it started from, trains nothing,
 and leaves one JSON file that stays in the repository.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,9 @@ import torch
 
 from benchmarks.figures import machine
 from benchmarks.learning_parts import scores
-from benchmarks.learning_parts.plan import SIZES, Size
-from benchmarks.learning_parts.run import final_file
+from benchmarks.learning_parts.plan import SIZES, VARIANTS, Size
+from benchmarks.learning_parts.run import final_file, seed_file
+from benchmarks.learning_parts.sites import PUBLIC
 from benchmarks.learning_parts.tables import KEPT
 from benchmarks.learning_parts.texts import Texts
 from commons.experts.map import ExpertMap, Kind
@@ -52,27 +53,47 @@ def worst(found: list[dict[str, Any]]) -> tuple[float, float]:
     return max(own), max(others)
 
 
+def cost(plain: list[dict[str, Any]], beside: list[dict[str, Any]]) -> float:
+    """Percent that the seed beside a model adds to its losses, while nobody has opted out."""
+    both = zip(plain, beside, strict=True)
+    ratios: list[float] = [
+        b["losses"][d]["before"] / of["before"] for p, b in both for d, of in p["losses"].items()
+    ]
+    return 100 * (sum(ratios) / len(ratios) - 1)
+
+
 def run(
-    size_name: str, variant: str, seed: int, *, texts: Texts, work: Path, limit: int = LIMIT
+    size_name: str,
+    variant: str,
+    seed: int,
+    *,
+    texts: Texts,
+    work: Path,
+    beside: bool = False,
+    limit: int = LIMIT,
 ) -> dict[str, Any]:
-    """Of one final state, every site in turn; on disk when it returns. Experts are chosen by posterior."""
-    size, sites = SIZES[size_name], list(texts.train)
-    whole = size.experts(sites)
-    start = Weights(whole, read_arrays(work / f"{size_name}-seed-{seed}.safetensors"))
+    """Of one final state, every site in turn; on disk when it returns. Experts are chosen by readers or, without, by posterior."""
+    of, sites = VARIANTS[variant], list(texts.train)
+    size = replace(SIZES[size_name], reader=of.reader)
+    whole = size.experts([*sites, PUBLIC] if of.public_site else sites, of.experts)
+    start = Weights(whole, read_arrays(seed_file(of, size_name, seed, work)))
     final = Weights(whole, read_arrays(final_file(size_name, variant, seed, work)))
     found: dict[str, Any] = {
-        "size": size_name, "variant": variant, "seed": seed, "machine": machine(), "sites": {},
+        "size": size_name, "variant": variant, "seed": seed, "beside": beside, "machine": machine(), "sites": {},
     }  # fmt: skip
     for gone in sites:
-        found["sites"][gone] = _without(gone, size, texts, start=start, final=final, limit=limit)
+        found["sites"][gone] = _without(
+            gone, size, texts, start=start, final=final, beside=beside, limit=limit
+        )
         _say(gone, found["sites"][gone])
     FILES.mkdir(parents=True, exist_ok=True)
-    (FILES / f"{size_name}-{variant}-{seed}.json").write_text(json.dumps(_rounded(found), indent=1) + "\n")
+    named = f"{variant}-beside" if beside else variant
+    (FILES / f"{size_name}-{named}-{seed}.json").write_text(json.dumps(_rounded(found), indent=1) + "\n")
     return found
 
 
 def _without(
-    gone: str, size: Size, texts: Texts, *, start: Weights, final: Weights, limit: int
+    gone: str, size: Size, texts: Texts, *, start: Weights, final: Weights, beside: bool, limit: int
 ) -> dict[str, Any]:
     """What `measure` says; other domains also held to their own sites' experts; the own domain also with each other
     site's experts alone, and with the site's experts as the seed has them in place of none."""
@@ -82,20 +103,27 @@ def _without(
     others = {d: t for d, t in texts.test.items() if d != gone}
     measured = measure(
         size.model, seed=start, before=final, after=after, own=(gone, texts.train[gone]), others=others,
-        length=size.length, by_site=True, limit=limit,
+        length=size.length, by_site=not size.reader, seed_beside=beside, limit=limit,
     )  # fmt: skip
     rest = scores.rows_of(others, size.length, limit)
     own = texts.train[gone].held_out_rows(length=size.length, limit=limit)
     held = {
-        name: scores.oracle_losses(size.model, w.expert_map, dict(w.state), rest, {d: [d] for d in rest})
+        name: scores.oracle_losses(
+            size.model, w.expert_map, {d: dict(w.state) for d in rest}, rest, {d: [d] for d in rest}
+        )
         for name, w in (("before", final), ("after", after))
     }
     alone = {
-        site: scores.oracle_losses(size.model, left, dict(after.state), {gone: own}, {gone: [site]})[gone]
+        site: scores.oracle_losses(size.model, left, {site: dict(after.state)}, {gone: own}, {gone: [site]})[
+            gone
+        ]
         for site in rest
     }
+    found = {**asdict(measured), "oracle": held, "own_by_site": alone}
+    if size.reader:
+        return found
     reset = Reader(size.model, whole, _with_seeds(gone, start, final), by_site=True).read(own).losses.mean()
-    return {**asdict(measured), "oracle": held, "own_by_site": alone, "own_with_seed_experts": float(reset)}
+    return {**found, "own_with_seed_experts": float(reset)}
 
 
 def _with_seeds(gone: str, start: Weights, final: Weights) -> dict[str, Any]:
@@ -136,12 +164,13 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("variant")
     parser.add_argument("seeds", nargs="+", type=int)
     parser.add_argument("--work", type=Path, default=Path("runs/bench/learning"))
+    parser.add_argument("--beside", action="store_true")
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)
     texts = Texts.read()
     for seed in given.seeds:
         print(f"{given.size} {given.variant} {seed}", flush=True)
-        run(given.size, given.variant, seed, texts=texts, work=given.work)
+        run(given.size, given.variant, seed, texts=texts, work=given.work, beside=given.beside)
 
 
 if __name__ == "__main__":

@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from benchmarks.learning_parts.bad import Bad
+from benchmarks.learning_parts.combining import Sent
 from commons.charter import Model
 from commons.experts.map import ExpertMap
-from commons.learning import Codec, Outer, Strategy
+from commons.learning import Outer, Strategy
 from commons.names import ExpertId, SiteId
 from commons.privacy.terms import Robust
 
@@ -89,6 +90,8 @@ class Variant:
     split: Literal["domains", "mixed", "alike"] = "domains"
     """A site's text: one domain; MIXED_OWN of its batches one domain and the rest all others; all domains alike (IID)."""
     sites: int = 4
+    public_site: bool = False
+    """A site more, with as many experts as another, that trains on the public text as the others do on theirs."""
     experts: int = EXPERTS
     """Of all sites together."""
     start: Literal["seed", "scratch"] = "seed"
@@ -123,14 +126,17 @@ class Variant:
     """Outer momentum falls to this over the run, in a straight line."""
     public: Literal["rest", "kin"] = "rest"
     public_share: float = 0.0
-    trunk_codec: Codec = "fp32"
-    expert_codec: Codec = "fp32"
+    trunk_codec: Sent = "fp32"
+    expert_codec: Sent = "fp32"
     nearest: float = 0.0
     """Each expert moves this far towards its four nearest after an exchange, falling to 0 at half the run (SPES)."""
     nearest_every: int = 20
     """Rounds from one such move to the next: SPES makes one in 200 steps or more."""
-    trains: Literal["all", "experts"] = "all"
-    """`experts`: own experts and router rows alone; the trunk stays the seed's (FlexOlmo, arXiv 2507.07024)."""
+    keeps: Literal["", "late"] = ""
+    """Parts of the trunk that are their site's own and never exchanged. `late`: what comes after the first router."""
+    trains: Literal["all", "experts", "late", "nothing"] = "all"
+    """`experts`: own experts and router rows alone; the trunk stays the seed's (FlexOlmo, arXiv 2507.07024). `late`:
+    and what it keeps of the trunk. `nothing`: the seed itself."""
     fit_steps: int = 0
     """Central steps on the public text after the last exchange, of the router alone; on top of the sites' tokens."""
     rate: float = 1.0
@@ -212,6 +218,13 @@ _ALL = (
     replace(_SPES, name="spes-often", nearest_every=1),
     _LEAN,
     replace(_LEAN, name="lean-read", reader=READER, note="as `lean` to the byte, and a reader at every site"),
+    replace(_LEAN, name="lean-read-public", reader=READER, public_site=True, experts=10),
+    replace(
+        _LEAN, name="lean-late", keeps="late", note="what comes after the first router is the site's own"
+    ),
+    replace(
+        _LEAN, name="flexolmo-late", keeps="late", trains="late", note="and what comes before is the seed's"
+    ),
     replace(_LEAN, name="lean-read-scratch", reader=READER, start="scratch"),
     replace(_LEAN, name="lean-read-8", reader=READER, sites=8),
     replace(_LEAN, name="lean-30", inner_steps=30),
@@ -226,10 +239,22 @@ _ALL = (
     replace(_LEAN, name="lean-130", inner_steps=130),
     replace(_LEAN, name="lean-130-int4", inner_steps=130, trunk_codec="int4", expert_codec="int4"),
     replace(_LEAN, name="lean-int4", trunk_codec="int4", expert_codec="int4"),
+    replace(_LEAN, name="lean-int2", trunk_codec="int2", expert_codec="int4", note="experts are sent once"),
+    replace(_CENTRAL, name="untrained", trains="nothing", note="B2, the seed"),
     replace(_LEAN, name="lean-scratch", start="scratch"),
     replace(_LEAN, name="lean-8", sites=8),
     replace(_LEAN, name="lean-fit", fit_steps=24, public="kin"),
     replace(_LEAN_ONCE, name="flexolmo", trains="experts", router_by="routed", note="B7"),
+    replace(_LEAN_ONCE, name="flexolmo-read", trains="experts", router_by="routed", reader=READER),
+    replace(
+        _LEAN_ONCE,
+        name="flexolmo-read-public",
+        trains="experts",
+        router_by="routed",
+        reader=READER,
+        public_site=True,
+        experts=10,
+    ),
     replace(_LEAN_ONCE, name="btx", fit_steps=24, public="kin", note="B8"),
     replace(_FEDAVG, name="routed-experts", experts_by="routed"),
     _ROUTED,
@@ -279,6 +304,8 @@ T1: dict[str, tuple[int, ...]] = {
     "central": _THREE,
     "lean": _THREE,
     "lean-read": _THREE,
+    "untrained": _THREE,
+    "lean-read-public": _ONE,
     "central-faster": _ONE,
     "alone": _THREE,
     "central-scratch": _THREE,
@@ -287,6 +314,7 @@ T1: dict[str, tuple[int, ...]] = {
     "lean-130-int4": _ONE,
     "lean-130": _ONE,
     "lean-int4": _ONE,
+    "lean-int2": _ONE,
     "lean-8": _ONE,
     "lean-read-8": _ONE,
     "fedavg": _THREE,
@@ -299,6 +327,8 @@ T1: dict[str, tuple[int, ...]] = {
     "guests": _ONE,
     "lean-fit": _ONE,
     "flexolmo": _ONE,
+    "flexolmo-read": _ONE,
+    "flexolmo-read-public": _ONE,
     "btx": _ONE,
 }
 """Seeds of each variant of tier T1, the most wanted first."""

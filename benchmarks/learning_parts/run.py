@@ -22,7 +22,7 @@ from benchmarks.figures import machine
 from benchmarks.learning_parts import scores
 from benchmarks.learning_parts.combining import State
 from benchmarks.learning_parts.plan import EXPERTS, SIZES, VARIANTS, Size, Variant
-from benchmarks.learning_parts.sites import Consortium
+from benchmarks.learning_parts.sites import PUBLIC, Consortium
 from benchmarks.learning_parts.tables import KEPT
 from benchmarks.learning_parts.texts import Texts
 from commons.experts.map import Kind
@@ -43,6 +43,12 @@ def result_file(size: str, variant: str, seed: int, kept: Path = KEPT) -> Path:
 def final_file(size: str, variant: str, seed: int, work: Path) -> Path:
     """The state a run ended with, kept with the work so that a new way to route or score needs no new run."""
     return work / f"{size}-{variant}-{seed}-final.safetensors"
+
+
+def seed_file(variant: Variant, size: str, seed: int, work: Path) -> Path:
+    """The seed of a variant, which all with as many experts share."""
+    more = f"-{variant.experts}" if variant.experts != EXPERTS else ""
+    return work / f"{size}-seed-{seed}{more}.safetensors"
 
 
 def run(
@@ -84,14 +90,14 @@ def start_state(variant: Variant, size: Size, seed: int, *, texts: Texts, work: 
 
     Readers begin at random either way.
     """
+    further = [PUBLIC] if variant.public_site else []
     owners = list(texts.sites(variant.sites)) if variant.reader else list(texts.train)
-    start = initial_state(size.model, size.experts(owners, variant.experts), seed=seed)
+    start = initial_state(size.model, size.experts([*owners, *further], variant.experts), seed=seed)
     size = replace(size, reader=0)
-    expert_map = size.experts(list(texts.train), variant.experts)
+    expert_map = size.experts([*texts.train, *further], variant.experts)
     if variant.start == "scratch":
         return start
-    named = f"{size.name}-seed-{seed}" + (f"-{variant.experts}" if variant.experts != EXPERTS else "")
-    file = work / f"{named}.safetensors"
+    file = seed_file(variant, size.name, seed, work)
     if not file.exists():
         learning = Learning(
             seed=seed, rounds=1, inner_steps=size.seed_steps, batch_size=4 * size.batch, sequence_length=size.length,
@@ -103,7 +109,7 @@ def start_state(variant: Variant, size: Size, seed: int, *, texts: Texts, work: 
         )  # fmt: skip
         state = make_seed(
             model=size.model, expert_map=expert_map, learning=learning, phase=phase, public=texts.rest,
-            home=work / named, on_step=lambda step, loss: None,
+            home=file.with_suffix(""), on_step=lambda step, loss: None,
         )  # fmt: skip
         write_durably(file, state, {})
     return start | read_arrays(file)
@@ -146,25 +152,27 @@ def _scored(variant: Variant, size: Size, consortium: Consortium, rows: Mapping[
     model, expert_map = size.model, consortium.map
     found: dict[str, Any] = {}
     if variant.data == "alone":
-        states = list(consortium.local.values())
-        each = [scores.losses(model, expert_map, s, rows) for s in states]
+        alone = list(consortium.local.values())
+        each = [scores.losses(model, expert_map, s, rows) for s in alone]
         by_site = dict(zip(consortium.local, each, strict=True))
         found["alone"] = by_site
         found["own"] = {
             site: by_site[site][domain] for site, (domain, _) in consortium.texts.items() if domain in rows
         }
         found["losses"] = min(each, key=scores.macro)
-        found["soup"] = scores.losses(model, expert_map, scores.soup(states), rows)
-        found["ensemble"] = scores.ensemble_losses(model, expert_map, states, rows)
+        found["soup"] = scores.losses(model, expert_map, scores.soup(alone), rows)
+        found["ensemble"] = scores.ensemble_losses(model, expert_map, alone, rows)
     else:
         found["losses"] = scores.losses(model, expert_map, consortium.state, rows)
         if variant.holds != "all":
+            states = consortium.states()
             if variant.split == "domains":
                 sites = {d: [s for s, (of, _) in consortium.texts.items() if of == d] for d in rows}
-                found["oracle"] = scores.oracle_losses(model, expert_map, consortium.state, rows, sites)
-            given = (model, expert_map, consortium.state, rows, list(consortium.texts))
-            found["posterior"] = scores.posterior_losses(*given)
-            found["committed"] = scores.committed_losses(*given)
+                found["oracle"] = scores.oracle_losses(model, expert_map, states, rows, sites)
+            found["posterior"] = scores.posterior_losses(model, expert_map, states, rows)
+            found["committed"] = scores.committed_losses(model, expert_map, states, rows)
+            if variant.keeps:
+                found["losses"] = found["posterior"]  # no one model has what sites keep
     found["macro"] = scores.macro(found["losses"])
     return found
 

@@ -40,15 +40,15 @@ def losses(model: Model, expert_map: ExpertMap, state: State, rows: Mapping[str,
 def oracle_losses(
     model: Model,
     expert_map: ExpertMap,
-    state: State,
+    states: Mapping[str, State],
     rows: Mapping[str, Rows],
     sites: Mapping[str, Sequence[str]],
 ) -> Losses:
-    """Each domain held to the experts of its `sites`: what routing could reach if it knew the domain."""
+    """Each domain held to the experts of its `sites`: what routing could reach if it knew the domain. `states`: by site."""
     found: Losses = {}
     for domain, some in rows.items():
         own = [e for s in sites[domain] for e in expert_map.experts_of(SiteId(s))]
-        shard = build_shard(model, expert_map, own=own, guests=False, state=state)
+        shard = build_shard(model, expert_map, own=own, guests=False, state=states[sites[domain][0]])
         found[domain] = held_out_loss(shard, some)
     return found
 
@@ -84,28 +84,29 @@ def ensemble_losses(
 
 
 def posterior_losses(
-    model: Model, expert_map: ExpertMap, state: State, rows: Mapping[str, Rows], sites: Sequence[str]
+    model: Model, expert_map: ExpertMap, states: Mapping[str, State], rows: Mapping[str, Rows]
 ) -> Losses:
-    """Of one model whose experts are chosen by site: each site's experts on the shared trunk, mixed by posterior.
+    """Of one model whose experts are chosen by site: each site's experts on the trunk, mixed by posterior. `states`: by site.
 
     A router that reads the bytes before in place of one hidden state, and is told nothing of the domain.
     """
-    shards = [
-        build_shard(model, expert_map, own=expert_map.experts_of(SiteId(s)), guests=False, state=state)
-        for s in sites
-    ]
+    shards = _by_site(model, expert_map, states)
     return {domain: _mixed_loss(shards, some) for domain, some in rows.items()}
 
 
 def committed_losses(
-    model: Model, expert_map: ExpertMap, state: State, rows: Mapping[str, Rows], sites: Sequence[str]
+    model: Model, expert_map: ExpertMap, states: Mapping[str, State], rows: Mapping[str, Rows]
 ) -> Losses:
     """As `posterior_losses`, but after COMMITTED bytes of a row the likeliest site's experts alone go on."""
-    shards = [
-        build_shard(model, expert_map, own=expert_map.experts_of(SiteId(s)), guests=False, state=state)
-        for s in sites
-    ]
+    shards = _by_site(model, expert_map, states)
     return {domain: _mixed_loss(shards, some, commit=COMMITTED) for domain, some in rows.items()}
+
+
+def _by_site(model: Model, expert_map: ExpertMap, states: Mapping[str, State]) -> list[nn.Module]:
+    return [
+        build_shard(model, expert_map, own=expert_map.experts_of(SiteId(site)), guests=False, state=state)
+        for site, state in states.items()
+    ]
 
 
 def _mixed_loss(shards: Sequence[nn.Module], rows: Rows, *, commit: int | None = None) -> float:

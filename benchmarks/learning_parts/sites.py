@@ -13,20 +13,28 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.learning_parts.bad import believed, spoilt, times_sent
-from benchmarks.learning_parts.combining import Array, State, exchanged, towards_nearest
+from benchmarks.learning_parts.combining import (
+    Array,
+    Sent,
+    State,
+    arrives,
+    exchanged,
+    sent_bytes,
+    towards_nearest,
+)
 from benchmarks.learning_parts.judged import Judge
 from benchmarks.learning_parts.plan import MIXED_OWN, Size, Variant
 from benchmarks.learning_parts.texts import Texts
-from commons.codec import decode, encode_with_feedback, encoded_bytes
 from commons.exchange import Exchange
 from commons.experts.map import ExpertMap, Kind, Slice
-from commons.learning import Codec, Learning, Outer
+from commons.learning import Learning, Outer
 from commons.names import SiteId
 from workers.data import Corpus, Source, spread_rows
 from workers.durable import read_arrays, read_facts, write_durably
 from workers.trainer import Trainer
 
-EVERYTHING = SiteId("everything")
+EVERYTHING, PUBLIC = SiteId("everything"), SiteId("public")
+_TRUNK = (Kind.TRUNK_MATRIX, Kind.TRUNK_VECTOR)
 PROBE_ROWS = 16
 """Of each domain."""
 
@@ -53,7 +61,7 @@ class Consortium:
         owners = list(self.texts) if variant.data == "apart" else list(texts.train)
         self.map = size.experts(owners, variant.experts)
         self.learning = _learning(variant, size, seed, pooled=len(texts.train))
-        self.rounds = self.learning.rounds
+        self.rounds = 0 if variant.trains == "nothing" else self.learning.rounds
         self.round = 0
         self.state: State = {n: np.asarray(a, np.float32) for n, a in start.items()}
         self.local: dict[str, State] = {s: dict(self.state) for s in self.texts}
@@ -114,8 +122,16 @@ class Consortium:
         found = trainer.train_round(round_number=1, base=self.state, learning=learning, on_step=_on)
         self.state = {**self.state, **{n: self.state[n] + d for n, d in found.trunk_delta.items() if d.any()}}
 
+    def states(self) -> dict[str, State]:
+        """By site: what they have together, with what the site keeps of the trunk."""
+        kept = [part.name for part in self.map.shared() if keeps(self.variant, self.map, part)]
+        return {s: {**self.state, **{n: own[n] for n in kept}} for s, own in self.local.items()}
+
     def _exchange(self) -> None:
         v, shared = self.variant, list(self.map.shared())
+        if v.keeps:
+            alone = v.trains == "late"  # then what a site does not keep rests
+            shared = [s for s in shared if s.kind is Kind.ROUTER or not (alone or keeps(v, self.map, s))]
         if v.data != "apart":
             self.state = next(iter(self.local.values()))
             return
@@ -162,7 +178,7 @@ class Consortium:
         )
         return list(found or ())
 
-    def _combine(self, parts: list[Slice], codec: Codec, outer: Outer, *, by: str) -> None:
+    def _combine(self, parts: list[Slice], codec: Sent, outer: Outer, *, by: str) -> None:
         counted = self.texts if by == "owner" else self.counted
         deltas = [self._sent(site, parts, codec, owner_only=by == "owner") for site in counted]
         routed = [self._routed[s] for s in self.texts] if by == "routed" else None
@@ -181,18 +197,17 @@ class Consortium:
             wanted = parts if self.variant.holds != "own" else self._held(parts, site)
             if by == "owner":
                 wanted = [p for p in wanted if self.map.owners[p.expert] != site]  # type: ignore[index]
-            self.moved.down += sum(encoded_bytes(codec, p.shape) for p in wanted)
+            self.moved.down += sum(sent_bytes(codec, p) for p in wanted)
 
-    def _sent(self, site: str, parts: list[Slice], codec: Codec, *, owner_only: bool) -> State:
+    def _sent(self, site: str, parts: list[Slice], codec: Sent, *, owner_only: bool) -> State:
         """What arrives of a site's deltas."""
         sent: State = {}
         for part in self._held(parts, site) if owner_only else parts:
             delta = self._delta(site, part)
-            self.moved.up += encoded_bytes(codec, part.shape)
+            self.moved.up += sent_bytes(codec, part)
             if codec != "fp32":
                 kept = self.residual[site]
-                data, kept[part.name] = encode_with_feedback(codec, delta, kept.get(part.name))
-                delta = decode(codec, data, part.shape)
+                delta, kept[part.name] = arrives(codec, delta, kept.get(part.name))
             sent[part.name] = delta
         return sent
 
@@ -223,7 +238,8 @@ class Consortium:
         }
 
     def _trainer(self, size: Size, site: str, text: Source, public: Corpus | None) -> Trainer:
-        return Trainer(
+        kind = _LateTrainer if self.variant.trains == "late" else Trainer
+        return kind(
             model=size.model, expert_map=self.map, site=SiteId(site), learning=self.learning, corpus=text,
             public=public, home=self.home / site,
         )  # fmt: skip
@@ -268,10 +284,32 @@ class _RouterTrainer(Trainer):
         return [s for s in super()._trained(exchange) if s.kind is Kind.ROUTER]
 
 
+class _LateTrainer(Trainer):
+    """The product's trainer, of experts, router and what comes after the first router."""
+
+    def _trained(self, exchange: Exchange) -> list[Slice]:
+        found = super()._trained(exchange)
+        return [s for s in found if s.kind not in _TRUNK or _is_late(exchange.expert_map, s)]
+
+
+def keeps(variant: Variant, expert_map: ExpertMap, part: Slice) -> bool:
+    """Whether that slice of the trunk is its site's own."""
+    return bool(variant.keeps) and part.kind in _TRUNK and _is_late(expert_map, part)
+
+
+def _is_late(expert_map: ExpertMap, part: Slice) -> bool:
+    first = expert_map.routed_layers[0]
+    if part.layer is None:
+        return part.name.startswith("model.norm")
+    return part.layer > first or (part.layer == first and "shared_expert" in part.name)
+
+
 def _texts(variant: Variant, texts: Texts) -> dict[str, tuple[str, Source]]:
     if variant.data == "pooled":
         return {EVERYTHING: ("all", texts.pooled())}
     found = _clean_texts(variant, texts)
+    if variant.public_site:
+        found[PUBLIC] = PUBLIC, texts.public()
     if variant.bad:
         last = list(found)[-1]
         domain, text = found[last]

@@ -70,6 +70,18 @@ class Runs:
         alone, central = self.spread("alone").mean, self.spread("central").mean
         return gap_closed(self.spread(variant).mean, alone, central)
 
+    def improvement(self, variant: str) -> Spread | None:
+        """Percent of what central gains over the seed of the same number that this variant gains."""
+        known = [self.by_variant.get(name, {}) for name in (variant, "central", "untrained")]
+        both = [seed for seed in self._seeds(variant) if all(seed in runs for runs in known)]
+        found = []
+        for seed in both:
+            ours, central, start = (
+                macro(self.losses(name, seed)) for name in (variant, "central", "untrained")
+            )
+            found.append(100 * (start - ours) / (start - central))
+        return Spread(tuple(found)) if found else None
+
     def owned(self, variant: str) -> bool:
         """Whether an expert learns from its owner alone, so that a domain can be held to its owner's experts."""
         found = self.by_variant.get(variant, {})
@@ -107,7 +119,9 @@ def _rows(runs: Runs, variant: str, central: str) -> Iterable[tuple[float, Seque
     if _reads(one):
         kinds = {"losses": f"{variant}, experts by readers"}
     elif "posterior" in one[runs.side]:
-        kinds = {"posterior": f"{variant}, experts by posterior", "losses": f"{variant}, learned router"}
+        kinds = {"posterior": f"{variant}, experts by posterior"}
+        if not one["variant"].get("keeps"):
+            kinds["losses"] = f"{variant}, learned router"
     if variant == "alone":
         kinds = {
             "losses": "alone, the best of four",

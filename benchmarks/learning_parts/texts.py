@@ -60,6 +60,10 @@ class Texts:
         share = 1 / len(self.train)
         return Mixture(tuple((_named(c, c.name, c.train), share) for c in self.train.values()))
 
+    def public(self) -> Source:
+        """The public text as a site trains on it."""
+        return _named(self.rest, "public", self.rest.train)
+
     def sites(self, count: int) -> dict[str, tuple[str, Source]]:
         """Site -> its domain and text; with 8 sites two share a domain, each with documents of its own."""
         if count == len(SITES):

@@ -9,7 +9,8 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from commons.charter import Accounting, Charter, Grant, Rate, Ruling
+from commons.accounting import Accounting, Grant, Rate, Ruling
+from commons.charter import Charter
 from commons.cosignature import WITNESSES_MAX
 from commons.errors import Code, Refusal
 from commons.features.feature import Feature, Patch, appended, replaced

@@ -80,6 +80,10 @@ class OuterStep(Section):
     nesterov: bool
 
 
+class ReaderWidth(Section):
+    width: Annotated[int, Field(ge=1, le=4096)]
+
+
 class PublicShare(Section):
     share: Annotated[float, Field(ge=0, le=1)]
 
@@ -115,6 +119,15 @@ def _balancing(charter: Charter, wanted: Balancing) -> Patch | Refusal:
         message = f"the routers of {charter.model.family} have no selection biases to balance with"
         return Refusal(Code.FEATURE_PARAMETERS_INVALID, message)
     return _set(balance_rate=wanted.rate)
+
+
+def _readers(charter: Charter, wanted: ReaderWidth) -> Patch | Refusal:
+    if charter.model.reader:
+        message = (
+            f"sites have readers of width {charter.model.reader}, and of another width they would begin anew"
+        )
+        return Refusal(Code.FEATURE_PARAMETERS_INVALID, message)
+    return [replaced("/model/reader", wanted.width)]
 
 
 LEARNING = (
@@ -236,5 +249,12 @@ LEARNING = (
         PublicShare,
         ("/learning/public_share",),
         lambda _, p: _set(public_share=p.share),
+    ),
+    Feature(
+        "readers",
+        "Let every site train a reader of this width, by which lean shards find the experts for a text",
+        ReaderWidth,
+        ("/model/reader",),
+        _readers,
     ),
 )

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from commons.charter import Release, Released
+from typing import Annotated
+
+from pydantic import Field
+
+from commons.charter import Released
 from commons.features.feature import Feature, appended, replaced
 from commons.section import WHOLE, Section
 
@@ -11,13 +15,30 @@ class Nothing(Section):
     """No parameters."""
 
 
+class Licence(Section):
+    licence: Annotated[str, Field(min_length=1, max_length=64)]
+
+
+class SeedBeside(Section):
+    on: bool
+
+
 RELEASING = (
     Feature(
         "licence",
         "Set the licence of released models",
-        Release,
-        ("/release",),
-        lambda _, release: [replaced("/release", release.model_dump(mode="json"))],
+        Licence,
+        ("/release/licence",),
+        lambda _, wanted: [replaced("/release/licence", wanted.licence)],
+        type="licence.change",
+        switch=False,
+    ),
+    Feature(
+        "seed-beside",
+        "Release the model that a run began from beside the one it came to, for text that this reads worse",
+        SeedBeside,
+        ("/release/seed_beside",),
+        lambda _, wanted: [replaced("/release/seed_beside", wanted.on)],
         type="licence.change",
         switch=False,
     ),

@@ -13,7 +13,7 @@ import json
 from collections.abc import Iterator
 from datetime import datetime, timezone
 
-from commons.charter import Rate
+from commons.accounting import Rate
 from commons.pricing import pico_per_gflop
 from governance.statements.postings import decimal
 from governance.statements.statement import Granted, Refund, Statement, Usage

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from commons.charter import Charter, Rate, RateCard
+from commons.accounting import Rate, RateCard
+from commons.charter import Charter
 from commons.names import Digest
 from commons.pricing import exact_pico, rates_of, whole_micro
 from commons.statement import StatementNote

@@ -29,6 +29,7 @@ from orchestrator.release.layout import (
     NOTE_KIND,
     PROOF,
     RECORD,
+    SEED,
     STATE,
     UNLISTED,
     slices_in,
@@ -39,8 +40,8 @@ def verify(folder: Path) -> list[str]:
     """Everything that is wrong with a release, each in a sentence; empty when it is valid. Needs no network.
 
     1 every founder signed the founding charter 2 its log key signed the release 3 the signed manifest is the
-    one here 4 every file is as listed, and no other is here 5 the files of weights hold the signed state 6 the
-    journal recorded the release. Who the founders are is for the reader to know.
+    one here 4 every file is as listed, and no other is here 5 the files of weights hold the signed state, and the
+    seed's the state that the manifest names 6 the journal recorded the release. Who the founders are is for the reader to know.
     """
     try:
         founded = charter_file.from_canonical((folder / FOUNDING / CHARTER).read_bytes())
@@ -101,16 +102,27 @@ def _facts(folder: Path, founded: Charter, manifest: dict[str, Any], said: dict[
     if charter.consortium != founded.consortium or said["consortium"] != founded.consortium.name:
         yield f"{CHARTER} is of another consortium than the founders'"
     yield from _model(folder, said["state"], ExpertMap.from_charter(charter))
+    if charter.release.seed_beside:
+        yield from _seed(folder / SEED, manifest["seed"])
+
+
+def _seed(folder: Path, state: str) -> Iterator[str]:
+    """As `_model`, of the seed, whose readers are not there."""
+    charter = charter_file.from_canonical((folder / CHARTER).read_bytes())
+    plain = charter.model.model_copy(update={"reader": 0})
+    expert_map = ExpertMap.from_charter(charter.model_copy(update={"model": plain}))
+    yield from (f"{SEED}/{problem}" for problem in _model(folder, state, expert_map))
 
 
 def _model(folder: Path, state: str, expert_map: ExpertMap) -> Iterator[str]:
-    """The state's manifest is the signed one, and the files of weights hold exactly its slices."""
+    """The state's manifest is the signed one, and the files of weights hold exactly its slices, as far as the map has them."""
     data = (folder / STATE).read_bytes()
     if (named := name_of(data)) != state:
         yield f"{STATE} is the manifest of model state {named}, signed was {state}"
         return
     try:
-        slices = {name: (blob.digest, blob.shape) for name, blob in read_manifest(data).items()}
+        read = {name: (blob.digest, blob.shape) for name, blob in read_manifest(data).items()}
+        slices = {n: s for n, s in read.items() if not n.startswith(PREFIX) or expert_map.readers}
         held = {
             n: s
             for file in weights_files(expert_map)

@@ -24,6 +24,8 @@ STATE = "state.json"
 """The model state's own manifest, whose SHA-256 names it: digest and shape of every slice."""
 NOTE, RECORD, PROOF = "release.note", "release.record", "release.tlog-proof"
 CHARTER, FOUNDING = "charter.json", "founding"
+SEED = "seed"
+"""Folder of the model that the run began from, where the charter has it released beside the one it came to."""
 UNLISTED = frozenset({MANIFEST, NOTE, RECORD, PROOF})
 """Files that the manifest cannot list, as they are made from it."""
 NOTE_KIND = "hansa-release/v1"

@@ -16,7 +16,7 @@ from commons.disk import sync
 from commons.errors import Code, Refusal, StoreError
 from commons.experts.families import FAMILIES
 from commons.experts.map import ExpertMap
-from commons.experts.stored import weights_files
+from commons.experts.stored import MODEL, weights_files
 from commons.experts.tokenizer import write_tokenizer
 from commons.log import proof_text
 from commons.names import Digest
@@ -33,6 +33,7 @@ from orchestrator.release.layout import (
     NOTE_KIND,
     PROOF,
     RECORD,
+    SEED,
     STATE,
     write_tensors,
 )
@@ -41,6 +42,11 @@ _READERS = (
     "The experts of one site read a text, and `readers.safetensors` finds out whose: `hansa.released.load` puts both",
     "together, and the losses above are measured so. transformers alone loads `model.safetensors`, with the learned",
     "router, which is far worse on any text.",
+    "",
+)
+_SEED = (
+    "`seed/` is the model that the run began from. `hansa.released.load` reads every text with both, and text that the new",
+    "one reads worse falls to the seed, which is nobody's. The losses above are of the new model alone.",
     "",
 )
 
@@ -80,22 +86,20 @@ def _fill(desk: Desk, run: RunState, draft: Path) -> Digest:
         charters = desk.consortium.members.charters
         founding_notes = [r.body for r in desk.consortium.journal.records() if r.kind is Kind.FOUNDING]
         state, number = run.state, run.closed
-        charter, first = charters[run.map_version], charters[1]
-    slices = desk.store.manifest(state)
-    for name, tensors in weights_files(ExpertMap.from_charter(charter)).items():
-        write_tensors(draft / name, desk.store, tensors, slices)
-    (draft / STATE).write_bytes(desk.store.read(state))
-    config = FAMILIES[charter.model.family].hf_config(charter.model.config, len(charter.experts))
-    (draft / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    write_tokenizer(draft)
-    (draft / CHARTER).write_bytes(charter_file.canonical(charter))
+        version = max(run.map_version, run.history[number - 1].charter_version)
+        charter, first = charters[version], charters[1]
+        began, seed = charters[run.history[0].charter_version], run.history[0].base
+    _put_model(desk, draft, charter, state, readers=True)
+    if charter.release.seed_beside:
+        (draft / SEED).mkdir()
+        _put_model(desk, draft / SEED, began, seed, readers=False)
     (draft / FOUNDING).mkdir()
     (draft / FOUNDING / CHARTER).write_bytes(charter_file.canonical(first))
     for index, note in enumerate(founding_notes):
         (draft / FOUNDING / f"{index:03d}.note").write_bytes(note)
     (draft / "DATA.md").write_text(_data_statements(charter))
     (draft / "README.md").write_text(_card(charter, run))
-    manifest = _manifest(draft, charter, run, number, state)
+    manifest = _manifest(draft, charter, run, number, state, seed)
     (draft / MANIFEST).write_bytes(manifest)
     _sign(
         desk,
@@ -106,6 +110,19 @@ def _fill(desk: Desk, run: RunState, draft: Path) -> Digest:
         if file.is_file():
             sync(file)
     return digest(manifest)
+
+
+def _put_model(desk: Desk, folder: Path, charter: Charter, state: Digest, *, readers: bool) -> None:
+    """A state as a Hugging Face folder, with the charter of its experts. A seed's readers have read nothing yet, and stay away."""
+    slices = desk.store.manifest(state)
+    for name, tensors in weights_files(ExpertMap.from_charter(charter)).items():
+        if readers or name == MODEL:
+            write_tensors(folder / name, desk.store, tensors, slices)
+    (folder / STATE).write_bytes(desk.store.read(state))
+    config = FAMILIES[charter.model.family].hf_config(charter.model.config, len(charter.experts))
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    write_tokenizer(folder)
+    (folder / CHARTER).write_bytes(charter_file.canonical(charter))
 
 
 def _sign(desk: Desk, draft: Path, values: tuple[str, ...]) -> None:
@@ -124,23 +141,24 @@ def _sign(desk: Desk, draft: Path, values: tuple[str, ...]) -> None:
     (draft / PROOF).write_text(proof_text(receipt.index, receipt.path, receipt.checkpoint))
 
 
-def _manifest(draft: Path, charter: Charter, run: RunState, number: int, state: Digest) -> bytes:
+def _manifest(
+    draft: Path, charter: Charter, run: RunState, number: int, state: Digest, seed: Digest
+) -> bytes:
     files = {
         file.relative_to(draft).as_posix(): {"sha256": digest_file(file), "bytes": file.stat().st_size}
         for file in sorted(draft.rglob("*"))
         if file.is_file()
     }
-    return canonical_json(
-        {
-            "consortium": charter.consortium.name,
-            "run": run.run,
-            "round": number,
-            "state": state,
-            "charter_version": charter.version,
-            "licence": charter.release.licence,
-            "files": files,
-        }
-    )
+    facts: dict[str, object] = {
+        "consortium": charter.consortium.name,
+        "run": run.run,
+        "round": number,
+        "state": state,
+        "charter_version": charter.version,
+        "licence": charter.release.licence,
+        "files": files,
+    }
+    return canonical_json(facts | ({"seed": seed} if charter.release.seed_beside else {}))
 
 
 def _data_statements(charter: Charter) -> str:
@@ -168,6 +186,7 @@ def _card(charter: Charter, run: RunState) -> str:
             "",
             *table,
             *(_READERS if charter.model.reader else ()),
+            *(_SEED if charter.release.seed_beside else ()),
             "Check this folder offline with `hansa release verify`.",
             "",
         ]

@@ -34,6 +34,7 @@ TORCH_DOORS = (
     "hansa/demo/",
     "hansa/released.py",
     "hansa/reading.py",
+    "hansa/beside.py",
 )
 DOORS = {
     "ray": ("workers/actor.py", "workers/ray_head.py", "workers/ray_start.py", "workers/ray_job.py"),

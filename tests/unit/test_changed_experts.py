@@ -58,16 +58,17 @@ def test_lean_training_goes_on_as_if_nothing_had_changed(
     """
     one, other, to = trainer_at("a", learning=LEAN), trainer_at("b", learning=LEAN), CHANGED[case]
     for trainer in (one, other):
-        trainer.train_round(round_number=1, base=start(), learning=LEAN, on_step=ignore)
-    same = one.train_round(round_number=2, base=start(), learning=LEAN, on_step=ignore)
+        first = trainer.train_round(round_number=1, base=start(), learning=LEAN, on_step=ignore)
+    base = start() | first.experts
+    same = one.train_round(round_number=2, base=base, learning=LEAN, on_step=ignore)
     again = trainer_at("b", learning=LEAN, expert_map=to)
-    went = again.train_round(round_number=2, base=moved(start(), to), learning=LEAN, on_step=ignore)
+    went = again.train_round(round_number=2, base=moved(base, to), learning=LEAN, on_step=ignore)
     apart = 0.0 if len(to.experts) == len(MAP.experts) else 1e-5
     assert went.loss == pytest.approx(same.loss, abs=apart)
     before = take_apart(
         MAP, start() | same.experts | {n: start()[n] + d for n, d in same.trunk_delta.items()}
     )
-    based = moved(start(), to)
+    based = moved(base, to)
     after = take_apart(to, based | went.experts | {n: based[n] + d for n, d in went.trunk_delta.items()})
     assert all(np.allclose(after[0][n], before[0][n], rtol=0, atol=apart) for n in before[0])
     for expert in MAP.experts_of(BERLIN):
@@ -77,10 +78,12 @@ def test_lean_training_goes_on_as_if_nothing_had_changed(
 
 def test_an_expert_that_came_begins_as_the_base_has_it(trainer_at: Callable[..., Trainer]) -> None:
     given = owners("e0", "e1", "e2", "e3", e2="berlin")
-    trainer_at("a", learning=LEAN).train_round(round_number=1, base=start(), learning=LEAN, on_step=ignore)
+    first = trainer_at("a", learning=LEAN).train_round(
+        round_number=1, base=start(), learning=LEAN, on_step=ignore
+    )
     still = LEAN.model_copy(update={"learning_rate": 1e-30, "weight_decay": 0.0})
     held = trainer_at("a", learning=still, expert_map=given).train_round(
-        round_number=2, base=start(), learning=still, on_step=ignore
+        round_number=2, base=start() | first.experts, learning=still, on_step=ignore
     )
     new = [s.name for s in given.owned_by(BERLIN) if s.expert == "e2"]
     assert new and all(np.array_equal(held.experts[n], start()[n]) for n in new)

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from commons import features
-from commons.charter import Charter, Grant
+from commons.accounting import Grant
+from commons.charter import Charter
 from commons.charter_file import canonical, diff
 from commons.errors import Code, Refusal
 from commons.experts.slices import Kind
@@ -140,6 +141,7 @@ GPU = {"device": "gpu", "precision": "bf16", "micro_per_gflop": 0, "micro_per_pf
             {"/voting/optimistic/0"},
         ),
         ("licence", {"licence": "MIT"}, {"/release/licence"}),
+        ("seed-beside", {"on": True}, {"/release/seed_beside"}),
         (
             "model-release",
             {"manifest": DISPUTE, "alias": "stable", "licence": "MIT", "gates": DISPUTE},
@@ -256,8 +258,24 @@ def test_a_probe_that_cannot_be_measured_on_is_refused(probe: dict[str, Any], wh
     assert isinstance(refused, Refusal) and why in refused.message
 
 
+@pytest.mark.parametrize(("key", "params", "changed"), [("readers", {"width": 16}, {"/model/reader"})])
+def test_readers_come_by_a_vote_once_and_among_lean_shards(
+    key: str, params: dict[str, Any], changed: set[str]
+) -> None:
+    refused = apply(charter(), key, params)
+    assert (
+        isinstance(refused, Refusal) and "readers choose among the experts of lean shards" in refused.message
+    )
+    of = charter(learning__routing="lean")
+    after = applied(of, key, **params)
+    assert {at for at, _, _ in diff(of, after)} == changed | {"/version", f"/features/{key}"}
+    again = apply(after, key, {"width": 8})
+    assert isinstance(again, Refusal) and "readers of width 16" in again.message
+
+
 def test_every_feature_of_the_registry_is_tried_above() -> None:
     tests = (
+        test_readers_come_by_a_vote_once_and_among_lean_shards,
         test_what_rests_on_a_probe_is_refused_without_one,
         test_each_feature_changes_its_own_values_and_nothing_else,
         test_a_vote_on_privacy_changes_its_own_values_and_every_site_must_allow_it,

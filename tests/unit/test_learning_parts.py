@@ -218,6 +218,23 @@ def test_a_sovereign_site_leaves_the_trunk_as_the_seed_had_it(tmp_path: Path, te
     assert moved == {Kind.ROUTER, Kind.EXPERT}
 
 
+@pytest.mark.parametrize("name", ["lean-late", "flexolmo-late"])
+def test_what_a_site_keeps_of_the_trunk_nobody_else_moves(tmp_path: Path, texts: Texts, name: str) -> None:
+    variant = replace(VARIANTS[name], inner_steps=6)
+    start = run.start_state(variant, TINY, 0, texts=texts, work=tmp_path)
+    consortium = Consortium(variant, TINY, texts, seed=0, start=start, home=tmp_path / "home")
+    consortium.step()
+    (one, other), trunk = list(consortium.states().values())[:2], {}
+    for part in consortium.map.shared():
+        trunk[part.name] = not np.array_equal(one[part.name], other[part.name])
+    kept = {n for n, differs in trunk.items() if differs}
+    assert kept and all(".layers." in n or n == "model.norm.weight" for n in kept)
+    assert not any(n.startswith(("model.embed_tokens", "model.layers.0.self_attn")) for n in kept)
+    assert "model.layers.0.mlp.shared_experts.up_proj.weight" in kept
+    still = all(np.array_equal(one[n], start[n]) for n in ("model.embed_tokens.weight",))
+    assert still is (name == "flexolmo-late")
+
+
 def test_a_fitted_router_moves_alone(tmp_path: Path, texts: Texts) -> None:
     variant = replace(VARIANTS["lean-fit"], inner_steps=6, fit_steps=3)
     start = run.start_state(variant, TINY, 0, texts=texts, work=tmp_path)
@@ -236,15 +253,16 @@ def test_experts_chosen_by_posterior_lose_at_most_what_telling_them_apart_costs(
     state = initial_state(TINY.model, expert_map, seed=0)
     state = {n: a * 8 if "experts." in n else a for n, a in state.items()}
     rows = {d: t.held_out_rows(length=32, limit=6) for d, t in texts.train.items()}
-    given = (TINY.model, expert_map, state, rows)
+    given = (TINY.model, expert_map, dict.fromkeys(SITES, state), rows)
     mixed, own = (
-        scores.posterior_losses(*given, list(SITES)),
+        scores.posterior_losses(*given),
         [scores.oracle_losses(*given, {d: [site] for d in rows}) for site in SITES],
     )
-    committed = scores.committed_losses(*given, list(SITES))
+    committed = scores.committed_losses(*given)
     for domain in rows:
         best = min(losses[domain] for losses in own)
         assert mixed[domain] <= best + np.log(len(SITES)) / 32 + 1e-6
         assert best < max(losses[domain] for losses in own), "the sites' experts differ"
         assert committed[domain] != mixed[domain] and np.isfinite(committed[domain])
-    assert scores.posterior_losses(*given, ["code"]) == pytest.approx(own[0])
+    one = scores.posterior_losses(TINY.model, expert_map, {"code": state}, rows)
+    assert one == pytest.approx(own[0])

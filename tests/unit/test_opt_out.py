@@ -144,6 +144,23 @@ def test_a_report_holds_and_is_of_this_release_alone(written: Path, release: Pat
     assert not opt_out.load(release, tmp_path / "seed", "alder").after_map.experts_of(SiteId("alder"))
 
 
+def test_with_its_seed_beside_it_a_model_reads_what_was_opted_out_hardly_worse_than_the_seed(
+    tmp_path: Path, seed: Path
+) -> None:
+    """Bound by ln 5 nats a row, whatever became of the model meanwhile."""
+    found = {}
+    for beside in (False, True):
+        of = OF.model_copy(update={"release": OF.release.model_copy(update={"seed_beside": beside})})
+        release = folder_of(tmp_path / f"spoilt-{beside}", {n: 9 * a for n, a in weights(2).items()}, of)
+        made = opt_out.load(release, seed, "alder")
+        out, own = tmp_path / f"out-{beside}", text(tmp_path, "alder")
+        found[beside] = opt_out.write(out, made, text=own, others={}, signer=signer("alder"))
+        assert opt_out.verify(out, release) == []
+    (alone,), (both,) = (f["losses"].values() for f in found.values())
+    assert alone["after"] > alone["seed"] + 0.3 and alone["seed"] == both["seed"]
+    assert both["after"] <= both["seed"] + (np.log(5) + 0.01) / OF.learning.sequence_length
+
+
 def signed_again(folder: Path, report: dict[str, Any], by: str = "alder", **said: str) -> None:
     """As whoever holds that key would write it."""
     data = canonical_json(report)

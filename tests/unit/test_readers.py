@@ -150,6 +150,30 @@ def test_every_family_is_read_in_one_causal_pass_to_a_distribution(case: str) ->
     assert {s.name for s in expert_map.slices} == set(read_state(shard))
 
 
+def test_with_a_cache_a_text_is_read_as_at_once_and_what_filled_the_cache_is_noticed(state: State) -> None:
+    shard = whole(state)
+    tokens = torch.from_numpy(np.random.default_rng(4).integers(48, 106, (2, 12)))
+    with torch.inference_mode():
+        at_once = shard(input_ids=tokens, use_cache=False).logits
+        cache, found = None, []
+        for piece in tokens.split([5, 1, 2, 4], 1):
+            out = shard(input_ids=piece, past_key_values=cache, use_cache=True)
+            cache = out.past_key_values
+            found.append(out.logits)
+        torch.testing.assert_close(torch.cat(found, 1), at_once, atol=2e-5, rtol=0)
+        made = shard.generate(tokens, max_new_tokens=6, do_sample=False)  # type: ignore[operator]
+        slowly = tokens
+        for _ in range(6):
+            likeliest = shard(input_ids=slowly, use_cache=False).logits[:, -1].argmax(-1, keepdim=True)
+            slowly = torch.cat([slowly, likeliest], 1)
+        assert torch.equal(made, slowly)
+        cache.crop(-5)
+        with pytest.raises(ValueError, match="reordered or cut"):
+            shard(input_ids=tokens[:, 7:], past_key_values=cache, use_cache=True)
+        with pytest.raises(ValueError, match="without padding"):
+            shard(input_ids=tokens, attention_mask=(tokens > 80).long(), use_cache=False)
+
+
 def test_a_site_without_a_share_computes_nothing(state: State, tmp_path: Path) -> None:
     shard = whole(state)
     tokens = corpus("digits", tmp_path).held_out_rows(length=24, limit=4)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file, save_file
 
 from commons.charter import Charter
@@ -23,6 +24,7 @@ from commons.states import StateStore
 from commons.updates import lay_out
 from governance.bell import Bell
 from governance.consortium import Consortium
+from governance.fsck import judge
 from governance.journal import Journal
 from orchestrator.combine import Contribution, combine
 from orchestrator.desk import Desk
@@ -34,8 +36,10 @@ from orchestrator.release import Made, make, verify
 from orchestrator.release.layout import slices_in
 from orchestrator.seed import load_seed
 from orchestrator.spool import Spool
-from tests.support.consortium import NAME, charter, exchange, found, seed_state, signer
+from tests.support.consortium import NAME, SITES, charter, exchange, found, seed_state, signer
 from tests.support.families import CONFIGS
+from tests.support.rounds import RUN as PLAYED
+from tests.support.rounds import Stage
 from tests.support.updates import UpdateInMemory
 
 OF = charter()
@@ -121,7 +125,6 @@ def test_its_model_file_is_read_by_safetensors_to_the_same_bits(release: Path, d
 
 
 def test_transformers_loads_it_with_every_weight(release: Path, desk: Desk) -> None:
-    import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     model, report = AutoModelForCausalLM.from_pretrained(release, output_loading_info=True)
@@ -160,6 +163,50 @@ def test_readers_lie_beside_the_model_and_are_checked_with_it(tmp_path: Path) ->
     assert "1 tensors differ, first readers." in said
     (made.folder / "readers.safetensors").unlink()
     assert "fetch the release again" in verify(made.folder)[0]
+
+
+def test_the_seed_lies_beside_the_model_where_the_charter_has_it_and_is_checked_with_it(
+    tmp_path: Path,
+) -> None:
+    from hansa.released import load
+
+    of = charter(release={"licence": "Apache-2.0", "seed_beside": True}, learning__routing="lean")
+    of = of.model_copy(update={"model": of.model.model_copy(update={"reader": 4})})
+    desk = desk_of(of, tmp_path)
+    made = make(desk, run_of(desk), tmp_path / "release")
+    assert isinstance(made, Made), made
+    seed = run_of(desk).history[0].base
+    assert verify(made.folder) == [] and run_of(desk).state != seed
+    tensors, state = load_file(made.folder / "seed" / "model.safetensors"), desk.store.load(seed)
+    assert all(np.array_equal(tensors.pop(n), a) for n, a in state.items() if not n.startswith("readers."))
+    assert not tensors and "seed/" in (made.folder / "README.md").read_text()
+    assert json.loads((made.folder / "MANIFEST.json").read_text())["seed"] == seed
+    assert isinstance(load(made.folder).seed, torch.nn.Module)
+    for file, other in (
+        ("model.safetensors", "1 tensors differ"),
+        ("state.json", "is the manifest of model state"),
+    ):
+        path = made.folder / "seed" / file
+        kept = path.read_bytes()
+        path.write_bytes(kept[:-3] + b"123")
+        said = verify(made.folder)
+        assert any(f"seed/{file} was changed" in p for p in said) and any(
+            other in p and "seed/" in p for p in said
+        )
+        path.write_bytes(kept)
+
+
+def test_a_release_has_the_licence_of_the_round_it_comes_from(tmp_path: Path) -> None:
+    stage = Stage(tmp_path / "stage", charter())
+    hand_in = [lambda: stage.passes(1000), *(lambda s=s: stage.hands_in(s) for s in SITES)]
+    assert stage.play(*hand_in)
+    stage.decides("licence", licence="MIT")
+    assert stage.play(*hand_in)
+    made = make(stage.desk, stage.desk.runs.by_id[PLAYED], tmp_path / "release")
+    assert isinstance(made, Made), made
+    assert json.loads((made.folder / "MANIFEST.json").read_text())["licence"] == "MIT"
+    assert not [finding for finding in judge(stage.records()) if "under that licence" in finding.what]
+    stage.close()
 
 
 def test_a_release_whose_experts_are_stacked_on_disk_is_checked_expert_by_expert(tmp_path: Path) -> None:

@@ -155,6 +155,23 @@ def test_votes_of_one_boundary_are_one_change_whatever_the_order_of_copies_and_r
     assert alike(parts(stage)[1][ExpertId("cedar-1")], before[ExpertId("birch-2")])
 
 
+def test_readers_that_a_vote_brings_begin_by_the_seed_rule_beside_what_there_is(
+    stage_of: Callable[..., Stage],
+) -> None:
+    stage = stage_of(learning__routing="lean")
+    assert stage.play(*hand_in(stage))
+    trunk, before = parts(stage)
+    stage.decides("readers", by="alder", width=4)
+    remakes(stage)
+    wanted = [s.name for s in ExpertMap.from_charter(stage.charter).slices if s.name.startswith("readers.")]
+    assert len(wanted) == 3 * len(SITES)
+    assert all(stage.state[name].any() == name.endswith("weight") for name in wanted)
+    trunk_after, after = parts(stage)
+    assert alike(trunk_after, trunk)
+    assert all(np.array_equal(after[e][n], array) for e in before for n, array in before[e].items())
+    assert stage.play(*hand_in(stage)) and judge(stage.records()) == ()
+
+
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("append", [1, 2, 3, 4])
 def test_a_coordinator_that_dies_anywhere_at_the_boundary_makes_the_same_bytes(
