@@ -13,6 +13,7 @@ import anyio
 import pytest
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
+from starlette.requests import Request
 from starlette.routing import BaseRoute
 from starlette.testclient import TestClient
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -25,7 +26,7 @@ from commons.roll_views import RECORDS_SHOWN, MembersView, RecordsView, Releases
 from governance.budgets import budgets_view
 from governance.dashboard import live
 from governance.dashboard.app import dashboard
-from governance.dashboard.page import Settings
+from governance.dashboard.page import Hall, Page, Settings
 from governance.dashboard.pages import PAGES, budgets
 from governance.dashboard.viewer import Role, Viewer
 from governance.moments import FOLLOWS
@@ -411,6 +412,37 @@ def test_an_open_page_is_told_of_a_record_and_one_that_never_reads_is_let_go(
             with anyio.fail_after(20):
                 await stalled.ended.wait()
             reader.gone.set()
+
+    anyio.run(scene)
+
+
+def test_a_mistake_in_one_page_does_not_end_the_others(
+    stage: Lively, chamber: Chamber, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = next(page for page in PAGES if page.path == "/alerts")
+
+    def parts(hall: Hall, page: Page, request: Request) -> dict[str, str]:
+        if page is wrong:
+            raise KeyError("a mistake")
+        return made(hall, page, request)
+
+    made = Hall.parts
+    monkeypatch.setattr(Hall, "parts", parts)
+
+    async def scene() -> None:
+        app = app_of(chamber)
+        async with alive(app), anyio.create_task_group() as group:
+            broken, sound = _Browser(app, "/alerts"), _Browser(app, "/")
+            for browser in (broken, sound):
+                group.start_soon(browser.look)
+            await sound.until("part_votes", "Longer rounds")
+            await anyio.to_thread.run_sync(
+                lambda: stage.propose_as("birch", "And so on", "inner-steps", steps=6)
+            )
+            await sound.until("part_votes", "And so on")
+            assert broken.parts == {} and not broken.ended.is_set()
+            for browser in (broken, sound):
+                browser.gone.set()
 
     anyio.run(scene)
 
