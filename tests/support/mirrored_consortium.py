@@ -17,6 +17,7 @@ from types import SimpleNamespace
 from typing import cast
 
 import grpc
+from hansa.quoting import latest_run
 
 from commons import charter_file
 from commons.ballots import Proposal
@@ -30,7 +31,6 @@ from governance.tracking.cursor import CURSOR, CursorFile
 from hansa.chamber import Chamber
 from hansa.demo.processes import free_ports
 from hansa.hosting import operator_seat
-from hansa.quoting import latest_run
 from orchestrator.coordinator import Coordinator
 from tests.support.chamber import ballot
 from tests.support.consortium import NAME, SITES, FakeSite, Office, charter, enrol, found, over, signer
