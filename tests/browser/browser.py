@@ -6,6 +6,7 @@ Chromium runs headless, alone in a fresh profile, and speaks to nobody but the p
 from __future__ import annotations
 
 import base64
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -20,6 +21,8 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 
 AXE = Path(__file__).parent / "node_modules" / "axe-core" / "axe.min.js"
+IMAGES = os.environ.get("HANSA_IMAGES", "")
+"""Folder for pictures of the pages; empty: none are made."""
 PATIENCE_S = 20.0
 LOOKS: dict[str, tuple[str, int, int]] = {
     "light": ("light", 1280, 900),
@@ -119,6 +122,12 @@ class Browser:
         path.parent.mkdir(parents=True, exist_ok=True)
         shot = self.driver.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": True})
         path.write_bytes(base64.b64decode(shot["data"]))
+
+    def picture(self, name: str, *looks: str) -> None:
+        """A picture of the page for the documentation, where somebody asked for pictures (`make images`)."""
+        for look in looks if IMAGES else ():
+            self.look(look)
+            self.screenshot(Path(IMAGES) / f"dashboard-{name}-{look}.png")
 
     def inaccessible(self, *rules: str) -> list[str]:
         """What axe-core finds that is serious or critical: rule, why, and where. `rules`: only these."""
