@@ -155,9 +155,8 @@ def test_a_roadmap_is_ordered_by_keyboard(member: Browser, shown: Shown) -> None
 
 def test_votes_show_what_they_cost_while_they_are_given(member: Browser, shown: Shown) -> None:
     view = shown.propose("roadmap", "How much of each?", candidates=["fp8", "int4"], credits=25)
-    member.open(f"{base(member)}/roadmap")
-    form = f"form[action='/proposals/{view.number}/ballot']"
-    fp8, int4 = member.until(lambda b: b.all(f"{form} input"))
+    page, form = f"{base(member)}/roadmap", f"form[action='/proposals/{view.number}/ballot']"
+    fp8, int4 = member.until(lambda b: b.open(page).all(f"{form} input"))
     fp8.send_keys("5")
     int4.send_keys("1")
     assert "26 of 25 credits are spent; 1 too many" in member.text
