@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from selenium.common.exceptions import NoSuchElementException, StaleElementReferenceException
 from selenium.webdriver import Chrome, ChromeOptions, ChromeService
 from selenium.webdriver.common.by import By
@@ -127,7 +128,9 @@ class Browser:
         """A picture of the page for the documentation, where somebody asked for pictures (`make images`)."""
         for look in looks if IMAGES else ():
             self.look(look)
-            self.screenshot(Path(IMAGES) / f"dashboard-{name}-{look}.png")
+            path = Path(IMAGES) / f"dashboard-{name}-{look}.png"
+            self.screenshot(path)
+            Image.open(path).convert("RGB").quantize(64, dither=Image.Dither.NONE).save(path, optimize=True)
 
     def inaccessible(self, *rules: str) -> list[str]:
         """What axe-core finds that is serious or critical: rule, why, and where. `rules`: only these."""
