@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -22,10 +23,13 @@ from starlette.types import Receive, Scope, Send
 from commons.errors import HansaError
 from governance.dashboard.page import Hall, Page
 
+log = logging.getLogger("hansa.dashboard")
+
 QUEUE_MAX = 16
 """Events that wait for one browser."""
 SEND_S = 20.0
 """A browser that takes nothing for so long is gone."""
+GOODBYE_S = 1.0
 QUIET_S = 15.0
 """A comment is sent after so long without an event, so that a lost connection is noticed."""
 STREAM_S = 900.0
@@ -123,6 +127,9 @@ class _Channel:
             parts = await anyio.to_thread.run_sync(self._hall.parts, self._page, self._request)
         except (HansaError, HTTPException):
             return  # the page itself says it when it is loaded again
+        except Exception:  # a mistake in one page must not end the streams of the others
+            log.exception("the parts of %s cannot be made", self._request.url.path)
+            return
         changed = {name: html for name, html in parts.items() if self._shown.get(name) != html}
         self._shown = parts
         if not changed:
@@ -156,10 +163,12 @@ class Stream:
                 with anyio.move_on_after(STREAM_S):
                     await _relay(events, send)
                 group.cancel_scope.cancel()
+        except anyio.get_cancelled_exc_class():
+            pass  # the server stops, or the session is over: the answer ends as others do
         finally:
             events.close()
             self._live.leave(channel, queue)
-        with anyio.move_on_after(SEND_S):
+        with anyio.move_on_after(GOODBYE_S, shield=True):
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 

@@ -92,13 +92,13 @@ class Browser:
     def click(self, css: str) -> None:
         """The first such element, once it is there."""
         self._note_refusals()
-        self.until(lambda b: b.one(css).click() or True)
+        self.until(lambda b: b.one(css).click() or True)  # type: ignore[func-returns-value]
 
     def press(self, words: str) -> None:
         """The button or link that says so."""
         found = f'//*[self::button or self::a][normalize-space(.)="{words}"]'
         self._note_refusals()
-        self.until(lambda b: b.driver.find_element(By.XPATH, found).click() or True)
+        self.until(lambda b: b.driver.find_element(By.XPATH, found).click() or True)  # type: ignore[func-returns-value]
 
     def until(self, holds: Callable[[Browser], Any]) -> Any:
         """What it gives, once that is true. What is not there, or was replaced while it was looked at, is looked for again."""
@@ -162,7 +162,7 @@ class Browser:
     def complaints(self) -> list[str]:
         """Console messages and content that the policy refused, since the last time; what was forgiven is left out."""
         self._note_refusals()
-        said = [f"{entry['level']}: {entry['message']}" for entry in self.driver.get_log("browser")]
+        said = [f"{entry['level']}: {entry['message']}" for entry in self.driver.get_log("browser")]  # type: ignore[no-untyped-call]
         found = [*said, *self._refused]
         self._refused.clear()
         return [text for text in found if not any(pattern.search(text) for pattern in self._forgiven)]

@@ -15,6 +15,7 @@ from commons import notes
 from commons.ballots import Ballot
 from commons.motions import BallotKey, Motion
 from commons.notes import NOTE_BYTES_MAX, Signer
+from commons.pledging import Pledge
 from commons.views import ProposalView
 from governance.casting import ballot_text
 from governance.dashboard.viewer import Role
@@ -290,6 +291,19 @@ def test_a_vote_is_shown_from_its_opening_to_its_law(office: Office, page: TestC
     ):
         assert said in text, said
     assert page.get("/proposals/1/ballot", params={"choice": "for"}).status_code == 409
+
+
+def test_pledges_stand_beside_the_vote_and_in_the_quote(office: Office, page: TestClient) -> None:
+    which = office.propose(needs_micro=500_000)
+    pledge = Pledge(
+        consortium="demo", proposal=which, member="beta", to="acme", amount_micro=400_000, expires_ms=2**42, nonce="0" * 32
+    )  # fmt: skip
+    office.submit(signer("beta").sign(pledge.text))
+    text = page.get("/proposals/1").text
+    assert "only with pledges of <b>0.50 EUR</b>; 0.40 stand" in text
+    assert re.search(r'acme \(you\)</th>.*?<td class="num">0.40</td>', text, re.DOTALL), (
+        "granted, if it becomes law"
+    )
 
 
 def test_the_records_of_a_vote_can_be_had_with_their_proofs(office: Office, page: TestClient) -> None:

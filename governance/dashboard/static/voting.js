@@ -105,7 +105,7 @@ function described(verifier, place) {
     element("p", { className: "notice warn", textContent: `It signs nothing yet: ${member} has to delegate its ballots to it, with its own key. Either so, with a seat:` }),
     element("pre", { className: "wrap", tabIndex: 0, textContent: `echo '${vkey}' > ${file}\nhansa member ballot-key ${file} --days ${days}\n` }),
     element("p", {}, "or by signing this text (", code("hansa key sign delegation.txt"), ") and handing in the note beside:"),
-    element("pre", { id: "delegation-text", className: "wrap", tabIndex: 0, textContent: text }),
+    element("pre", { id: "delegation-text", className: "exact", tabIndex: 0, textContent: text }),
     forget,
   ];
 }
