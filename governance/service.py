@@ -21,7 +21,6 @@ from commons.errors import Code, Refusal
 from commons.lodging import Lodged
 from commons.log import Checkpoint
 from commons.motions import Pause
-from commons.names import ProposalId
 from commons.notes import Note, NoteError
 from commons.pledging import Pledge
 from commons.records import Record
@@ -34,7 +33,7 @@ from governance.bills import own_part, readable
 from governance.budgets import budgets_view
 from governance.claims import disputes_view
 from governance.consortium import Consortium
-from governance.evidence import evidence_view, extension_view
+from governance.evidence import evidence_readers
 from governance.ledger import CLAIMS, decide_claim
 from governance.lodging import decide_lodged
 from governance.moments import LOOK_S, Moments
@@ -70,7 +69,7 @@ class Chamber(ChamberServicer):
     ) -> None:
         self._consortium, self._moments, self._stopping = consortium, moments, stopping
         self._witnessed = witnessed
-        self._personal = {**statements.readers, **archive_readers(consortium)}
+        self._personal = {**statements.readers, **archive_readers(consortium), **evidence_readers(consortium)}
         self._seats = threading.BoundedSemaphore(WATCHERS_MAX)
         self._waiting = threading.BoundedSemaphore(_CHAINS_WAITING_MAX)
         self._readers: dict[str, Reader] = {
@@ -78,8 +77,6 @@ class Chamber(ChamberServicer):
             "disputes": self._disputes,
             "proposals": self._proposals,
             "proposal": self._proposal,
-            "evidence": self._evidence,
-            "extension": self._extension,
             "journal": self._journal,
             "charter": self._charter,
             **more,
@@ -246,13 +243,6 @@ class Chamber(ChamberServicer):
             if key in (view.id, str(view.number), f"P-{view.number:04d}"):
                 found = view
         return found or Refusal(Code.PROPOSAL_UNKNOWN, f"there is no proposal {key[:80]!r} in this journal")
-
-    def _evidence(self, key: str) -> View | Refusal:
-        found = self._proposal(key)
-        return found if isinstance(found, Refusal) else evidence_view(self._consortium, ProposalId(found.id))
-
-    def _extension(self, key: str) -> View | Refusal:
-        return extension_view(self._consortium, key)
 
     def _journal(self, key: str) -> View:
         journal = self._consortium.journal

@@ -38,6 +38,14 @@ const run = async () => {
 };
 run().then(done, (error) => done([error.stack]));
 """
+EXPORT = """
+const done = arguments[0];
+const opened = indexedDB.open("hansa", 1);
+opened.onsuccess = () => {
+  const all = opened.result.transaction("keys").objectStore("keys").getAll();
+  all.onsuccess = () => crypto.subtle.exportKey("pkcs8", all.result[0].privateKey).then(() => done(""), (e) => done(e.name));
+};
+"""
 
 
 @pytest.fixture
@@ -80,6 +88,9 @@ def test_a_vote_from_the_sign_in_to_the_law(member: Browser, shown: Shown) -> No
     shown.vote(view, "for", "birch")
     shown.vote(view, "against", "cedar")
     make_key(member, shown)
+    assert member.driver.execute_async_script(EXPORT) == "InvalidAccessError", (
+        "the private key stays where it is"
+    )
     member.press("Proposals")
     member.click(f"a[href='/proposals/{view.number}']")
     member.until(lambda b: b.path == f"/proposals/{view.number}")
@@ -155,8 +166,8 @@ def test_a_roadmap_is_ordered_by_keyboard(member: Browser, shown: Shown) -> None
 
 def test_votes_show_what_they_cost_while_they_are_given(member: Browser, shown: Shown) -> None:
     view = shown.propose("roadmap", "How much of each?", candidates=["fp8", "int4"], credits=25)
-    page, form = f"{base(member)}/roadmap", f"form[action='/proposals/{view.number}/ballot']"
-    fp8, int4 = member.until(lambda b: b.open(page).all(f"{form} input"))
+    here, form = f"{base(member)}/roadmap", f"form[action='/proposals/{view.number}/ballot']"
+    fp8, int4 = member.until(lambda b: b.open(here).all(f"{form} input"))
     fp8.send_keys("5")
     int4.send_keys("1")
     assert "26 of 25 credits are spent; 1 too many" in member.text
