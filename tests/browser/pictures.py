@@ -21,7 +21,6 @@ WANTED = (
     ("/learning", "light"),
     ("/budgets", "light"),
     ("/proposals/3", "light"),
-    ("/journal/25", "phone"),
 )
 """(path, look)."""
 
