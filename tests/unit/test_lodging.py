@@ -232,10 +232,12 @@ def test_a_ballot_is_kept_before_it_is_sent_and_whatever_the_coordinator_says(tm
         raise Unreachable("nobody is there")
 
     key = signer("acme/berlin")
-    for submit, told in ((refuses, "refuses it: no"), (silent, "does not answer"), (lambda _: 7, "record 7")):
-        one, said = lodge(note, made.charter, key, folder, submit, 5)
+    answers = ((refuses, "refuses it: no"), (silent, "does not answer"), (lambda _: 7, "record 7"))
+    for at_ms, (submit, told) in enumerate(answers, 5):
+        one, said = lodge(note, made.charter, key, folder, submit, at_ms)
         assert told in said and folder.ballots() == [one]
-        assert Lodged.from_note(parse(one.words[0])).site == "berlin"
+        word = Lodged.from_note(parse(one.words[0]))
+        assert (word.site, word.at_ms) == ("berlin", 5), "it counts by the time at which it came first"
 
 
 def test_what_is_no_members_ballot_is_not_kept(tmp_path: Path) -> None:
