@@ -264,6 +264,27 @@ def test_a_full_or_broken_folder_is_told(tmp_path: Path, monkeypatch: pytest.Mon
         folder.ballots()
 
 
+def test_the_auditor_finds_a_ballot_that_was_left_out_of_any_vote_that_ended() -> None:
+    made = chamber()
+    opening = made.propose()
+    made.vote(opening, acme="against", coop="against")
+    both = lodged(opening, "berlin", "turin", choice="for")
+    assert judge(made.journal.all, [both]) == (), "the vote goes on"
+    made.now_ms = opening.closes_ms
+    made.close()
+    (finding,) = judge(made.journal.all, [both])
+    assert "beta's ballot on P-0001 is not in the journal, which berlin, turin had in time" in finding.what
+    stranger = sign(ballot(opening, "zeta", "for"))
+    by_coop = sign(ballot(opening, "beta", "for"), signer("coop"))
+    at_ms = opening.opened_ms + HOUR_MS // 2
+    for note in (stranger, by_coop):
+        one = LodgedBallot(note, tuple(words(note, site, at_ms) for site in PARTNER))
+        assert judge(made.journal.all, [one]) == ()
+    other = Chamber(charter(voting={"window_s": 3600})).propose(nonce="1" * 32)
+    for one in (replace(both, words=both.words[:1]), lodged(other, "berlin", "turin")):
+        assert judge(made.journal.all, [one]) == ()
+
+
 def test_the_journal_counts_the_ballots_that_sites_keep(tmp_path: Path) -> None:
     made = chamber()
     opening = made.propose()
