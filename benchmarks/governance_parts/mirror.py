@@ -12,8 +12,9 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from commons.records import Kind
 from governance.tracking import checking
-from tests.support.mirrored_consortium import Death, Mirrored, mirrored_consortium
+from tests.support.mirrored_consortium import ROUNDS, Death, Mirrored, mirrored_consortium
 
 AIMS = ("writing", "writing", "start")
 
@@ -43,6 +44,8 @@ class Outage:
     """MLflow's server was stopped for a whole run."""
 
     rounds: int
+    finished: int
+    """Of them, without MLflow."""
     run_s: float
     with_mlflow_s: float
     """The run before it, of as many rounds, with the server up."""
@@ -89,24 +92,35 @@ def report(done: list[Death], mirrored: Mirrored) -> MirrorKills:
     )
 
 
-def stop_mlflow_for_a_run(mirrored: Mirrored, rounds: int) -> Outage:
-    """A run with MLflow, then one without; the mirror catches up after it."""
-    with_mlflow_s = _run_s(mirrored)
+def measure_outage(work: Path) -> Outage:
+    """A run with MLflow, then one without; then the mirror catches up."""
+    with mirrored_consortium(work / "consortium") as mirrored:
+        return stop_mlflow_for_a_run(mirrored)
+
+
+def stop_mlflow_for_a_run(mirrored: Mirrored) -> Outage:
+    """As `measure_outage`, of a consortium that has begun; its runs and votes rest afterwards."""
+    _, with_mlflow_s = _next_run(mirrored)
     mirrored.server.kill()
-    run_s = _run_s(mirrored)
+    finished, run_s = _next_run(mirrored)
     behind = mirrored.recorded - mirrored.written
-    mirrored.server.start()
     began = time.monotonic()
+    mirrored.server.start()
     mirrored.rest()
     caught_up_s = time.monotonic() - began
     found = checking.verify(mirrored.home, "", "").findings
-    return Outage(rounds, run_s, with_mlflow_s, behind, caught_up_s, len(found))
+    return Outage(ROUNDS, finished, run_s, with_mlflow_s, behind, caught_up_s, len(found))
 
 
-def _run_s(mirrored: Mirrored) -> float:
-    """Of a whole run that begins after now."""
-    at_hand = mirrored.finished_runs()
-    mirrored.wait_until(lambda: mirrored.finished_runs() > at_hand, "end of the run at hand")
-    began = time.monotonic()
-    mirrored.wait_until(lambda: mirrored.finished_runs() > at_hand + 1, "end of a run")
-    return time.monotonic() - began
+def _next_run(mirrored: Mirrored) -> tuple[int, float]:
+    """(rounds closed, seconds from its RUN record to its FINISH) of the first run that opens after now."""
+    opened = _runs(mirrored, Kind.RUN)
+    mirrored.wait_until(lambda: _runs(mirrored, Kind.FINISH) > opened, "end of another run")
+    records = mirrored.records()
+    run = [record for record in records if record.kind is Kind.RUN][opened]
+    own = [r for r in records if r.kind in (Kind.CLOSE, Kind.FINISH) and r.facts["run"] == run.facts["run"]]
+    return own[-1].facts["round"], (own[-1].at_ms - run.at_ms) / 1000
+
+
+def _runs(mirrored: Mirrored, kind: Kind) -> int:
+    return sum(record.kind is kind for record in mirrored.records())

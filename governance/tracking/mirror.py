@@ -101,14 +101,14 @@ class Mirror:
                 return
             store = MlflowStore(self.tracking_uri, name, self._papers, self._dashboard)
             self._feed.connect(store)
+        self._recovered()
         self._advance()
         while not self._stop.is_set():
             with self._file.alone(self._stop) as alone:
                 wrote = alone and self._feed.write()
-            if wrote or self.trouble:
-                self._recovered()
+            if wrote:
                 self._advance()
-            if not wrote:
+            else:
                 self._watch(store)
                 self._consortium.wait_beyond(self._next, 0.5)
 

@@ -22,6 +22,7 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # the mirror has 
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag, ViewType
@@ -50,7 +51,8 @@ DROPPED = "dropped"
 """What a run that was dropped is known by."""
 _BATCH = 100
 """MLflow's limit of parameters and of tags in one call (metrics: 1000)."""
-_REFUSED = ("INVALID_PARAMETER_VALUE", "INVALID_STATE", "RESOURCE_DOES_NOT_EXIST", "BAD_REQUEST")
+_REFUSED = ("INVALID_PARAMETER_VALUE", "INVALID_STATE", "BAD_REQUEST")
+"""A run that is not there is no such thing: another store answers than did before, and must be looked through again."""
 _NOISY = {"mlflow": logging.WARNING, "alembic": logging.WARNING, "urllib3.connectionpool": logging.ERROR}
 _T = TypeVar("_T")
 
@@ -68,6 +70,9 @@ class MlflowStore:
         self._papers, self._dashboard = papers, dashboard.rstrip("/")
         self._database, self._artifacts = _local_database(tracking_uri), _local_artifacts(tracking_uri)
         self._runs: dict[str, str] = {}
+        """`idem` -> run id in MLflow; of a run that is gone for good, nothing."""
+        self._thrown: dict[str, str] = {}
+        """The same of runs that a person deleted."""
         self._experiments: dict[Experiment, str] = {}
         self._names: dict[Experiment, str] = {e: f"{consortium}/{e}" for e in EXPERIMENTS}
         self._deleted: list[str] = []
@@ -92,7 +97,7 @@ class MlflowStore:
         return dict(self._experiments)
 
     def prepare(self) -> None:
-        """Create the experiments that are missing; one that a person deleted is restored, its runs stay deleted."""
+        """Create the experiments that are missing, restore those that a person deleted, and see which runs are there."""
         for experiment, name in self._names.items():
             if experiment not in self._experiments:
                 location = None if self._artifacts is None else (self._artifacts / name).as_uri()
@@ -101,6 +106,11 @@ class MlflowStore:
         for experiment_id in self._deleted:
             self.client.restore_experiment(experiment_id)
         self._deleted = []
+        self._thrown = {
+            str(r.data.tags.get(IDEM)): str(r.info.run_id) for r in self.runs(ViewType.DELETED_ONLY)
+        }
+        for run in self.runs():
+            self._know(str(run.data.tags.get(IDEM, "")), str(run.info.run_id))
 
     def drop(self, model: str) -> None:
         """Delete every run of the experiments and the registered `model`, so that all is written anew.
@@ -114,7 +124,7 @@ class MlflowStore:
         for run in self.runs():
             self.client.set_tag(run.info.run_id, IDEM, DROPPED)
             self.client.delete_run(run.info.run_id)
-        self._runs = {}
+        self._runs, self._thrown = {}, {}
         self.registry.drop(model)
 
     def runs(self, view: str = ViewType.ACTIVE_ONLY) -> list[Run]:
@@ -150,31 +160,27 @@ class MlflowStore:
             tags[LINK] = f"{self._dashboard}/{start.page}"
         if start.parent is not None:
             tags["mlflow.parentRunId"] = self._run_id(start.parent)
-        found = self._find(start.idem)
-        if not found and self._find(start.idem, ViewType.DELETED_ONLY):
-            return  # a person deleted it; `hansa mirror verify` says so
-        if not found:
-            experiment = self._experiments[start.experiment]
-            self.client.create_run(experiment, start_time=start.start_ms, tags=tags, run_name=start.name)
-            found = self._find(start.idem)
-        self._runs[start.idem] = found[0]
-        for twin in found[1:]:
-            self.client.delete_run(twin)
+        if start.idem in self._runs or start.idem in self._thrown:
+            return  # it is there, or a person deleted it, as `hansa mirror verify` says
+        experiment = self._experiments[start.experiment]
+        self.client.create_run(experiment, start_time=start.start_ms, tags=tags, run_name=start.name)
+        for run in self._search(f"tags.`{IDEM}` = '{start.idem}'", ViewType.ACTIVE_ONLY):
+            self._know(start.idem, str(run.info.run_id))
+
+    def _know(self, idem: str, run_id: str) -> None:
+        """Asked for the oldest first: a younger run of the same name came of an answer that was lost."""
+        if idem and self._runs.setdefault(idem, run_id) != run_id:
+            self.client.delete_run(run_id)
 
     def _run_id(self, idem: str) -> str:
         """Empty when the run is gone from MLflow for good."""
         if idem not in self._runs:
-            found = self._find(idem) or self._find(idem, ViewType.DELETED_ONLY)
-            if not found:
+            self._runs[idem] = self._thrown.get(idem, "")
+            if not self._runs[idem]:
                 log.warning(
                     "%s is gone from MLflow and left out; `hansa mirror rebuild` makes it again", idem
                 )
-            self._runs[idem] = found[0] if found else ""
         return self._runs[idem]
-
-    def _find(self, idem: str, view: str = ViewType.ACTIVE_ONLY) -> list[str]:
-        """Oldest first."""
-        return [str(run.info.run_id) for run in self._search(f"tags.`{IDEM}` = '{idem}'", view)]
 
     def _search(self, query: str, view: str) -> list[Run]:
         found, token = list[Run](), None if self._experiments else ""

@@ -50,7 +50,7 @@ class Registry:
         """Nothing when the version is gone: `hansa mirror verify` says so."""
         for version in self.versions(item.model):
             if version.tags.get(IDEM) == item.version:
-                for name, value in item.tags.items():
+                for name, value in item.tags.items() - version.tags.items():
                     self._client.set_model_version_tag(item.model, version.version, name, value[:TEXT_MAX])
                 self._client.set_registered_model_alias(item.model, item.name, version.version)
                 return

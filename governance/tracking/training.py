@@ -175,7 +175,12 @@ class Training:
 
     def _usage(self, record: Record) -> list[Item]:
         usage = UsageNote.from_note(notes.parse(record.body))
-        values = {"usage/device_ms": usage.device_ms, "usage/gflop": usage.gflop}
+        hours = usage.device_ms / 3_600_000
+        values = {
+            "usage/device_ms": usage.device_ms,
+            "usage/gflop": usage.gflop,
+            "charge/device_hours": hours,
+        }
         return [self._log(usage.run, self._site(usage.site), values, usage.round, record.at_ms)]
 
     def _transfer(self, record: Record) -> list[Item]:
@@ -200,12 +205,16 @@ class Training:
         spent: dict[str, int] = {}
         for hold in holds:
             spent[hold.request.payer] = spent.get(hold.request.payer, 0) + hold.charged_micro
-        total = Point("charge/micro", sum(spent.values()), number, at_ms)
-        items: list[Item] = [Log(_parent(run.name), (total,))]
+        currency = self._in_force().rate_card.currency.lower()
+        total = sum(spent.values())
+        values = {"charge/micro": total, f"charge/{currency}": total / 1e6}
+        items: list[Item] = [Log(_parent(run.name), _points(values, number, at_ms))]
         for budget in self.ledger.budgets():
             items += self._child(run, budget.partner, at_ms)
             values = {
                 "charge/micro": spent.get(budget.partner, 0),
+                f"charge/{currency}": spent.get(budget.partner, 0) / 1e6,
+                "budget/remaining": budget.available_micro / 1e6,
                 "budget/available_micro": budget.available_micro,
                 "budget/contributed_micro": budget.contributed_micro,
             }

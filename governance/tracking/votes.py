@@ -73,9 +73,13 @@ class Votes:
             "mlflow.note.content": _about(proposal, opening),
         }
         run, name = _run(opening.proposal), f"{label(opening.number)} {proposal.title}"
+        weights = {f"weight.{member}": str(weight) for member, weight in opening.electorate.items()}
         return [
             Start(run, "governance", name, record.at_ms, tags=tags, page=f"proposals/{opening.proposal}"),
-            Log(run, params={"feature": proposal.feature, "parameters": json.dumps(proposal.parameters)}),
+            Log(
+                run,
+                params={"feature": proposal.feature, "parameters": json.dumps(proposal.parameters)} | weights,
+            ),
             File(run, "proposal.note", note),
             Proof(run, "proposal.tlog-proof", index),
         ]

@@ -9,7 +9,7 @@ import random
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +20,14 @@ import grpc
 
 from commons import charter_file
 from commons.ballots import Proposal
+from commons.charter import Charter
 from commons.errors import HansaError
 from commons.identity import Seat
 from commons.opening import Opening
-from commons.records import Kind
-from commons.views import CharterView, RunView
+from commons.records import Record
+from commons.views import CharterView
 from governance.journal import open_readonly
+from governance.quoting import latest_run
 from governance.tracking.cursor import CURSOR, CursorFile
 from hansa.chamber import Chamber
 from hansa.demo.processes import free_ports
@@ -37,6 +39,8 @@ from tests.support.mlflow_server import MlflowServer
 from tests.support.real_consortium import Real
 
 ROUNDS = 4
+PAUSE_S = 6.0
+"""Between two runs, which are over in a second: what MLflow's server takes in, one after the other, is the limit."""
 PATIENCE_S = 180.0
 STARTING_S = 5.0
 """A kill that is aimed at a start comes within this."""
@@ -139,10 +143,10 @@ class Mirrored:
             self.traffic.end()
         self.wait_until(lambda: self.written == self.recorded, "mirror that has caught up")
 
-    def finished_runs(self) -> int:
+    def records(self) -> list[Record]:
         journal = open_readonly(self.home)
         try:
-            return sum(record.kind is Kind.FINISH for record in journal.records())
+            return list(journal.records())
         finally:
             journal.close()
 
@@ -154,8 +158,12 @@ class Mirrored:
         while not holds():
             for name, process in self._real.running.items():
                 assert process.poll() is None, f"{name} ended by itself:\n{self.log()[-2000:]}"
-            assert time.monotonic() < deadline, f"no {what} in {PATIENCE_S:.0f} s:\n{self.log()[-2000:]}"
+            assert time.monotonic() < deadline, f"no {what} in {PATIENCE_S:.0f} s: {self._last_words()}"
             time.sleep(0.05)
+
+    def _last_words(self) -> str:
+        troubles = self.traffic.troubles[-3:] if self.traffic else []
+        return "\n".join([*troubles, self.log()[-2000:]])
 
     def close(self) -> None:
         if self.traffic is not None:
@@ -185,6 +193,8 @@ class _Traffic:
         self._sites: dict[str, FakeSite] = {}
         self._stop = threading.Event()
         self._count = 0
+        self.troubles: list[str] = []
+        """What went wrong: the coordinator is killed all the time."""
         self._thread = threading.Thread(target=self._go_on, daemon=True)
 
     def start(self) -> None:
@@ -202,21 +212,22 @@ class _Traffic:
         while not self._stop.is_set():
             try:
                 self._one_run()
-            except (HansaError, grpc.RpcError, OSError, ValueError):
+            except (HansaError, grpc.RpcError) as died:
+                self.troubles.append(str(died))
                 time.sleep(0.2)
 
     def _one_run(self) -> None:
         operator = Seat.load(operator_seat(self._home))
         with Chamber(operator) as chamber:
             of = charter_file.from_canonical(chamber.read(CharterView).text.encode())
-            runs = chamber.read(RunView)
+            latest = latest_run(chamber)
         office = Office(operator)
         try:
-            name = (
-                f"run-{int(runs.run.rpartition('-')[2] or 0) + 1}" if over(runs) or not runs.run else runs.run
-            )
-            if name != runs.run:
-                office.start_run(self._seed, name)
+            if latest is None or over(latest):
+                number = int(latest.run.rpartition("-")[2]) if latest else 0
+                name = office.start_run(self._seed, f"run-{number + 1}")
+            else:
+                name = latest.run
             self._vote(of, "inner-steps", {"steps": of.learning.inner_steps % 8 + 1})
             while not over(office.run(name)):
                 self._connect()
@@ -226,6 +237,7 @@ class _Traffic:
         self._count += 1
         if self._count % 3 == 1:
             self._release(name)
+        self._stop.wait(PAUSE_S)
 
     def _release(self, run: str) -> None:
         with Chamber(Seat.load(operator_seat(self._home))) as chamber:
@@ -236,8 +248,7 @@ class _Traffic:
         asked = {"manifest": manifest, "alias": "released", "licence": "Apache-2.0", "gates": gates}
         self._vote(of, "model-release", asked)
 
-    def _vote(self, of: object, feature: str, parameters: dict[str, object]) -> None:
-        law = cast("charter_file.Charter", of)
+    def _vote(self, law: Charter, feature: str, parameters: Mapping[str, object]) -> None:
         nonce = f"{time.monotonic_ns():032x}"
         wish = Proposal(
             NAME, SITES[0], f"Vote {nonce[-6:]}", feature, parameters, charter_file.digest(law), 1, nonce

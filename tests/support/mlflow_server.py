@@ -18,8 +18,16 @@ from pathlib import Path
 from hansa.demo.processes import QUIET, descendants, free_ports
 
 PATIENCE_S = 120.0
-LOGIN = ("admin", "password1234")
+LOGIN = ("admin", "of tests alone")
 """Of a new server with basic auth."""
+_AUTH = """[mlflow]
+default_permission = READ
+database_uri = sqlite:///auth.db
+admin_username = {}
+admin_password = {}
+authorization_function = mlflow.server.auth:authenticate_request_basic_auth
+auth_cache_ttl_seconds = 600
+"""
 
 
 @dataclass
@@ -44,7 +52,8 @@ class MlflowServer:
         command += ["--backend-store-uri", store, "--artifacts-destination", str(self.folder / "artifacts")]
         command += ["--workers", "1", *(("--app-name", "basic-auth") if self.auth else ())]
         env = {**os.environ, **QUIET, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-        env |= {"MLFLOW_FLASK_SERVER_SECRET_KEY": "of tests"}
+        env |= {"MLFLOW_FLASK_SERVER_SECRET_KEY": "of tests", "MLFLOW_AUTH_CONFIG_PATH": "auth.ini"}
+        (self.folder / "auth.ini").write_text(_AUTH.format(*LOGIN))
         with (self.folder / "server.log").open("ab") as out:
             self._process = subprocess.Popen(
                 command, cwd=self.folder, env=env, stdout=out, stderr=out, start_new_session=True

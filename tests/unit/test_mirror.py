@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from governance.tracking import Mirror, feed
 from governance.tracking.cursor import CURSOR, Cursor, CursorFile
 from governance.tracking.items import File, Item, Log, Point, Start
 from governance.tracking.papers import Papers
+from governance.tracking.trouble import explain
 from tests.support.chamber import LOG
 from tests.support.mirrored import START_MS, mirror_all, mirrored, shown, uri, values
 from tests.support.story import RUN, Story
@@ -202,8 +205,10 @@ def test_records_after_the_start_arrive_while_the_mirror_runs(story: Story, home
     assert shown(home)[f"run/{RUN}"]["status"] == "FINISHED"
 
 
-def test_nobody_waits_for_an_mlflow_that_is_down(story: Story, home: Path) -> None:
-    found = Mirror(story.consortium, LOG, "http://127.0.0.1:9", home / CURSOR)
+def test_nobody_waits_for_an_mlflow_that_is_down(
+    story: Story, home: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    found = Mirror(story.consortium, LOG, "http://hansa:secret@127.0.0.1:9", home / CURSOR)
     found.start()
     began = time.monotonic()
     story.tell()
@@ -212,10 +217,47 @@ def test_nobody_waits_for_an_mlflow_that_is_down(story: Story, home: Path) -> No
     deadline = time.monotonic() + 30
     while not found.trouble and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert "127.0.0.1" in found.trouble
+    assert "127.0.0.1:9 cannot be reached" in found.trouble
     found.close()
+    assert [r.message for r in caplog.records if r.name == "hansa.mirror"] == [
+        f"{found.trouble}. Training goes on; the mirror tries again"
+    ]
+    assert "secret" not in caplog.text
     mirror_all(story.consortium, home)
     assert f"run/{RUN}" in shown(home)
+
+
+class Answering(BaseHTTPRequestHandler):
+    """Whatever is asked, the answer is the server's one status."""
+
+    def do_GET(self) -> None:
+        self.send_error(self.server.status)  # type: ignore[attr-defined]
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        (
+            401,
+            "does not let the mirror in (401): start the coordinator with the right MLFLOW_TRACKING_USERNAME",
+        ),
+        (403, "lets the mirror read and not write (403)"),
+        (500, "answers with an error of its own (500)"),
+        (503, "answers with an error of its own (503)"),
+    ],
+)
+def test_what_an_mlflow_answers_becomes_a_sentence(story: Story, status: int, said: str) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answering) as server:
+        server.status = status  # type: ignore[attr-defined]
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        uri = f"http://127.0.0.1:{server.server_port}"
+        with pytest.raises(Exception) as raised:
+            mlflow_store.MlflowStore(uri, "demo", Papers(story.consortium, LOG))
+        server.shutdown()
+    assert said in explain(raised.value, uri)
 
 
 def test_a_value_mlflow_never_takes_does_not_hold_up_the_others(
