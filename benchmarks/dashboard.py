@@ -63,6 +63,7 @@ def _figures(p: Pages, command: str) -> list[Figure]:
             f"{of}: what {p.opened} open pages cost the coordinator", round(cost, 1), "% of a core",
             f"< {COST_PERCENT} % with {PAGES_OPEN}", within, command,
         ),
+        Figure(f"{of}: what these pages are told", round(p.events_per_s), "events/s", "", None, command),
         Figure(f"{of}: what they cost the dashboard's own process", round(p.dashboard_percent), "% of a core", "", None, command),
         Figure(f"{of}: start of the coordinator, its journal replayed", round(p.start_s, 1), "s", "", None, command),
     ]  # fmt: skip

@@ -104,8 +104,7 @@ class Release(Section):
     licence: Annotated[str, Field(min_length=1, max_length=64)]
     """SPDX identifier of the released model."""
     seed_beside: bool = False
-    """Whether the model that the run began from is released beside the one it came to, for text that this reads worse: what
-    nobody's experts know any more (`hansa.beside`)."""
+    """Whether a run's seed is released beside the model, for text that this reads worse (`hansa.beside`)."""
 
 
 Sha256 = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
@@ -180,8 +179,7 @@ class Charter(Section):
 
     @model_validator(mode="after")
     def _refers_only_to_what_it_names(self) -> Charter:
-        problems = list(self._inconsistencies())
-        if problems:
+        if problems := list(self._inconsistencies()):
             raise ValueError("; ".join(problems))
         return self
 
@@ -301,10 +299,8 @@ class Charter(Section):
     def _idle_readers(self) -> list[str]:
         if not self.model.reader or self.learning.routing == "lean":
             return []
-        why = "readers choose among the experts of lean shards"
-        return [
-            f"model.reader is {self.model.reader} but learning.routing is {self.learning.routing!r}: {why}"
-        ]
+        here = f"model.reader is {self.model.reader} but learning.routing is {self.learning.routing!r}"
+        return [f"{here}: readers choose among the experts of lean shards"]
 
     @property
     def experts(self) -> tuple[str, ...]:

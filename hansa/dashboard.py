@@ -76,8 +76,7 @@ def serve(
     compared = read_compared(compared_with) if compared_with else Compared()
     with Chamber.at(folder) as chamber, _listening(listen) as listening:
         seat, office = chamber.seat, ChamberOffice(chamber)
-        host, port = listening.getsockname()[:2]
-        origin = Origin.of(host, port, file)
+        origin = Origin.of(listen.rpartition(":")[0], listening.getsockname()[1], file)
         links = _Links(as_json)
         entrance = open_door(file, seat, origin, office.members, links.tell)
         settings = Settings(mlflow_url=mlflow_url, ray_url=ray_url, compared=compared)

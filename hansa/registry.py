@@ -44,6 +44,7 @@ def feature_text(facts: list[dict[str, Any]], *, whole: bool) -> str:
             f"  may change {', '.join(found['paths']) or 'nothing'}",
             *([f"  needs {found['needs']}"] if found["needs"] else []),
             f"  is undone by {found['undone_by']}",
+            f"  what it costs: hansa budget quote --feature {found['feature']} -s NAME=VALUE",
             "  parameters, by JSON schema:",
             json.dumps(found["parameters"], indent=2, ensure_ascii=False),
         ]

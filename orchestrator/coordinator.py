@@ -33,6 +33,7 @@ from governance.bell import Bell
 from governance.consortium import Consortium
 from governance.journal import Journal
 from governance.ledger import decide_expire, next_expiry_ms
+from governance.moments import Moments
 from governance.service import WATCHERS_MAX, Chamber
 from governance.statements.closing import decide_close
 from governance.statements.issuing import Statements
@@ -175,7 +176,8 @@ class Coordinator:
         }
         enrolments = Enrolments(self.home, desk.consortium, home.authority, home.signer, home.founding)
         statements = Statements(desk.consortium, desk.signer)
-        chamber = Chamber(desk.consortium, pulse, desk.stopping, more, witnesses, statements)
+        moments = Moments(pulse, desk.bell)
+        chamber = Chamber(desk.consortium, moments, desk.stopping, more, witnesses, statements)
         add_ChamberServicer_to_server(chamber, server)
         add_OperatorServicer_to_server(Operator(desk), server)
         door = _server(4, channel.ENROLMENT_OPTIONS, enrolment=True)

@@ -135,7 +135,8 @@ class Trainer:
             return finished
         gauge = gauge or Gauge(SystemClock(), "cpu")
         begun, self._ahead, self._learning = self._ahead, None, learning
-        last = self._standing(exchange, experts)
+        arrived = self._rounds.arrived(round_number, base)
+        last = self._standing(exchange, experts) if arrived else None
         if last is not None and last.leads_to(round_number, learning) and last.is_in(base):
             if begun is None or begun[0] != _ahead_of(round_number, learning, experts):
                 work = self._begin(exchange, last.local, experts, gauge)
@@ -149,7 +150,7 @@ class Trainer:
         else:
             gauge.begin(_gpu())
             before = self._held_out_loss(base)
-            work = self._begun(exchange, experts, gauge, base)
+            work = self._begun(exchange, experts if arrived else "base", gauge)
             if last is not None:
                 self._go_on_with(last.goes_on(base), base)
         self._inner_steps(round_number, work, on_step, learning.steps_in(round_number))
@@ -195,16 +196,11 @@ class Trainer:
         self._shard_at(state)
         return self._begun(exchange, experts, gauge)
 
-    def _begun(
-        self, exchange: Exchange, experts: str, gauge: Gauge, base: Mapping[str, Array] | None = None
-    ) -> Work:
-        """A round with the shard as it is, but for own experts where they are kept; its moments as the last round left them.
-
-        They are not kept where `base` is known and has nothing of what was sent last.
-        """
+    def _begun(self, exchange: Exchange, experts: str, gauge: Gauge) -> Work:
+        """A round with the shard as it is, but for own experts where they are kept; its moments as the last round left them."""
         assert self._shard is not None
         train_only(self._shard, {part.name for part in self._trained(exchange)})
-        if experts == "kept" and (base is None or self._rounds.arrived(exchange.number, base)):
+        if experts == "kept":
             load_state(self._shard, self._rounds.experts(exchange.number), self._own_names)
         moments = self._rounds.moments(exchange.number)
         optimizer = InnerOptimizer(self._shard, self._map, exchange.learning)

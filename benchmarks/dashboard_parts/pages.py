@@ -66,7 +66,9 @@ class Pages:
     dashboard_percent: float
     """What the dashboard takes for them."""
     opened: int
-    """Pages that were open and live to the end."""
+    """Pages that were open to the end."""
+    events_per_s: float
+    """What all of them together were told."""
 
 
 def measure(folder: Path, records: int) -> Pages:
@@ -84,7 +86,7 @@ def measure(folder: Path, records: int) -> Pages:
                 weights = {path: _weight(browser, path) for path in PATHS}
                 updates = _updates(browser, coordinator)
             cookie, base = _signed_in(board.hear(60)["url"])
-            busy, own, opened = _crowd(base, cookie, coordinator.pid, board.pid)
+            busy, own, opened, told = _crowd(base, cookie, coordinator.pid, board.pid)
     heaviest = max(weights, key=lambda path: weights[path])
     return Pages(
         records=ready["records"],
@@ -99,6 +101,7 @@ def measure(folder: Path, records: int) -> Pages:
         open_percent=busy,
         dashboard_percent=own,
         opened=opened,
+        events_per_s=told,
     )
 
 
@@ -148,28 +151,37 @@ def _signed_in(link: str) -> tuple[str, str]:
     return "; ".join(f"{c.name}={c.value}" for c in cookies.cookiejar), f"{parts.hostname}:{parts.port}"
 
 
-def _crowd(base: str, cookie: str, coordinator: int, board: int) -> tuple[float, float, int]:
-    """CPU of coordinator and dashboard in percent of a core while so many pages are open, and how many stayed so."""
+def _crowd(base: str, cookie: str, coordinator: int, board: int) -> tuple[float, float, int, float]:
+    """CPU of coordinator and dashboard in percent of a core while so many pages are open, how many stayed so, and how many
+    events a second they got."""
+    told = 0
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
     host, _, port = base.rpartition(":")
 
     async def look(path: str) -> None:
+        nonlocal told
         reader, writer = await asyncio.open_connection(host, int(port))
         head = f"GET {path} HTTP/1.1\r\nHost: {base}\r\nCookie: {cookie}\r\nAccept: text/event-stream\r\n\r\n"
         writer.write(head.encode())
         while data := await reader.read(65_536):
+            told += data.count(b"event: parts")
             if b"HTTP/1.1 " in data and b"HTTP/1.1 200" not in data:
                 return
 
     looking = [asyncio.run_coroutine_threadsafe(look(PATHS[n % len(PATHS)]), loop) for n in range(PAGES_OPEN)]
     time.sleep(5)
+    before, began = told, time.monotonic()
     busy, own = _cpu_percent([coordinator, board])
+    rate = (told - before) / (time.monotonic() - began)
     opened = sum(not one.done() for one in looking)
+    for one in looking:
+        one.cancel()
+    time.sleep(0.5)
     loop.call_soon_threadsafe(loop.stop)
     thread.join(5)
-    return busy, own, opened
+    return busy, own, opened, rate
 
 
 def _cpu_percent(pids: list[int]) -> list[float]:

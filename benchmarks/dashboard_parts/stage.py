@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,10 @@ from commons.errors import Refusal
 from commons.founding import Delegation
 from commons.names import Digest, Micro, RoundNumber, RunId, SiteId
 from commons.notes import digest
-from commons.records import Kind, Record, fact
+from commons.records import Kind, Record
 from commons.work import UpdateNote, UsageNote, routed_text
+from governance.ledger import HoldRequest, decide_hold
+from governance.ratecard import rate_card_digest
 from orchestrator.coordinator import NO_MLFLOW, Coordinator
 from orchestrator.facts import close_fact, round_fact, run_fact
 from orchestrator.home import Home
@@ -165,11 +168,15 @@ def _beat(coordinator: Coordinator, stop: threading.Event) -> None:
 
 
 def _add(coordinator: Coordinator, stop: threading.Event) -> None:
-    """A record every second, and when it was durable."""
+    """A hold every second, as rounds make them, and when it was durable."""
     consortium = coordinator.desk.consortium
+    card = rate_card_digest(consortium.charter.rate_card)
     while not stop.wait(RECORD_S):
-        idle = {"id": f"idle/{time.time_ns()}", "code": "exceeds_budget", "message": "for a measurement"}
-        done = consortium.commit(lambda now_ms: [fact(Kind.REFUSED, now_ms, **idle)])  # noqa: B023 - called at once
+        held = HoldRequest(
+            id=f"hold/live/{time.time_ns()}/alder", payer="alder", site="alder", run="live", round=1, amount_micro=1,
+            expires_ms=2**52, rate_card=card,
+        )  # fmt: skip
+        done = consortium.commit(partial(decide_hold, consortium.ledger, [held]))
         assert not isinstance(done, Refusal)
         _say(size=done[0] + 1, at_ms=time.time_ns() / 1e6)
 

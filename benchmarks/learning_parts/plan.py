@@ -229,6 +229,10 @@ _ALL = (
     replace(_LEAN, name="lean-read-8", reader=READER, sites=8),
     replace(_LEAN, name="lean-30", inner_steps=30),
     replace(_LEAN, name="lean-20", inner_steps=20),
+    replace(_LEAN, name="lean-5", inner_steps=5),
+    replace(_LEAN, name="lean-2", inner_steps=2),
+    replace(_LEAN, name="lean-read-2", inner_steps=2, reader=READER),
+    replace(_LEAN, name="lean-2-int4", inner_steps=2, trunk_codec="int4"),
     replace(_LEAN, name="lean-fragments-2", inner_steps=5, fragments=2, note="as many bytes as lean"),
     replace(_LEAN, name="lean-fragments-4", inner_steps=5, fragments=4, note="as many bytes as lean-20"),
     replace(_LEAN, name="lean-overlap", overlap=3),
@@ -298,7 +302,7 @@ VARIANTS: dict[str, Variant] = {v.name: v for v in _ALL}
 RANKED = tuple(v.name for v in _ALL)
 """The short regime, one seed."""
 OURS, OURS_SCRATCH, EIGHT = "lean-read", "lean-read-scratch", "lean-read-8"
-UNREAD, FAR = "lean", "lean-130-int4"
+UNREAD, FAR, OFTEN = "lean", "lean-130-int4", "lean-read-2"
 _ONE, _THREE = (0,), (0, 1, 2)
 T1: dict[str, tuple[int, ...]] = {
     "central": _THREE,
@@ -306,6 +310,7 @@ T1: dict[str, tuple[int, ...]] = {
     "lean-read": _THREE,
     "untrained": _THREE,
     "lean-read-public": _ONE,
+    "lean-read-2": _ONE,
     "central-faster": _ONE,
     "alone": _THREE,
     "central-scratch": _THREE,

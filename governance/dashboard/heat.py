@@ -63,8 +63,11 @@ def _matrix(
         )
         for n, name in enumerate(columns)
     ]
-    everywhere = [(r, c) for r in range(len(rows)) for c in range(len(columns))]
-    drawn.append(Markup('<path class="shade0" d="{}"/>').format(_squares(everywhere, left, top)))
+    drawn.append(
+        Markup('<rect class="shade0" x="{}" y="{}" width="{}" height="{}"/>').format(
+            left, top, CELL * len(columns), CELL * len(rows)
+        )
+    )
     for shade in range(1, SHADES + 1):
         here = [place for place, found in cells.items() if found == shade]
         if here:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -21,6 +22,8 @@ from starlette.types import Receive, Scope, Send
 
 from commons.errors import HansaError
 from governance.dashboard.page import Hall, Page
+
+log = logging.getLogger("hansa.dashboard")
 
 QUEUE_MAX = 16
 """Events that wait for one browser."""
@@ -123,6 +126,9 @@ class _Channel:
             parts = await anyio.to_thread.run_sync(self._hall.parts, self._page, self._request)
         except (HansaError, HTTPException):
             return  # the page itself says it when it is loaded again
+        except Exception:  # a mistake in one page must not end the streams of the others
+            log.exception("the parts of %s cannot be made", self._request.url.path)
+            return
         changed = {name: html for name, html in parts.items() if self._shown.get(name) != html}
         self._shown = parts
         if not changed:
@@ -156,6 +162,8 @@ class Stream:
                 with anyio.move_on_after(STREAM_S):
                     await _relay(events, send)
                 group.cancel_scope.cancel()
+        except anyio.get_cancelled_exc_class():
+            return  # the server stops, or the session is over: there is nobody to say goodbye to
         finally:
             events.close()
             self._live.leave(channel, queue)

@@ -91,5 +91,5 @@ def require_bill(request: Request, partner: str, what: Bill, charter: Charter) -
 def _refused(viewer: Viewer, why: str) -> HTTPException:
     have = ", ".join(sorted(role.value for role in viewer.roles)) or "no role"
     of = f" of {viewer.partner}" if viewer.partner else ""
-    act = f"Whoever keeps the dashboard's door file{of} can give you another role."
+    act = "Whoever keeps this dashboard decides who has which role."
     return HTTPException(403, f"{why} You are signed in as {viewer.name}{of} ({have}). {act}")

@@ -48,7 +48,7 @@ def dashboard(
     Example:
       hansa dashboard --seat alder/seat
       hansa dashboard --seat home/operator --listen 127.0.0.1:8081 --mlflow-url http://127.0.0.1:5000
-      hansa dashboard --seat acme/seat --listen 0.0.0.0:443 --door door.toml
+      hansa dashboard --seat alder/seat --listen board.example:443 --door door.toml
     """
     from hansa.dashboard import serve
 

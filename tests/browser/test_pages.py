@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
-from pathlib import Path
 from urllib.parse import urlsplit
 
 from tests.browser.browser import Browser
 from tests.browser.shown import Shown
 
 PAGES_MAX = 60
-IMAGES = os.environ.get("HANSA_IMAGES", "")
-"""Folder to write a picture of each page into (`make images`); empty: none are."""
 _LINKS = """
 return [...document.querySelectorAll("a[href]:not([download])")].map((a) => a.href)
   .filter((href) => href.startsWith(location.origin + "/")).map((href) => href.split("#")[0].slice(location.origin.length));
@@ -43,8 +39,7 @@ def test_every_page_that_is_linked_keeps_the_rules_in_light_in_the_dark_and_on_a
         for look, rules in CHECKED.items():
             member.look(look)
             wrong += [f"{path} ({look}): {text}" for text in member.inaccessible(*rules)]
-            if IMAGES:
-                member.screenshot(image(path, look))
+            member.picture(name_of(path), look)
         if too_wide := member.too_wide():
             wrong.append(f"{path}: runs off a phone's screen: {too_wide}")
         wrong += [f"{path}: {text}" for text in member.complaints()]
@@ -57,9 +52,8 @@ def test_every_page_that_is_linked_keeps_the_rules_in_light_in_the_dark_and_on_a
     assert listed and listed <= seen
 
 
-def image(path: str, look: str) -> Path:
-    name = re.sub(r"[^a-z0-9]+", "-", shape(path).replace("*", "one")).strip("-") or "overview"
-    return Path(IMAGES) / f"dashboard-{name}-{look}.png"
+def name_of(path: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", shape(path).replace("*", "one")).strip("-") or "overview"
 
 
 def test_a_page_stays_open_without_a_mouse(member: Browser) -> None:

@@ -51,6 +51,7 @@ def test_the_link_that_was_printed_signs_in_and_who_signs_out_is_out(browser: Br
     browser.open(f"{base}/")
     assert browser.path.startswith("/sign-in?then=") and "Open the link" in browser.text
     assert browser.inaccessible() == []
+    browser.picture("sign-in", "light", "dark", "phone")
     browser.open(link)
     assert browser.path == "/" and "alder" in browser.one(".who").text
     cookie = browser.driver.get_cookies()[0]
@@ -69,13 +70,16 @@ def test_a_provider_of_another_site_says_who_one_is(browser: Browser, board: str
     provider.person = {"sub": "Rob", "groups": ["visitors"]}
     browser.open(f"{board}/proposals")
     assert "says who you are" in browser.text and browser.inaccessible() == []
+    browser.picture("sign-in-openid", "light", "phone")
     browser.press(f"Sign in at {provider.issuer.removeprefix('http://')}")
     browser.until(lambda b: b.path == "/proposals")
     assert "Rob" in browser.one(".who").text
     browser.forgive("403")
     browser.open(f"{board}/budgets/birch/current")
     assert "for its accountants" in browser.text and browser.inaccessible() == [], "a visitor keeps no books"
+    browser.picture("refused", "light", "phone")
     browser.press("Sign out")
+    browser.until(lambda b: "You are signed out" in b.text)
     provider.person = {"sub": "Eve", "groups": ["strangers"]}
     browser.open(f"{board}/sign-in/oidc")
     assert "nothing here is granted to Eve" in browser.text

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import anyio
 import pytest
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
+from starlette.requests import Request
 from starlette.routing import BaseRoute
 from starlette.testclient import TestClient
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -19,14 +21,20 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from commons.errors import Refused
 from commons.log import open_proof_file
 from commons.notes import Verifier
+from commons.records import Record
 from commons.roll_views import RECORDS_SHOWN, MembersView, RecordsView, ReleasesView
+from governance.budgets import budgets_view
 from governance.dashboard import live
 from governance.dashboard.app import dashboard
-from governance.dashboard.page import Settings
+from governance.dashboard.page import Hall, Page, Settings
 from governance.dashboard.pages import PAGES, budgets
 from governance.dashboard.viewer import Role, Viewer
+from governance.moments import FOLLOWS
 from hansa.chamber import Chamber
 from hansa.dashboard import ChamberOffice
+from orchestrator.experts import experts_view
+from orchestrator.roll import releases_view
+from orchestrator.run_views import curves_view, rounds_view
 from tests.contract.test_services import eventually
 from tests.support.consortium import signer
 from tests.support.lively import Lively, lively_charter
@@ -295,6 +303,47 @@ def test_a_release_is_shown_with_its_manifest_and_its_parent(
         assert manifest.removeprefix("sha256:")[:12] in read(client, "/releases")
 
 
+class _Watchman:
+    """Looks at the views after each record, and at what the record was."""
+
+    def __init__(self, stage: Lively) -> None:
+        desk = stage.coordinator.desk
+        consortium = desk.consortium
+        self._views: dict[str, Callable[[], object]] = {
+            "budgets": lambda: budgets_view(consortium.ledger, "EUR"),
+            "proposals": lambda: list(consortium.proposals.views(0)),
+            "charter": lambda: consortium.charter,
+            "rounds": lambda: rounds_view(desk, ""),
+            "curves": lambda: curves_view(desk, ""),
+            "experts": lambda: experts_view(desk),
+            "releases": lambda: releases_view(desk),
+        }
+        self._shown: dict[str, object] = {}
+        self.wrong: set[str] = set()
+        self.changes: Counter[str] = Counter()
+
+    def apply(self, index: int, record: Record) -> None:
+        for name, view in self._views.items():
+            now = view()
+            if name in self._shown and now != self._shown[name]:
+                self.changes[name] += 1
+                if record.kind not in FOLLOWS[name]:
+                    self.wrong.add(f"{name} changed with a {record.kind} record")
+            self._shown[name] = now
+
+
+def test_every_view_follows_from_the_kinds_of_records_that_it_is_watched_by(tmp_path: Path) -> None:
+    stage = Lively(tmp_path, lively_charter(learning__rounds=3))
+    try:
+        watchman = _Watchman(stage)
+        stage.coordinator.desk.consortium.follow(watchman)
+        stage.live_through()
+        assert watchman.wrong == set()
+        assert set(watchman.changes) == set(FOLLOWS) - {"members", "proposal", "releases", "disputes"}
+    finally:
+        stage.close()
+
+
 class _Browser:
     """One open page, spoken to in ASGI: what it was sent, in order."""
 
@@ -363,6 +412,37 @@ def test_an_open_page_is_told_of_a_record_and_one_that_never_reads_is_let_go(
             with anyio.fail_after(20):
                 await stalled.ended.wait()
             reader.gone.set()
+
+    anyio.run(scene)
+
+
+def test_a_mistake_in_one_page_does_not_end_the_others(
+    stage: Lively, chamber: Chamber, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = next(page for page in PAGES if page.path == "/alerts")
+
+    def parts(hall: Hall, page: Page, request: Request) -> dict[str, str]:
+        if page is wrong:
+            raise KeyError("a mistake")
+        return made(hall, page, request)
+
+    made = Hall.parts
+    monkeypatch.setattr(Hall, "parts", parts)
+
+    async def scene() -> None:
+        app = app_of(chamber)
+        async with alive(app), anyio.create_task_group() as group:
+            broken, sound = _Browser(app, "/alerts"), _Browser(app, "/")
+            for browser in (broken, sound):
+                group.start_soon(browser.look)
+            await sound.until("part_votes", "Longer rounds")
+            await anyio.to_thread.run_sync(
+                lambda: stage.propose_as("birch", "And so on", "inner-steps", steps=6)
+            )
+            await sound.until("part_votes", "And so on")
+            assert broken.parts == {} and not broken.ended.is_set()
+            for browser in (broken, sound):
+                browser.gone.set()
 
     anyio.run(scene)
 

@@ -9,7 +9,7 @@ import random
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ import grpc
 
 from commons import charter_file
 from commons.ballots import Proposal
+from commons.charter import Charter
 from commons.errors import HansaError
 from commons.identity import Seat
 from commons.opening import Opening
@@ -260,8 +261,7 @@ class _Traffic:
         asked = {"manifest": manifest, "alias": "released", "licence": "Apache-2.0", "gates": gates}
         self._vote(of, "model-release", asked)
 
-    def _vote(self, of: object, feature: str, parameters: dict[str, object]) -> None:
-        law = cast("charter_file.Charter", of)
+    def _vote(self, law: Charter, feature: str, parameters: Mapping[str, object]) -> None:
         nonce = f"{time.monotonic_ns():032x}"
         wish = Proposal(
             NAME, SITES[0], f"Vote {nonce[-6:]}", feature, parameters, charter_file.digest(law), 1, nonce

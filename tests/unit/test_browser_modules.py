@@ -25,6 +25,7 @@ from commons.notes import NoteError, Signer, base64_text, open_note
 from commons.opening import Opening
 from commons.records import Kind, Record
 from commons.tally import tally
+from commons.vote_views import EvidenceView
 from governance.consortium import Consortium
 from governance.evidence import evidence_view
 from tests.support.chamber import LOG, Chamber, Log, ballot, signer
@@ -105,6 +106,7 @@ def voted() -> tuple[Chamber, dict[str, Any]]:
     chamber.close()
     chamber.execute()
     evidence = evidence_view(cast("Consortium", chamber), opening.proposal)
+    assert isinstance(evidence, EvidenceView)
     return chamber, json.loads(evidence.model_dump_json())
 
 

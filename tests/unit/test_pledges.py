@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,12 +21,18 @@ from commons.notes import NoteError, parse
 from commons.opening import Opening
 from commons.pledging import PLEDGES_MAX, Pledge
 from commons.records import Kind, Record, fact
+from commons.statement_proof import verify
 from governance.fsck import judge
 from governance.ledger import Ledger, decide_expire, decide_grants
 from governance.ledger.periods import balance_lines
 from governance.pledging import decide_pledge
 from governance.proof import chain_bundle
-from tests.support.chamber import MEMBERS, START_MS, Chamber, ballot, charter, proposal, sign, signer
+from governance.statements.focus import focus_csv
+from governance.statements.hledger import hledger_journal
+from governance.statements.note_page import statement_page
+from governance.statements.reading import read_statement
+from tests.support.chamber import LOG, MEMBERS, START_MS, Chamber, ballot, charter, proposal, sign, signer
+from tests.support.months import Months
 
 DAY_MS = 86_400_000
 ALL = 1_000_000
@@ -325,6 +334,47 @@ def test_the_auditor_finds_a_pledge_without_its_hold_paid_too_early_or_given_bac
     bank.close()
     bank.execute()
     assert any("is open though its proposal is law" in str(f) for f in judge(bank.journal.all[:-1]))
+
+
+def test_statements_show_a_pledge_on_both_sides_held_in_one_month_and_paid_in_the_next(
+    tmp_path: Path,
+) -> None:
+    books = Months(tmp_path, day="2026-10-30")
+    house, year_s = books.consortium, 31_536_000
+    wish = proposal(house.charter, effective_round=1)
+    books.take(lambda now: house.proposals.decide_submit(sign(wish), house.charter, now))
+    words = Pledge(
+        consortium="demo", proposal=wish.id, member="acme", to="beta", amount_micro=300_000,
+        expires_ms=books.ms + 1000 * year_s, nonce="0" * 16,
+    )  # fmt: skip
+    note = parse(signer("acme").sign(words.text))
+    books.take(lambda now: decide_pledge(house.ledger, house.proposals, note, house.charter, now))
+    opening = house.proposals.items[wish.id].opening
+    for member in MEMBERS:
+        cast = sign(ballot(opening, member, "for"))
+        books.take(lambda now, cast=cast: house.proposals.decide_submit(cast, house.charter, now))
+    books.take(house.proposals.decide_close)
+    books.at("2026-11-02").close()
+    books.take(lambda now: house.proposals.decide_execute(house.charter, 1, now))
+    october, november, theirs = (
+        books.bundle(*of) for of in (("acme", "2026-10"), ("acme", "2026-11"), ("beta", "2026-11"))
+    )
+    for bundle in (october, november, theirs):
+        assert [check.problem for check in verify(bundle, LOG.verifier) if check.problem] == []
+    assert (october.note.held_micro, october.note.charged_micro) == (300_000, 0)
+    assert (november.note.held_micro, november.note.charged_micro) == (0, 300_000)
+    assert (theirs.note.opening_micro, theirs.note.granted_micro) == (ALL, 300_000)
+    paid, got = (read_statement(b.note, b.lines, b.earlier) for b in (november, theirs))
+    assert [p.about for p in paid.pledged] == ["pledge for beta"] and paid.grants == ()
+    assert [g.about for g in got.grants] == ["pledge of acme"] and got.pledged == ()
+    assert "expenses:pledges" in hledger_journal(paid) and "pledge of acme" in hledger_journal(got)
+    (row,) = csv.DictReader(io.StringIO(focus_csv(paid)))
+    assert (row["ChargeCategory"], row["BilledCost"], row["ChargeFrequency"]) == (
+        "Purchase",
+        "0.3",
+        "One-Time",
+    )
+    assert "pledge for beta" in statement_page(paid)
 
 
 class PledgeMachine(RuleBasedStateMachine):

@@ -111,7 +111,9 @@ class Guard:
             )
 
     async def _session(self, request: Request) -> Session | None:
-        session = self._door.sessions.find(cookie(request, self._door.origin.cookie("session")))
+        by_itself = "text/event-stream" in request.headers.get("accept", "")
+        held = cookie(request, self._door.origin.cookie("session"))
+        session = self._door.sessions.find(held, used=not by_itself)
         if session is None:
             return None
         try:

@@ -27,7 +27,7 @@ from governance.forecast import Forecast
 from governance.statements.bill import FORMATS, examine, fetch_bundle, read_statement
 from governance.statements.note_page import statement_page
 
-CHARGES_SHOWN = 100
+CHARGES_SHOWN = 40
 FILE_BYTES_MAX = 32 * 2**20
 SUFFIXES = {"note": "txt", "focus": "csv", "hledger": "journal", "beancount": "beancount", "json": "json"}
 _PERIOD = re.compile(r"current|last|[0-9]{4}-([0-9]{2}|q[1-4])")
@@ -58,6 +58,7 @@ def context(hall: Hall, request: Request) -> Context:
             b.partner for b in budgets if charter and viewer.may_see_bill(b.partner, "statements", charter)
         ],
         "charges": list(reversed(view.charges))[:CHARGES_SHOWN] if view else [],
+        "charges_total": view.charges_total if view else 0,
         "disputes": [d for d in reversed(disputes.disputes) if concerned(d.partner) or concerned(d.owner)]
         if disputes
         else [],

@@ -57,6 +57,7 @@ def ballot_context(hall: Hall, request: Request) -> Context:
         "text": text,
         "preview": None if isinstance(shown, str) else shown,
         "own": own_ballot(p, viewer),
+        "delegated": delegated(hall, str(viewer.partner)),
         "log_key": hall.office.log_key,
     }
 
