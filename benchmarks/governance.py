@@ -91,10 +91,8 @@ def _storm(storm: Storm) -> list[Figure]:
 
 
 def _branches(found: Branches) -> list[Figure]:
-    of = f"tally, rules and execution of votes ({found.statements:,} statements, {found.branches} branches)"
-    return [
-        Figure(f"{of}: gone through by their tests", found.percent, "%", "100", found.missed == 0, COMMAND),
-    ]
+    of = "tally, rules and execution of votes: statements and branches that their tests go through"
+    return [Figure(of, found.percent, "%", "100", found.missed == 0, COMMAND)]
 
 
 def _mirror(found: MirrorKills) -> list[Figure]:
@@ -112,7 +110,7 @@ def _outage(found: Outage) -> list[Figure]:
     of = f"a run of {found.rounds} rounds with MLflow's server down"
     return [
         Figure(f"{of}: rounds finished", found.finished, "", f"{found.rounds}", found.finished == found.rounds, LONG),
-        Figure(f"{of}: wrong or missing in MLflow later", found.wrong, "", "0", found.wrong == 0, LONG),
+        Figure(f"{of}: wrong or missing in MLflow later", len(found.wrong), "", "0", not found.wrong, LONG),
         Figure(f"{of}: took", round(found.run_s, 1), "s", "", None, LONG),
         Figure(f"{of}: the one before it, with the server up", round(found.with_mlflow_s, 1), "s", "", None, LONG),
         Figure(f"{of}: {found.behind} records caught up in", round(found.caught_up_s, 1), "s", "", None, LONG),
