@@ -93,6 +93,8 @@ def dashboard(
 def _endpoint(hall: Hall, live: Live, page: Page) -> Endpoint:
     async def endpoint(request: Request) -> Response | Stream:
         if "text/event-stream" in request.headers.get("accept", ""):
+            if not page.is_live(request):
+                raise HTTPException(400, "This page does not change by itself.")
             return live.stream(page, request)
         return await run_in_threadpool(hall.show, page, request)
 

@@ -63,10 +63,15 @@ class Page:
     """What the template is given. Runs in a thread; may read from the office; raises HansaError or HTTPException."""
     views: tuple[type[View], ...] = ()
     """When one of them changes, the parts are made again."""
+    still: Callable[[Request], bool] = lambda request: False
+    """Whether this address stays as it is once it is shown, as what a search has found."""
     listed: bool = True
     """Whether it stands in the navigation."""
     more: Callable[[Hall], Sequence[BaseRoute]] | None = None
     """Routes that belong to it: downloads, JSON, forms."""
+
+    def is_live(self, request: Request) -> bool:
+        return bool(self.views) and not self.still(request)
 
 
 class Hall:
@@ -112,7 +117,7 @@ class Hall:
 
     def show(self, page: Page, request: Request) -> HTMLResponse:
         return self.render(
-            request, page.template, page=page, live=bool(page.views), **page.context(self, request)
+            request, page.template, page=page, live=page.is_live(request), **page.context(self, request)
         )
 
     def parts(self, page: Page, request: Request) -> dict[str, str]:

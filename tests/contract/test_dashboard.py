@@ -425,6 +425,12 @@ def test_an_open_page_is_told_of_a_record_and_one_that_never_reads_is_let_go(
     anyio.run(scene)
 
 
+def test_a_search_is_not_made_again_with_every_record(client: TestClient) -> None:
+    assert "data-live" in read(client, "/journal") and "data-live" not in read(client, "/journal?text=cedar")
+    asked = {"accept": "text/event-stream"}
+    assert client.get("/journal?text=cedar", headers=asked).status_code == 400
+
+
 def test_a_mistake_in_one_page_does_not_end_the_others(
     stage: Lively, chamber: Chamber, monkeypatch: pytest.MonkeyPatch
 ) -> None:

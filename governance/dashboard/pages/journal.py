@@ -24,8 +24,7 @@ from governance.dashboard.pages.scene import charter_in_force
 
 def context(hall: Hall, request: Request) -> Context:
     journal, charter = hall.feed.latest(JournalView), charter_in_force(hall)
-    asked = {n: request.query_params.get(n, "") for n in ("kind", "text", "before")}
-    searched = any(asked.values())
+    asked, searched = _asked(request), is_search(request)
     found = hall.office.read(RecordsView, urlencode({n: v for n, v in asked.items() if v}))
     further = found.records[-1].index if len(found.records) and found.searched_from else found.searched_from
     return {
@@ -41,6 +40,15 @@ def context(hall: Hall, request: Request) -> Context:
         else "",
         "log_key": hall.office.log_key,
     }
+
+
+def _asked(request: Request) -> dict[str, str]:
+    return {name: request.query_params.get(name, "") for name in ("kind", "text", "before")}
+
+
+def is_search(request: Request) -> bool:
+    """What a search has found is not looked for again with every record."""
+    return any(_asked(request).values())
 
 
 def signers(checkpoint: str) -> list[str]:
@@ -103,4 +111,6 @@ def _readable(record: Record, leaf: bytes) -> Context:
     }
 
 
-PAGE = Page("/journal", "Journal", "journal.html.j2", context, (JournalView, CharterView), more=_more)
+PAGE = Page(
+    "/journal", "Journal", "journal.html.j2", context, (JournalView, CharterView), still=is_search, more=_more
+)
