@@ -110,7 +110,7 @@ def _outage(found: Outage) -> list[Figure]:
     of = f"a run of {found.rounds} rounds with MLflow's server down"
     return [
         Figure(f"{of}: rounds finished", found.finished, "", f"{found.rounds}", found.finished == found.rounds, LONG),
-        Figure(f"{of}: wrong or missing in MLflow later", found.wrong, "", "0", found.wrong == 0, LONG),
+        Figure(f"{of}: wrong or missing in MLflow later", len(found.wrong), "", "0", not found.wrong, LONG),
         Figure(f"{of}: took", round(found.run_s, 1), "s", "", None, LONG),
         Figure(f"{of}: the one before it, with the server up", round(found.with_mlflow_s, 1), "s", "", None, LONG),
         Figure(f"{of}: {found.behind} records caught up in", round(found.caught_up_s, 1), "s", "", None, LONG),

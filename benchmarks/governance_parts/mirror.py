@@ -53,8 +53,8 @@ class Outage:
     """Records that were not in MLflow when the run was over."""
     caught_up_s: float
     """From the start of the server until all was there."""
-    wrong: int
-    """Findings then."""
+    wrong: tuple[str, ...]
+    """What `hansa mirror verify` found then."""
 
 
 def kill_mirror(work: Path, kills: int, *, seed: int = 1) -> MirrorKills:
@@ -88,8 +88,12 @@ def report(done: list[Death], mirrored: Mirrored) -> MirrorKills:
         duplicate=counts["duplicate"],
         different=counts["different"],
         foreign=counts["foreign"],
-        findings=tuple(f"{f.kind} {f.where}: {f.what}" for f in found.findings[:20]),
+        findings=_said(found),
     )
+
+
+def _said(found: checking.Report) -> tuple[str, ...]:
+    return tuple(f"{f.kind} {f.where}: {f.what}" for f in found.findings[:20])
 
 
 def measure_outage(work: Path) -> Outage:
@@ -108,8 +112,8 @@ def stop_mlflow_for_a_run(mirrored: Mirrored) -> Outage:
     mirrored.server.start()
     mirrored.rest()
     caught_up_s = time.monotonic() - began
-    found = checking.verify(mirrored.home, "", "").findings
-    return Outage(ROUNDS, finished, run_s, with_mlflow_s, behind, caught_up_s, len(found))
+    wrong = _said(checking.verify(mirrored.home, "", ""))
+    return Outage(ROUNDS, finished, run_s, with_mlflow_s, behind, caught_up_s, wrong)
 
 
 def _next_run(mirrored: Mirrored) -> tuple[int, float]:

@@ -97,7 +97,8 @@ class Books:
                 "The signed statement is among the artifacts once the period is closed."
             ),
         }
-        return Start(_run(partner, period.name), "ledger", f"{partner} {period.name}", at_ms, tags=tags)
+        name, page = f"{partner} {period.name}", f"budgets/{partner}/{period.name}"
+        return Start(_run(partner, period.name), "ledger", name, at_ms, tags=tags, page=page)
 
     def _transfer(self, record: Record) -> list[Item]:
         facts, items = record.facts, list[Item]()

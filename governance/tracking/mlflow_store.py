@@ -1,7 +1,7 @@
 """The one door to MLflow: writes items to a tracking store so that writing them again changes nothing.
 
-A run is found by its tag `hansa.idem`, or created and looked for again: MLflow gives no way to name a run before
-it exists, so a repeat after a lost answer is cleaned up instead; versions of the model are treated alike. Importing this
+A run is known by its tag `hansa.idem`. MLflow gives no way to name a run before it exists, so one that was created while the
+answer was lost is found at the next connection, and of two the emptier is deleted; versions of the model are treated alike. Importing this
 takes seconds; only the mirror's thread and `hansa mirror` do.
 """
 
@@ -18,7 +18,9 @@ from typing import Any, TypeVar
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("DO_NOT_TRACK", "true")
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # the mirror has its own patience
+os.environ.setdefault(
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0"
+)  # the mirror has its own patience, and makes no run twice
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
@@ -109,7 +111,7 @@ class MlflowStore:
         self._thrown = {
             str(r.data.tags.get(IDEM)): str(r.info.run_id) for r in self.runs(ViewType.DELETED_ONLY)
         }
-        for run in self.runs():
+        for run in sorted(self.runs(), key=_content, reverse=True):
             self._know(str(run.data.tags.get(IDEM, "")), str(run.info.run_id))
 
     def drop(self, model: str) -> None:
@@ -129,7 +131,18 @@ class MlflowStore:
 
     def runs(self, view: str = ViewType.ACTIVE_ONLY) -> list[Run]:
         """Of all experiments, oldest first."""
-        return self._search("", view)
+        found, token = list[Run](), None if self._experiments else ""
+        while token != "":
+            page = self.client.search_runs(
+                list(self._experiments.values()),
+                "",
+                view,
+                order_by=["attributes.start_time ASC", "attributes.run_id ASC"],
+                page_token=token,
+            )
+            found += page
+            token = page.token or ""
+        return found
 
     def write(self, items: Sequence[Item]) -> None:
         """Write a batch. What MLflow refuses as such is logged and left out; any other failure raises."""
@@ -163,12 +176,11 @@ class MlflowStore:
         if start.idem in self._runs or start.idem in self._thrown:
             return  # it is there, or a person deleted it, as `hansa mirror verify` says
         experiment = self._experiments[start.experiment]
-        self.client.create_run(experiment, start_time=start.start_ms, tags=tags, run_name=start.name)
-        for run in self._search(f"tags.`{IDEM}` = '{start.idem}'", ViewType.ACTIVE_ONLY):
-            self._know(start.idem, str(run.info.run_id))
+        made = self.client.create_run(experiment, start.start_ms, tags, start.name)
+        self._runs[start.idem] = str(made.info.run_id)
 
     def _know(self, idem: str, run_id: str) -> None:
-        """Asked for the oldest first: a younger run of the same name came of an answer that was lost."""
+        """Asked for the fullest first: another run of the same name came of an answer that was lost."""
         if idem and self._runs.setdefault(idem, run_id) != run_id:
             self.client.delete_run(run_id)
 
@@ -181,20 +193,6 @@ class MlflowStore:
                     "%s is gone from MLflow and left out; `hansa mirror rebuild` makes it again", idem
                 )
         return self._runs[idem]
-
-    def _search(self, query: str, view: str) -> list[Run]:
-        found, token = list[Run](), None if self._experiments else ""
-        while token != "":
-            page = self.client.search_runs(
-                list(self._experiments.values()),
-                query,
-                view,
-                order_by=["attributes.start_time ASC", "attributes.run_id ASC"],
-                page_token=token,
-            )
-            found += page
-            token = page.token or ""
-        return found
 
     def _log(self, idem: str, logs: Sequence[Log]) -> None:
         run = self._run_id(idem)
@@ -226,6 +224,10 @@ def texts(items: Iterable[Item], papers: Papers) -> dict[tuple[str, str], Callab
             case _:
                 pass
     return found
+
+
+def _content(run: Run) -> int:
+    return len(run.data.metrics) + len(run.data.params) + len(run.data.tags)
 
 
 def _lenient(run: str, write: Callable[..., Any], *arguments: Any, **named: Any) -> None:

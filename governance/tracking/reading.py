@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,18 +53,15 @@ def _run(store: MlflowStore, run: Run, idems: dict[str, str], experiment: str) -
         tags=tags,
         params=dict(run.data.params),
         points=points,
-        files={path: _digest(store.client, run_id, path) for path in _files(store.client, run_id, "")},
+        files=_files(store.client, run_id),
     )
 
 
-def _files(client: Any, run_id: str, folder: str) -> Iterator[str]:
-    for entry in client.list_artifacts(run_id, folder):
-        if entry.is_dir:
-            yield from _files(client, run_id, entry.path)
-        else:
-            yield str(entry.path)
-
-
-def _digest(client: Any, run_id: str, path: str) -> str:
+def _files(client: Any, run_id: str) -> dict[str, str]:
+    """Path -> digest."""
+    if not client.list_artifacts(run_id):
+        return {}
     with tempfile.TemporaryDirectory(prefix="hansa-mirror-") as folder:
-        return digest(Path(client.download_artifacts(run_id, path, folder)).read_bytes())
+        root = Path(client.download_artifacts(run_id, "", folder))
+        files = [path for path in root.rglob("*") if path.is_file()]
+        return {path.relative_to(root).as_posix(): digest(path.read_bytes()) for path in files}

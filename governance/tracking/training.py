@@ -122,7 +122,7 @@ class Training:
         parent = _parent(run.name)
         text = charter_file.canonical(charter).decode()
         items: list[Item] = [
-            Start(parent, "training", f"run {run.name}", record.at_ms, tags=tags, page=f"runs/{run.name}"),
+            Start(parent, "training", f"run {run.name}", record.at_ms, tags=tags, page="rounds"),
             Log(parent, params=_parameters(charter, facts["rounds"])),
             File(parent, f"charter/{charter.version}.json", text),
         ]

@@ -75,7 +75,9 @@ class Votes:
         run, name = _run(opening.proposal), f"{label(opening.number)} {proposal.title}"
         weights = {f"weight.{member}": str(weight) for member, weight in opening.electorate.items()}
         return [
-            Start(run, "governance", name, record.at_ms, tags=tags, page=f"proposals/{opening.proposal}"),
+            Start(
+                run, "governance", name, record.at_ms, tags=tags, page=f"proposals/{label(opening.number)}"
+            ),
             Log(
                 run,
                 params={"feature": proposal.feature, "parameters": json.dumps(proposal.parameters)} | weights,

@@ -33,9 +33,9 @@ def mirrors() -> None:
 
 @app.command("verify")
 def verify(home: Home = HOME, store: Store = "", mlflow: Mlflow = "", as_json: Json = False) -> None:
-    """Compare everything MLflow shows with the journal: missing, twice, different, or not from here.
+    """Compare all that MLflow shows with the journal.
 
-    Changes nothing, and may run beside the coordinator. Ends with exit code 5 when there are findings.
+    Names what is missing, stands twice, is different or was not made by the mirror. Changes nothing, and may run beside the coordinator. Ends with exit code 5 when there are findings.
 
     \b
     Example:
@@ -52,9 +52,9 @@ def verify(home: Home = HOME, store: Store = "", mlflow: Mlflow = "", as_json: J
 
 @app.command("rebuild")
 def rebuild(home: Home = HOME, store: Store = "", mlflow: Mlflow = "", as_json: Json = False) -> None:
-    """Drop what MLflow has of this consortium and write all of it anew from the journal.
+    """Drop what MLflow has and write it anew from the journal.
 
-    Also runs that people made in the mirror's experiments go to MLflow's deleted ones, from where they can be
+    All of this consortium's runs and its registered model. Also runs that people made in the mirror's experiments go to MLflow's deleted ones, from where they can be
     restored. Interrupted, it goes on with the coordinator or when it is asked again.
 
     \b

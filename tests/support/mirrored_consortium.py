@@ -34,7 +34,18 @@ from hansa.demo.processes import free_ports
 from hansa.hosting import operator_seat
 from orchestrator.coordinator import Coordinator
 from tests.support.chamber import ballot
-from tests.support.consortium import NAME, SITES, FakeSite, Office, charter, enrol, found, over, signer
+from tests.support.consortium import (
+    NAME,
+    SITES,
+    FakeSite,
+    Office,
+    budgets,
+    charter,
+    enrol,
+    found,
+    over,
+    signer,
+)
 from tests.support.mlflow_server import MlflowServer
 from tests.support.real_consortium import Real
 
@@ -66,7 +77,8 @@ class Mirrored:
         self._ports = free_ports(2)
         self._folder = folder
         if not self.home.exists():
-            found(folder, charter(learning__rounds=ROUNDS, voting__window_s=3600))
+            purses = budgets(**dict.fromkeys(SITES, 10**12))
+            found(folder, charter(members=purses, learning__rounds=ROUNDS, voting__window_s=3600))
         self.traffic: _Traffic | None = None
 
     def start_coordinator(self) -> None:
@@ -141,7 +153,8 @@ class Mirrored:
         """No more runs and votes; wait until everything is in MLflow."""
         if self.traffic is not None:
             self.traffic.end()
-        self.wait_until(lambda: self.written == self.recorded, "mirror that has caught up")
+        while (before := self.written) < self.recorded:
+            self.wait_until(lambda before=before: self.written > before, "mirror that catches up")
 
     def records(self) -> list[Record]:
         journal = open_readonly(self.home)

@@ -205,6 +205,20 @@ def test_records_after_the_start_arrive_while_the_mirror_runs(story: Story, home
     assert shown(home)[f"run/{RUN}"]["status"] == "FINISHED"
 
 
+def test_runs_link_to_their_pages_in_the_dashboard(story: Story, home: Path) -> None:
+    story.found()
+    story.open_run()
+    story.propose("Twice the steps", 20)
+    found = Mirror(story.consortium, LOG, uri(home), home / CURSOR, "https://hansa.example/")
+    found.start()
+    assert found.drain(60), found.trouble
+    found.close()
+    links = {run["name"]: run["tags"].get("hansa.url") for run in shown(home).values()}
+    assert links["run first"] == "https://hansa.example/rounds"
+    assert links["P-0001 Twice the steps"] == "https://hansa.example/proposals/P-0001"
+    assert links["acme 2023-11"] == "https://hansa.example/budgets/acme/2023-11"
+
+
 def test_nobody_waits_for_an_mlflow_that_is_down(
     story: Story, home: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
