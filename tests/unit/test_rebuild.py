@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from commons.certificates import Subject
 from commons.charter import Charter
+from commons.errors import Refusal
 from commons.records import Kind
 from commons.wire.v1 import consortium_pb2 as wire
 from governance.bell import Bell
@@ -46,25 +47,10 @@ class Shown(World):
         }
 
     def read(self, view: str, key: str) -> bytes:
-        """As it goes over the wire; a refusal (there is no proposal) is an answer too."""
+        """As the operator is shown it; a refusal (there is no proposal) is an answer too."""
         assert self.chamber is not None
-
-        class Refused(Exception):
-            pass
-
-        class Context:
-            def abort(self, *why: Any) -> None:
-                raise Refused(why)
-
-            abort_with_status = abort
-
-            def set_trailing_metadata(self, *_: Any) -> None:
-                pass
-
-        try:
-            return bytes(self.chamber.Read(wire.ReadRequest(view=view, key=key), Context()).json)  # type: ignore[arg-type]
-        except Refused as refused:
-            return repr(refused).encode()
+        found = self.chamber._view(wire.ReadRequest(view=view, key=key), Subject("operator"))
+        return repr(found).encode() if isinstance(found, Refusal) else found
 
 
 @pytest.mark.parametrize("seed", [2, 5, 11, 23])
