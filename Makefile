@@ -62,8 +62,8 @@ $(PEERS)/%/.ready: benchmarks/peers/requirements-%.txt
 	$(PEERS)/$*/bin/python -m pip --disable-pip-version-check install --quiet -r $<
 	@touch $@
 
-images: $(VENV)/.dev browser  ## pictures of every page of the dashboard, into docs/images
-	HANSA_IMAGES=docs/images $(BIN)/python -m pytest -q tests/browser/test_pages.py tests/browser/test_signing_in.py
+images: $(VENV)/.dev browser  ## pictures of every page of the dashboard on every screen, into runs/images, to be looked at
+	HANSA_IMAGES=runs/images $(BIN)/python -m pytest -q tests/browser/test_pages.py tests/browser/test_signing_in.py
 
 clean:
 	rm -rf $(VENV) runs

@@ -91,10 +91,8 @@ def _storm(storm: Storm) -> list[Figure]:
 
 
 def _branches(found: Branches) -> list[Figure]:
-    of = f"tally, rules and execution of votes ({found.statements:,} statements, {found.branches} branches)"
-    return [
-        Figure(f"{of}: gone through by their tests", found.percent, "%", "100", found.missed == 0, COMMAND),
-    ]
+    of = "tally, rules and execution of votes: statements and branches that their tests go through"
+    return [Figure(of, found.percent, "%", "100", found.missed == 0, COMMAND)]
 
 
 def _mirror(found: MirrorKills) -> list[Figure]:

@@ -30,7 +30,7 @@ from commons.charter import Charter
 from commons.cosignature import cosigned
 from commons.errors import Code, Refusal
 from commons.founding import check_delegation, check_founding
-from commons.lodging import LodgedBallot, convince
+from commons.lodging import LodgedBallot, convince, ended_ms
 from commons.log import Checkpoint
 from commons.merkle_multi import verify_multi
 from commons.names import Digest
@@ -221,7 +221,8 @@ class _Walk(VotesWalk):
             for one in own:
                 if self.shows(done.opening.proposal, one.digest) or not self.lawful(done, one.note):
                     continue
-                window = (done.opening.opened_ms, self.ended_ms(done), done.tally.pause)
+                ends_ms = ended_ms(done.opening, done.tally, lambda index: self.records[index].at_ms)
+                window = (done.opening.opened_ms, ends_ms, done.tally.pause)
                 witnesses = one.witnesses(self.keys, partners, *window)
                 if convince(witnesses, quorum, own_site):
                     self._fail(

@@ -232,13 +232,6 @@ class VotesWalk(ShownVotes):
         delegated = self._delegated(member.name, max(self.records) + 1, charter)
         return open_ballot(note, member, delegated, of.opened_ms) is None
 
-    def ended_ms(self, done: Executed) -> int:
-        """When voting was over: with its window, or with the ballot that completed the electorate."""
-        counted = done.tally.counted
-        if len(counted) < len(done.opening.electorate):
-            return done.tally.closes_ms
-        return self.records[max(index for _, index in counted.values())].at_ms
-
     def _due(self, course: Course, name: str, at_ms: int, before: int) -> None:
         """The vote may be carried out at this time: neither withdrawn nor vetoed for good, neither early nor too late."""
         if course.state(at_ms) == "vetoed":

@@ -11,7 +11,7 @@ nothing: it may have been on its way when voting ended, and clocks differ.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from typing_extensions import Self
@@ -19,7 +19,9 @@ from typing_extensions import Self
 from commons.ballots import Ballot
 from commons.names import Digest
 from commons.notes import NoteError, Verifier, parse
+from commons.opening import Opening
 from commons.signed import open_signed, text_digest
+from commons.tally import Tally
 from commons.work import Words
 
 FORMAT = "hansa-lodged-ballot/v1"
@@ -121,6 +123,13 @@ class LodgedBallot:
         for lodged in found:
             words.setdefault(lodged.digest, (lodged.note, []))[1].extend(lodged.words)
         return [cls(note, tuple(dict.fromkeys(said))) for note, said in words.values()]
+
+
+def ended_ms(opening: Opening, count: Tally, at_ms: Callable[[int], int]) -> int:
+    """When voting was over: with its window, or with the ballot that completed the electorate. `at_ms`: log time of a record."""
+    if len(count.counted) < len(opening.electorate):
+        return count.closes_ms
+    return at_ms(max(index for _, index in count.counted.values()))
 
 
 def convince(witnesses: Mapping[str, str], quorum: int, own_site: str) -> bool:

@@ -8,13 +8,14 @@ the coordinator's views and ledger.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from commons import merkle
 from commons.errors import StoreError
+from commons.lodging import LodgedBallot
 from commons.log import Checkpoint
 from commons.merkle import ProofError
 from commons.notes import NoteError, Verifier
@@ -23,6 +24,7 @@ from commons.states import StateStore
 from commons.tiles import TileFolder, level_tiles, verify_folder
 from governance.fsck_claims import Claims
 from governance.fsck_findings import ACTS, Finding, Findings, Rule
+from governance.fsck_lodged import check_lodged
 from governance.fsck_money import Money
 from governance.fsck_rounds import Rounds
 from governance.fsck_votes import Votes
@@ -62,10 +64,11 @@ def fsck(
     *,
     tiles: Path | None = None,
     states: StateStore | None = None,
+    lodged: Sequence[LodgedBallot] = (),
     progress: Progress | None = None,
 ) -> FsckReport:
     """Audit the journal at `url`, beside a running coordinator or without one; `tiles`: a folder published from it.
-    `states`: model states, to compute again those that were re-made.
+    `states`: model states, to compute again those that were re-made. `lodged`: ballots that sites keep.
 
     Judges the records that are there when it begins. Raises StoreError when there is no journal to read.
     """
@@ -76,7 +79,7 @@ def fsck(
         tell = progress or _in_silence
         for broken in reader.inspect(lambda done: tell("hashes", min(done, size), size)):
             findings.put(Finding(Rule.TREE, broken.index, broken.what, broken.act))
-        audit = _Audit(findings, states)
+        audit = _Audit(findings, states, lodged)
         judged = audit.read(reader, size, tell)
         log = audit.votes.log
         published = None
@@ -88,9 +91,9 @@ def fsck(
         reader.close()
 
 
-def judge(records: list[Record]) -> tuple[Finding, ...]:
+def judge(records: list[Record], lodged: Sequence[LodgedBallot] = ()) -> tuple[Finding, ...]:
     """Only the rules, over records from wherever they come."""
-    audit = _Audit(Findings())
+    audit = _Audit(Findings(), lodged=lodged)
     for index, record in enumerate(records):
         audit.take(index, record)
     audit.finish(len(records))
@@ -100,8 +103,10 @@ def judge(records: list[Record]) -> tuple[Finding, ...]:
 class _Audit:
     """The readers of one journal. Each record goes through all of them, in order."""
 
-    def __init__(self, findings: Findings, states: StateStore | None = None) -> None:
-        self.findings = findings
+    def __init__(
+        self, findings: Findings, states: StateStore | None = None, lodged: Sequence[LodgedBallot] = ()
+    ) -> None:
+        self.findings, self._lodged = findings, lodged
         self.votes = Votes(findings)
         self._money = Money(findings, self.votes)
         self._rounds = Rounds(findings, self.votes, self._money.held, states)
@@ -138,6 +143,8 @@ class _Audit:
     def finish(self, size: int) -> None:
         for reader in (self.votes, self._money, self._claims, self._rounds):
             reader.finish(size)
+        if self._lodged:
+            check_lodged(self.findings, self.votes, self._lodged, size)
 
 
 def _check_checkpoints(reader: JournalReader, log: Verifier, findings: Findings) -> None:

@@ -122,6 +122,10 @@ class Law:
         what = f"vouches for another charter version {found.charter_version} than the journal has"
         self._findings.require(found.charter == held, Rule.CHARTER, index, what)
 
+    def stood(self, words: str) -> bool:
+        """Whether a note with this text, by its digest, is in the journal."""
+        return words in self._notes
+
     def once(self, index: int, note: Note, rule: Rule, what: str) -> None:
         """The same words, whoever's bytes carry them, stand in a journal once."""
         words = text_digest(note)

@@ -54,6 +54,10 @@ class Votes(Law):
         """The course of a proposal that was opened."""
         return self._votes.get(proposal)
 
+    def ballot_key(self, member: str) -> BallotKey | None:
+        """The last that the member delegated its ballots to."""
+        return self._ballot_keys.get(member)
+
     def take(self, index: int, record: Record) -> None:
         self._follows(index, record)
         match record.kind:

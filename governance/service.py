@@ -29,6 +29,7 @@ from commons.wire.channel import caller, refuse
 from commons.wire.v1 import consortium_pb2 as wire
 from commons.wire.v1.consortium_pb2_grpc import ChamberServicer
 from governance.archive import archive_readers
+from governance.bell import Bell
 from governance.bills import own_part, readable
 from governance.budgets import budgets_view
 from governance.claims import disputes_view
@@ -41,10 +42,8 @@ from governance.pledging import decide_pledge
 from governance.proof import Entry, Witnessed, chain_bundle, covering
 from governance.proposals import NOTES
 from governance.statements.issuing import Statements
+from governance.watching import PAUSE_S, Answers, Room
 
-WATCHERS_MAX = 64
-"""Each watcher holds a thread of the server."""
-WATCH_PAUSE_S = 0.25
 WITNESSES_WAIT_S = 2.0
 """How long an answer about the chain waits for cosignatures that are still on their way."""
 _CHAINS_WAITING_MAX = 32
@@ -70,7 +69,7 @@ class Chamber(ChamberServicer):
         self._consortium, self._moments, self._stopping = consortium, moments, stopping
         self._witnessed = witnessed
         self._personal = {**statements.readers, **archive_readers(consortium), **evidence_readers(consortium)}
-        self._seats = threading.BoundedSemaphore(WATCHERS_MAX)
+        self._room, self._answers = Room(), Answers(moments)
         self._waiting = threading.BoundedSemaphore(_CHAINS_WAITING_MAX)
         self._readers: dict[str, Reader] = {
             "budgets": self._budgets,
@@ -152,26 +151,31 @@ class Chamber(ChamberServicer):
         return wire.ViewReply(json=view)
 
     def Watch(self, request: wire.ReadRequest, context: grpc.ServicerContext) -> Iterator[wire.ViewReply]:
-        if not self._seats.acquire(blocking=False):
-            message = f"{WATCHERS_MAX} watchers are here already; one of them has to leave first"
-            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, message)
-        bell = self._moments.bell(request.view)
-        context.add_callback(bell.ring)
-        try:
-            who, shown, moment = caller(context), b"", None
-            while context.is_active() and not self._stopping.is_set():
-                strokes, now = bell.strokes, self._moments.of(request.view)
-                if now != moment:
-                    moment, view = now, self._view(request, who)
-                    if isinstance(view, Refusal):
-                        refuse(context, view)
-                    if view != shown:
-                        shown = view
-                        yield wire.ViewReply(json=view)
-                    time.sleep(WATCH_PAUSE_S)
+        who = caller(context)
+        with self._room.seat(str(who)) as full:
+            if full:
+                context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, full)
+            bell = self._moments.bell(request.view)
+            context.add_callback(bell.ring)
+            yield from self._told(request, context, who, bell)
+
+    def _told(
+        self, request: wire.ReadRequest, context: grpc.ServicerContext, who: Subject, bell: Bell
+    ) -> Iterator[wire.ViewReply]:
+        """The view whenever it has changed, until the watcher or the coordinator goes."""
+        whose, shown = str(who) if request.view == "budgets" else "", b""
+        while context.is_active() and not self._stopping.is_set():
+            strokes = bell.strokes
+            answer = self._answers.newest(request.view, request.key, whose, lambda: self._view(request, who))
+            if isinstance(answer, Refusal):
+                refuse(context, answer)
+            if answer.view != shown:
+                shown = answer.view
+                yield wire.ViewReply(json=shown)
+            if not answer.fresh:
+                time.sleep(PAUSE_S)
+            else:
                 bell.wait_beyond(strokes, LOOK_S)
-        finally:
-            self._seats.release()
 
     def Chain(self, request: wire.ChainRequest, context: grpc.ServicerContext) -> wire.ChainBundle:
         wanted = Wanted(request.have_size, request.known_version or 1, request.whole)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,16 +16,22 @@ if TYPE_CHECKING:
 _STEPS = {"hashes": "Hashing every record again", "rules": "Replaying the rules"}
 
 
-def audit(home: Path, store: str, tiles: Path | None, states: Path | None = None) -> FsckReport:
-    """Audit the journal in `home` or `store`; a terminal shows how far it is. Raises StoreError when there is none."""
+def audit(
+    home: Path, store: str, tiles: Path | None, states: Path | None = None, lodged: Sequence[Path] = ()
+) -> FsckReport:
+    """Audit the journal in `home` or `store`; a terminal shows how far it is. `lodged`: files of ballots that sites keep.
+
+    Raises StoreError when there is no journal, ConfigError for a file that is no lodged ballot.
+    """
     from commons.states import StateStore
     from governance.fsck import fsck
+    from hansa.charter_proofs import read_lodged
 
     if states is not None and not states.is_dir():
         raise StoreError(f"there are no model states in {states}")
     with _progress() as progress:
         kept = StateStore(states) if states is not None else None
-        return fsck(store or home, tiles=tiles, states=kept, progress=progress)
+        return fsck(store or home, tiles=tiles, states=kept, lodged=read_lodged(lodged), progress=progress)
 
 
 def facts(report: FsckReport) -> dict[str, Any]:

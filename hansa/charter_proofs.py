@@ -54,7 +54,7 @@ def fetch_proof(
     all the same.
     """
     with Chamber.at(seat) as chamber:
-        file = replace(chamber.chain(Wanted(whole=whole)), lodged=_lodged(lodged))
+        file = replace(chamber.chain(Wanted(whole=whole)), lodged=read_lodged(lodged))
     if out is not None:
         write_file(out, file.dump())
     verified = file.verify()
@@ -63,7 +63,8 @@ def fetch_proof(
     return file, verified
 
 
-def _lodged(paths: Sequence[Path]) -> tuple[LodgedBallot, ...]:
+def read_lodged(paths: Sequence[Path]) -> tuple[LodgedBallot, ...]:
+    """What sites wrote of ballots they keep, one for each ballot. Raises ConfigError."""
     found = []
     for path in paths:
         try:

@@ -131,6 +131,7 @@ def write(
         "experts": list(site.experts),
         "copies": [a.expert for a in charter.added if a.like in site.experts],
         "experts_chosen": _chosen(charter),
+        "seed_beside": charter.release.seed_beside,
         "models": models.digests,
         "texts": {c.name: {"digest": c.digest, "bytes": c.bytes} for c in (own, *rest.values())},
         **measured,

@@ -25,6 +25,7 @@ def expert_table(view: ExpertsView) -> str:
 def opt_out_text(report: Mapping[str, Any], folder: Path) -> list[str]:
     """A report of `hansa.opt_out` for a person."""
     said, chosen = report["verdict"], report["experts_chosen"]
+    chosen += ", the seed beside the model" if report.get("seed_beside") else ""
     losses = [
         (domain + (" (own)" if domain == report["domain"] else ""), *(f"{of[m]:.4f}" for m in ("seed", "before", "after")))
         for domain, of in report["losses"].items()

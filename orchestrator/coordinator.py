@@ -34,9 +34,10 @@ from governance.consortium import Consortium
 from governance.journal import Journal
 from governance.ledger import decide_expire, next_expiry_ms
 from governance.moments import Moments
-from governance.service import WATCHERS_MAX, Chamber
+from governance.service import Chamber
 from governance.statements.closing import decide_close
 from governance.statements.issuing import Statements
+from governance.watching import WATCHERS_MAX
 from orchestrator.board import run_view
 from orchestrator.desk import Desk
 from orchestrator.enrolment import Enrolments

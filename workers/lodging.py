@@ -34,9 +34,12 @@ class LodgedFolder:
         return [_load(path) for path in sorted(self._folder.glob("*.json"))]
 
     def keep(self, lodged: LodgedBallot) -> Path:
-        """Durable when it returns. Raises HansaError when the folder is full."""
+        """Durable when it returns; one that is kept already stays as it is, by the time at which it came first. Raises
+        HansaError when the folder is full."""
         path = self._folder / f"{lodged.digest.removeprefix('sha256:')[:32]}.json"
-        if not path.exists() and len(list(self._folder.glob("*.json"))) >= KEPT_MAX:
+        if path.exists():
+            return path
+        if len(list(self._folder.glob("*.json"))) >= KEPT_MAX:
             raise HansaError(
                 f"{self._folder} holds {KEPT_MAX} ballots: take out those of votes that are over"
             )
@@ -69,7 +72,7 @@ def lodge(
         at_ms=now_ms,
     )
     lodged = LodgedBallot(note, (signer.sign(words.text),))
-    folder.keep(lodged)
+    lodged = _load(folder.keep(lodged))
     try:
         said = f"the coordinator has it as journal record {submit(note)}"
         submit(lodged.words[0])

@@ -29,6 +29,7 @@ QUEUE_MAX = 16
 """Events that wait for one browser."""
 SEND_S = 20.0
 """A browser that takes nothing for so long is gone."""
+GOODBYE_S = 1.0
 QUIET_S = 15.0
 """A comment is sent after so long without an event, so that a lost connection is noticed."""
 STREAM_S = 900.0
@@ -163,11 +164,11 @@ class Stream:
                     await _relay(events, send)
                 group.cancel_scope.cancel()
         except anyio.get_cancelled_exc_class():
-            return  # the server stops, or the session is over: there is nobody to say goodbye to
+            pass  # the server stops, or the session is over: the answer ends as others do
         finally:
             events.close()
             self._live.leave(channel, queue)
-        with anyio.move_on_after(SEND_S):
+        with anyio.move_on_after(GOODBYE_S, shield=True):
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 

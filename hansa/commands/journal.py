@@ -160,6 +160,10 @@ def fsck(
             help="A copy of the coordinator's states/ from before experts changed: what became of them is computed again."
         ),
     ] = None,
+    lodged: Annotated[
+        list[Path] | None,
+        typer.Option("--lodged", help="A ballot that a site keeps (`hansa site lodge`); it has to be there."),
+    ] = None,
     home: Home = HOME,
     store: Store = "",
     as_json: Json = False,
@@ -176,7 +180,7 @@ def fsck(
     """
     from hansa import auditing
 
-    report = auditing.audit(home, store, tiles, states)
+    report = auditing.audit(home, store, tiles, states, lodged or ())
     answer(auditing.facts(report), auditing.text(report), as_json=as_json)
     if not report.clean:
         raise typer.Exit(FINDINGS)

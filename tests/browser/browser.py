@@ -124,10 +124,10 @@ class Browser:
         path.write_bytes(base64.b64decode(shot["data"]))
 
     def picture(self, name: str, *looks: str) -> None:
-        """A picture of the page for the documentation, where somebody asked for pictures (`make images`)."""
+        """A picture of the page to look at, where somebody asked for pictures (`make images`)."""
         for look in looks if IMAGES else ():
             self.look(look)
-            self.screenshot(Path(IMAGES) / f"dashboard-{name}-{look}.png")
+            self.screenshot(Path(IMAGES) / f"{name}-{look}.png")
 
     def inaccessible(self, *rules: str) -> list[str]:
         """What axe-core finds that is serious or critical: rule, why, and where. `rules`: only these."""

@@ -40,7 +40,8 @@ def test_a_charter_that_opens_nothing_keeps_a_bill_to_its_partner_and_the_operat
     operator = Chamber(Seat.load(bank.home / "operator"))
     with Chamber.at(Path(bank.seat("alder"))) as alder, operator:
         assert partners(alder) == {"alder"} and partners(operator) == set(SITES)
-        assert {b.partner for b in next(alder.watch(BudgetsView)).budgets} == {"alder"}
+        watched = [{b.partner for b in next(who.watch(BudgetsView)).budgets} for who in (operator, alder)]
+        assert watched == [set(SITES), {"alder"}], "what one is told is not told to the other"
         found = {who: who.read(RecordsView, "kind=transfer").records for who in (alder, operator)}
         assert (len(found[alder]), len(found[operator])) == (1, 3)
         others = next(r.index for r in found[operator] if "cedar" in r.head)

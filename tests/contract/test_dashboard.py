@@ -123,7 +123,14 @@ def read(client: TestClient, path: str) -> str:
 
 @pytest.mark.parametrize(
     "path",
-    [*LISTED, "/journal/5", "/journal?kind=update&text=cedar", "/rounds?to=2", "/budgets/birch/current"],
+    [
+        *LISTED,
+        "/journal/5",
+        "/journal?kind=update&text=cedar",
+        "/rounds?to=2",
+        "/runs/run-1",
+        "/budgets/birch/current",
+    ],
 )
 def test_every_page_shows_a_real_run_within_the_content_policy(client: TestClient, path: str) -> None:
     answer = client.get(path)
@@ -208,6 +215,8 @@ def test_what_is_not_there_yet_says_what_to_do_next(tmp_path: Path) -> None:
         ("/journal?text=" + "x" * 101, 400),
         ("/journal/find?index=x", 400),
         ("/rounds?to=x", 400),
+        ("/runs/nothing", 404),
+        ("/runs/..%2f..%2fetc", 404),
         ("/rounds?to=" + "9" * 400, 400),
     ],
 )

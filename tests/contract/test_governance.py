@@ -230,6 +230,7 @@ def test_a_ballot_is_lodged_with_a_site_and_a_sites_own_bounds_are_told_by_their
     proof = str(tmp_path / "charter.proof")
     typed(bank, "birch", "charter", "proof", "--lodged", str(lodged), "--out", proof)
     assert "holds" in invoke("charter", "verify", proof)
+    assert "in order" in invoke("journal", "fsck", "--home", str(bank.home), "--lodged", str(lodged))
     file.write_text(
         file.read_text() + '\n[policy]\nbounds = [{ path = "/learning/inner_steps", most = 3 }]\n'
     )

@@ -112,6 +112,21 @@ def test_the_radial_mean_of_orthogonal_deltas_keeps_their_length() -> None:
     assert np.linalg.norm(combining.mean(deltas, None)) == pytest.approx(0.5)
 
 
+def test_in_two_bits_what_is_dropped_is_sent_later_and_zeros_stay_zeros() -> None:
+    draw, left, sent = np.random.default_rng(0), None, np.zeros(130, np.float32)
+    deltas = draw.standard_normal((9, 130)).astype(np.float32)
+    deltas[:, 64:128] = 0
+    for delta in deltas:
+        decoded, left = combining.arrives("int2", delta, left)
+        assert all(len(np.unique(block)) <= 4 for block in (decoded[:64], decoded[128:]))
+        sent += decoded
+    assert left is not None
+    np.testing.assert_allclose(sent + left, deltas.sum(0), atol=1e-5)
+    assert not sent[64:128].any() and np.abs(left).max() < np.abs(sent).max()
+    part = next(s for s in TINY.experts(list(SITES)).slices if len(s.shape) == 2)
+    assert 3 < part.size / combining.sent_bytes("int2", part) < 4
+
+
 @pytest.mark.parametrize("name", ["routed-radial", "guests", "diloco"])
 def test_a_killed_run_ends_at_the_same_bytes(tmp_path: Path, texts: Texts, name: str) -> None:
     variant = replace(VARIANTS[name], inner_steps=2, trunk_codec="int4", experts_every=2)

@@ -52,6 +52,17 @@ def test_gaps_are_taken_between_runs_of_one_seed(t1: Runs) -> None:
     assert t1.gap(OURS, "central-scratch") is None
 
 
+def test_an_improvement_is_the_share_of_what_central_gains_over_the_seed(tmp_path: Path) -> None:
+    for variant, loss in (("central", 1.4), ("untrained", 2.4), ("flexolmo", 1.6)):
+        record(tmp_path, variant, 0, loss)
+    runs = Runs(tmp_path, "t1", side="test")
+    share = runs.improvement("flexolmo")
+    assert share is not None and share.mean == pytest.approx(80)
+    assert runs.improvement("flexolmo-read") is None
+    [found] = [row for row in learning._sovereign(runs) if row[1] != learning.NOT_RUN]
+    assert found[1:] == (80.0, "%", ">= 96 %", False)
+
+
 def test_figures_say_what_was_met_and_what_was_not_measured(t1: Runs) -> None:
     found = {title: (value, met) for title, value, _, _, met in learning._figures(t1)}
     assert found["gap to central, 4 sites, from a seed"] == ("3.2 ± 1.1 (2 seeds)", True)

@@ -232,10 +232,12 @@ def test_a_ballot_is_kept_before_it_is_sent_and_whatever_the_coordinator_says(tm
         raise Unreachable("nobody is there")
 
     key = signer("acme/berlin")
-    for submit, told in ((refuses, "refuses it: no"), (silent, "does not answer"), (lambda _: 7, "record 7")):
-        one, said = lodge(note, made.charter, key, folder, submit, 5)
+    answers = ((refuses, "refuses it: no"), (silent, "does not answer"), (lambda _: 7, "record 7"))
+    for at_ms, (submit, told) in enumerate(answers, 5):
+        one, said = lodge(note, made.charter, key, folder, submit, at_ms)
         assert told in said and folder.ballots() == [one]
-        assert Lodged.from_note(parse(one.words[0])).site == "berlin"
+        word = Lodged.from_note(parse(one.words[0]))
+        assert (word.site, word.at_ms) == ("berlin", 5), "it counts by the time at which it came first"
 
 
 def test_what_is_no_members_ballot_is_not_kept(tmp_path: Path) -> None:
@@ -260,6 +262,27 @@ def test_a_full_or_broken_folder_is_told(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "a.json").write_text("nonsense")
     with pytest.raises(HansaError, match=r"a\.json cannot be read"):
         folder.ballots()
+
+
+def test_the_auditor_finds_a_ballot_that_was_left_out_of_any_vote_that_ended() -> None:
+    made = chamber()
+    opening = made.propose()
+    made.vote(opening, acme="against", coop="against")
+    both = lodged(opening, "berlin", "turin", choice="for")
+    assert judge(made.journal.all, [both]) == (), "the vote goes on"
+    made.now_ms = opening.closes_ms
+    made.close()
+    (finding,) = judge(made.journal.all, [both])
+    assert "beta's ballot on P-0001 is not in the journal, which berlin, turin had in time" in finding.what
+    stranger = sign(ballot(opening, "zeta", "for"))
+    by_coop = sign(ballot(opening, "beta", "for"), signer("coop"))
+    at_ms = opening.opened_ms + HOUR_MS // 2
+    for note in (stranger, by_coop):
+        one = LodgedBallot(note, tuple(words(note, site, at_ms) for site in PARTNER))
+        assert judge(made.journal.all, [one]) == ()
+    other = Chamber(charter(voting={"window_s": 3600})).propose(nonce="1" * 32)
+    for one in (replace(both, words=both.words[:1]), lodged(other, "berlin", "turin")):
+        assert judge(made.journal.all, [one]) == ()
 
 
 def test_the_journal_counts_the_ballots_that_sites_keep(tmp_path: Path) -> None:

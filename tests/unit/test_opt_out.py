@@ -155,7 +155,7 @@ def test_with_its_seed_beside_it_a_model_reads_what_was_opted_out_hardly_worse_t
         made = opt_out.load(release, seed, "alder")
         out, own = tmp_path / f"out-{beside}", text(tmp_path, "alder")
         found[beside] = opt_out.write(out, made, text=own, others={}, signer=signer("alder"))
-        assert opt_out.verify(out, release) == []
+        assert opt_out.verify(out, release) == [] and found[beside]["seed_beside"] is beside
     (alone,), (both,) = (f["losses"].values() for f in found.values())
     assert alone["after"] > alone["seed"] + 0.3 and alone["seed"] == both["seed"]
     assert both["after"] <= both["seed"] + (np.log(5) + 0.01) / OF.learning.sequence_length

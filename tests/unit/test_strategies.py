@@ -153,6 +153,13 @@ def test_a_branch_goes_on_from_what_it_has_not_sent_until_the_last_round_sends_i
     for name, array in results[-1].experts.items():
         np.testing.assert_allclose(array, at_once.experts[name], atol=2e-5)
     assert Exchange(MAP, branch, 2).uplink(BERLIN) == () != Exchange(MAP, branch, 3).uplink(BERLIN)
+    for number, learning in (
+        (1, branch),
+        (2, branch),
+        (3, branch.model_copy(update={"strategy": "expert_diloco"})),
+    ):
+        voted = train(trainer_at("voted"), number, base, learning)
+    assert same(voted, results[-1]), "a vote for another strategy takes along what was not sent"
 
 
 def test_experts_that_are_damped_begin_every_round_as_the_base_has_them(trainer_at: Make) -> None:

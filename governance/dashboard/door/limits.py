@@ -29,8 +29,8 @@ class Rate:
     per_minute: float
 
 
-SIGN_INS = Rate(burst=10, per_minute=10)
-"""Attempts of one address."""
+SIGN_INS = Rate(burst=20, per_minute=20)
+"""Steps of signing in from one address: going to a provider and coming back are two."""
 SUBMITS = Rate(burst=30, per_minute=30)
 """Of one session; an address may make four times as many, as colleagues share one."""
 

@@ -21,6 +21,7 @@ from governance.dashboard.pages import (
 PAGES: tuple[Page, ...] = (
     overview.PAGE,
     rounds.PAGE,
+    rounds.OF_RUN,
     experts.PAGE,
     learning.PAGE,
     budgets.PAGE,

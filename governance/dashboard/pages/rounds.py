@@ -12,17 +12,20 @@ from governance.dashboard.timeline import timeline
 
 
 def context(hall: Hall, request: Request) -> Context:
-    run, latest = hall.feed.latest(NowView), hall.feed.latest(RoundsView)
+    """Of the latest run, or of the one that the path names."""
+    name = str(request.path_params.get("run", ""))
+    run = hall.office.read(NowView, name) if name else hall.feed.latest(NowView)
+    shown = hall.office.read(RoundsView, name) if name else hall.feed.latest(RoundsView)
     last = request.query_params.get("to", "")
-    shown = latest
-    if last and latest:
+    if last and shown:
         if not (last.isascii() and last.isdecimal() and len(last) < 10):
             raise HTTPException(400, "A round is a number.")
-        shown = hall.office.read(RoundsView, f"{latest.run}/{last}")
+        shown = hall.office.read(RoundsView, f"{shown.run}/{last}")
     rounds = shown.rounds if shown else ()
     total = shown.total if shown else 0
     return {
         "run": run,
+        "here": request.url.path,
         "rounds": rounds,
         "timeline": timeline(rounds, [s.site for s in run.sites] if run else [], now_ms()),
         "total": total,
@@ -33,3 +36,5 @@ def context(hall: Hall, request: Request) -> Context:
 
 
 PAGE = Page("/rounds", "Rounds", "rounds.html.j2", context, (NowView, RoundsView))
+OF_RUN = Page("/runs/{run}", "Rounds", "rounds.html.j2", context, (NowView, RoundsView), listed=False)
+"""Where the runs in MLflow lead to."""
