@@ -100,6 +100,14 @@ def _mirror(found: MirrorKills) -> list[Figure]:
     wrong = {"missing": found.missing, "duplicate": found.duplicate, "different": found.different}
     shown = f"{found.runs:,} runs, {found.points:,} points, {found.files:,} files, {found.versions} versions"
     return [
+        Figure(
+            "kills of the coordinator or of MLflow's server",
+            found.kills,
+            "",
+            f"{KILLS}",
+            found.kills >= KILLS,
+            LONG,
+        ),
         *(Figure(f"{of}: {name}", count, "", "0", count == 0, LONG) for name, count in wrong.items()),
         Figure(f"{of}: what it shows of {found.records:,} records", shown, "", "", None, LONG),
         Figure(f"{of}: of these, kills of the coordinator", found.coordinator, "", "", None, LONG),

@@ -93,8 +93,9 @@ def rebuild(home: Path, store: str, mlflow: str, progress: Progress) -> int:
     Interrupted, it goes on by itself when the coordinator's mirror runs, or when it is asked again. Raises as `verify` does.
     """
     with _at_rest(home, store, mlflow) as mirrored:
-        start = Cursor(mirrored.cursor.tracking_uri, dashboard=mirrored.cursor.dashboard)
-        mirrored.file.write(Cursor(start.tracking_uri, drop=True, dashboard=start.dashboard))
+        before = mirrored.cursor
+        start = Cursor(before.tracking_uri, dashboard=before.dashboard, rebuilds=before.rebuilds + 1)
+        mirrored.file.write(replace(start, drop=True))
         feed = Feed(mirrored.consortium, mirrored.file, start, limit=mirrored.size)
         feed.connect(mirrored.connect())
         while feed.write():

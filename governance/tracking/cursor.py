@@ -32,6 +32,8 @@ class Cursor:
     """What MLflow has is to be dropped before anything is written."""
     dashboard: str = ""
     """Address that runs link to."""
+    rebuilds: int = 0
+    """How often all was made anew: one that writes sees by it that the runs it knew are gone."""
 
 
 class CursorFile:
@@ -48,6 +50,7 @@ class CursorFile:
                 int(found.get("until", found["next"])),
                 bool(found.get("drop", False)),
                 str(found.get("dashboard", "")),
+                int(found.get("rebuilds", 0)),
             )
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None

@@ -55,17 +55,16 @@ class Feed:
         if cursor is None or cursor.tracking_uri != self._start.tracking_uri or cursor.until > self._size:
             cursor = self._start
         elif store.is_new:
-            cursor = replace(self._start, drop=cursor.drop)
+            cursor = replace(self._start, drop=cursor.drop, rebuilds=cursor.rebuilds)
         cursor = replace(cursor, dashboard=self._start.dashboard)
         if cursor != self._cursor:
-            self._file.write(
-                cursor
-            )  # before the store is prepared: a new one must never look like one that is done
+            # Before the store is prepared: a new one must never look like one that is done.
+            self._file.write(cursor)
         store.prepare()
         if cursor.drop:
             founding = self._consortium.members.charters[1]
             store.drop(model_name(founding.consortium.name, founding.model.family))
-            cursor = self._start
+            cursor = replace(self._start, rebuilds=cursor.rebuilds)
             self._file.write(cursor)
         if cursor != self._cursor:
             self._fold(cursor)

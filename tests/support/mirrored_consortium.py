@@ -5,6 +5,7 @@ Sites are `FakeSite`s: it is the mirror that is to be missed, not the training.
 
 from __future__ import annotations
 
+import json
 import random
 import subprocess
 import threading
@@ -72,9 +73,12 @@ class Mirrored:
 
     def __init__(self, folder: Path) -> None:
         self.home = folder / "home"
-        self.server = MlflowServer(folder / "mlflow")
+        kept = folder / "ports.json"
+        if not kept.exists():
+            kept.write_text(json.dumps(free_ports(3)))
+        *self._ports, port = json.loads(kept.read_text())
+        self.server = MlflowServer(folder / "mlflow", port=port)
         self._real = Real(folder)
-        self._ports = free_ports(2)
         self._folder = folder
         if not self.home.exists():
             purses = budgets(**dict.fromkeys(SITES, 10**12))

@@ -17,8 +17,8 @@ from governance.tracking.cursor import CURSOR, Cursor, CursorFile
 from governance.tracking.releases import shown as alias_in_mlflow
 from hansa.cli import app
 from tests.support.chamber import LOG
-from tests.support.mirrored import shown, uri, values
-from tests.support.story import RUN
+from tests.support.mirrored import mirror_all, mirrored, shown, uri, values
+from tests.support.story import RUN, Story
 
 mlflow_store = pytest.importorskip("governance.tracking.mlflow_store")
 MODEL = "demo-glm4_moe"
@@ -181,6 +181,25 @@ def test_a_batch_that_was_interrupted_is_neither_missing_nor_foreign(copied: Pat
     assert [kind for kind, _, _ in found(copied)] == ["missing"]
     CursorFile(copied / CURSOR).write(Cursor(uri(copied), size - 9, size - 9))
     assert {"foreign", "different"} & {kind for kind, _, _ in found(copied)}
+
+
+def test_a_mirror_takes_up_a_rebuild_beside_it_and_one_that_was_killed(story: Story, home: Path) -> None:
+    story.found()
+    story.open_run()
+    mirror = mirrored(story.consortium, home)
+    assert mirror.drain(60), mirror.trouble
+    first = run_id(client(home), "hansa.role", "coordinator")
+    checking.rebuild(home, "", "", lambda *_: None)
+    second = run_id(client(home), "hansa.role", "coordinator")
+    story.open_round(1)
+    story.admit(1, "berlin")
+    assert mirror.drain(60), mirror.trouble
+    mirror.close()
+    assert found(home) == []
+    CursorFile(home / CURSOR).write(Cursor(uri(home), drop=True))
+    mirror_all(story.consortium, home)
+    assert found(home) == []
+    assert len({first, second, run_id(client(home), "hansa.role", "coordinator")}) == 3
 
 
 def test_a_mirror_that_never_ran_is_no_finding_but_an_error(tmp_path: Path) -> None:
