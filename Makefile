@@ -8,7 +8,7 @@ AXE    := tests/browser/node_modules/.package-lock.json
 SKIPPED := the tests in a browser are skipped
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c requirements.lock
 
-.PHONY: demo test browser check format stubs simulate lock peers clean
+.PHONY: demo test browser check format stubs simulate lock peers images clean
 
 demo: $(VENV)/.demo       ## set up, then run the main job
 	$(BIN)/hansa demo $(ARGS)
@@ -61,6 +61,9 @@ $(PEERS)/%/.ready: benchmarks/peers/requirements-%.txt
 	$(PYTHON) -m venv $(PEERS)/$*
 	$(PEERS)/$*/bin/python -m pip --disable-pip-version-check install --quiet -r $<
 	@touch $@
+
+images: $(VENV)/.dev browser  ## pictures of every page of the dashboard, into docs/images
+	HANSA_IMAGES=docs/images $(BIN)/python -m pytest -q tests/browser/test_pages.py tests/browser/test_signing_in.py
 
 clean:
 	rm -rf $(VENV) runs

@@ -61,6 +61,13 @@ def save(
     return path
 
 
+def measured_before(name: str, command: str) -> list[Figure]:
+    """The figures that this command measured, as they stand in the results."""
+    path = RESULTS / f"{name}.json"
+    known = json.loads(path.read_text())["figures"] if path.exists() else []
+    return [Figure(**figure) for figure in known if figure["command"] == command]
+
+
 def page() -> str:
     """docs/benchmarks.md, from the results that are there."""
     parts = [HEAD]

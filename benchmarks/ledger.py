@@ -13,7 +13,7 @@ from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.figures import RESULTS, Figure, save
+from benchmarks.figures import Figure, measured_before, save
 from benchmarks.ledger_parts import journal, kills, proof, settle, simulation, statements, witnesses
 
 SEEDS = 10_000
@@ -48,7 +48,7 @@ def main(work: Path, *, long: bool = False) -> list[Figure]:
         for part in (_million, _statement, _seeds, _kills):
             figures += part(work)
     else:
-        figures += _measured_before()
+        figures += measured_before("ledger", LONG)
     save("ledger", figures, notes=NOTES)
     return figures
 
@@ -140,13 +140,6 @@ def _kills(work: Path) -> list[Figure]:
         ),
         _below("resumed after a kill, slowest", slowest, "s", 10, LONG),
     ]
-
-
-def _measured_before() -> list[Figure]:
-    """The long parts' figures as they stand in the results."""
-    path = RESULTS / "ledger.json"
-    known = json.loads(path.read_text())["figures"] if path.exists() else []
-    return [Figure(**figure) for figure in known if figure["command"] == LONG]
 
 
 def _below(name: str, value: float, unit: str, most: float, command: str) -> Figure:

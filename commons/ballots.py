@@ -33,6 +33,7 @@ class Proposal:
     """Asks to switch a feature on, with exactly these parameters, from `effective_round` on."""
 
     KIND: ClassVar = "hansa-proposal/v1"
+    WITH_NEEDS: ClassVar = "hansa-proposal/v2"
     KEYS: ClassVar = (
         "consortium",
         "proposer",
@@ -55,6 +56,8 @@ class Proposal:
     """Earliest round of a run that may use it, counted from 1."""
     nonce: str
     """16 to 64 hex digits, fresh for each proposal."""
+    needs_micro: int = 0
+    """It is carried out only with pledges of so much (`commons.pledging`); 0: without, and the note is of the first kind."""
 
     def compose(self) -> str:
         """The text to sign. Raises NoteError when a field cannot stand in a note."""
@@ -68,7 +71,10 @@ class Proposal:
             str(self.effective_round),
             self.nonce,
         )
-        return notes.compose(self.KIND, list(zip(self.KEYS, values, strict=True)))
+        pairs = list(zip(self.KEYS, values, strict=True))
+        if self.needs_micro:
+            return notes.compose(self.WITH_NEEDS, [*pairs, ("needs-micro", str(self.needs_micro))])
+        return notes.compose(self.KIND, pairs)
 
     @property
     def id(self) -> ProposalId:
@@ -78,7 +84,10 @@ class Proposal:
     @classmethod
     def from_note(cls, note: Note) -> Self:
         """Raises NoteError when the note is no proposal or not in its one form."""
-        fields = notes.read(note, cls.KIND, cls.KEYS)
+        needs = kind(note) == cls.WITH_NEEDS
+        fields = notes.read(
+            note, *((cls.WITH_NEEDS, (*cls.KEYS, "needs-micro")) if needs else (cls.KIND, cls.KEYS))
+        )
         proposal = cls(
             consortium=fields["consortium"],
             proposer=fields["proposer"],
@@ -88,6 +97,7 @@ class Proposal:
             charter=_digest("charter", fields["charter"]),
             effective_round=_round(fields["effective-round"]),
             nonce=_nonce(fields["nonce"]),
+            needs_micro=_micro(fields["needs-micro"]) if needs else 0,
         )
         if proposal.compose() != note.text:
             raise NoteError("the proposal's parameters are not canonical JSON")
@@ -187,6 +197,12 @@ def _nonce(value: str) -> str:
 def _round(value: str) -> int:
     if not re.fullmatch(r"[1-9][0-9]{0,6}", value) or int(value) > ROUND_MAX:
         raise NoteError(f"effective-round is {value[:40]!r}, expected 1 to {ROUND_MAX}")
+    return int(value)
+
+
+def _micro(value: str) -> int:
+    if not re.fullmatch(r"[1-9][0-9]{0,18}", value) or int(value) >= 2**63:
+        raise NoteError(f"needs-micro is {value[:40]!r}, expected whole micro from 1")
     return int(value)
 
 

@@ -10,7 +10,8 @@ The coordinator sends records with inclusion proofs; nothing it says is believed
    the charter then in force, ballots signed and in time, the tally recounted here passes, the feature applied
    here gives exactly the recorded charter, once, and not before its round
 6. sites: the keys of sites are signed by the members they belong to
-7. witnesses: as many of these sites, and of the charter's outsiders, cosigned the checkpoint as the charter demands
+7. witnesses: as many of these sites, and of the charter's outsiders, cosigned the checkpoint as the charter demands; and
+   no ballot that sites kept in time is missing from a vote that was carried out (`commons.lodging`)
 
 What one log cannot prove alone, that no ballot was left out, its voter can: pass the receipts our partner
 holds and step 5 demands that these ballots count.
@@ -29,6 +30,7 @@ from commons.charter import Charter
 from commons.cosignature import cosigned
 from commons.errors import Code, Refusal
 from commons.founding import check_delegation, check_founding
+from commons.lodging import LodgedBallot, convince
 from commons.log import Checkpoint
 from commons.merkle_multi import verify_multi
 from commons.names import Digest
@@ -99,13 +101,15 @@ def verify_chain(
     whole: bool = False,
     multi: Sequence[bytes] | None = None,
     receipts: Sequence[tuple[int, bytes]] = (),
+    lodged: Sequence[LodgedBallot] = (),
+    own_site: str = "",
 ) -> VerifiedCharter | Refusal:
     """The charter in force, proven; or a Refusal whose message begins with the step that failed.
 
     `have` is the last checkpoint verified here and `least_version` the charter version it led to;
     `known` is that charter's digest, from which votes are recounted then; `consistency` proves the way from there. `whole`:
     believe neither it nor anchors, and recount every vote. `multi`: one proof for all entries, whose own paths are empty. `receipts` are ballots, as (index, note), that our partner cast
-    and the journal acknowledged. Pure: the same input gives the same answer; nothing is remembered.
+    and the journal acknowledged. `lodged`: ballots that sites keep; `own_site`: the one whose word alone is enough here. Pure: the same input gives the same answer; nothing is remembered.
     """
     walk = _Walk(trust)
     try:
@@ -115,7 +119,7 @@ def verify_chain(
         walk.founding()
         walk.votes(least_version, receipts, known, whole)
         walk.sites()
-        walk.witnesses(checkpoint)
+        walk.witnesses(checkpoint, walk.lodged(lodged, own_site))
         return walk.verified()
     except Failed as failed:
         return failed.refusal
@@ -206,12 +210,32 @@ class _Walk(VotesWalk):
             seen.add(text)
         self._done(f"keys of {', '.join(self.keys) or 'no site'} are signed by their partners")
 
-    def witnesses(self, data: bytes) -> None:
+    def lodged(self, lodged: Sequence[LodgedBallot], own_site: str) -> str:
+        """What is to be said of ballots that sites keep: each is among those of its vote."""
+        self._begin("7 witnesses", Code.CHARTER_UNPROVEN)
+        partners = {site.name: site.partner for site in self.history[-1].sites}
+        quorum, kept = self.history[-1].witnesses.quorum, 0
+        for done in self.executed:
+            own = [one for one in lodged if one.ballot.proposal == done.opening.proposal]
+            kept += len(own)
+            for one in own:
+                if self.shows(done.opening.proposal, one.digest) or not self.lawful(done, one.note):
+                    continue
+                window = (done.opening.opened_ms, self.ended_ms(done), done.tally.pause)
+                witnesses = one.witnesses(self.keys, partners, *window)
+                if convince(witnesses, quorum, own_site):
+                    self._fail(
+                        f"{one.ballot.voter}'s ballot on P-{done.opening.number:04d}, lodged in time with "
+                        f"{', '.join(witnesses)}, is not among those of the vote: the members vote again"
+                    )
+        return f"; {kept} ballots that sites keep are in their votes" if kept else ""
+
+    def witnesses(self, data: bytes, said: str) -> None:
         self._begin("7 witnesses", Code.PROOF_INVALID)
         charter = self.history[-1]
         quorum = charter.witnesses.quorum
         if not quorum:
-            self._done("the charter asks for none")
+            self._done(f"the charter asks for none{said}")
             return
         _, seen = self._attempt(lambda: cosigned(data, self.trust.log, counted(charter, self.keys)))
         there = ", ".join(seen) or "nobody"
@@ -221,7 +245,7 @@ class _Walk(VotesWalk):
                 f"{self.head.size} ({there}); missing are {lacking(charter, self.keys, seen)}",
                 **{LACKS: quorum - len(seen)},
             )
-        self._done(f"cosigned by {there}, the charter asks for {quorum}")
+        self._done(f"cosigned by {there}, the charter asks for {quorum}{said}")
 
     def verified(self) -> VerifiedCharter:
         charter = self.history[-1]

@@ -19,6 +19,7 @@ from commons.anchors import Shown, entries_digest
 from commons.chain import Entry, Trust, VerifiedCharter, verify_chain
 from commons.charter import Charter
 from commons.errors import Refusal
+from commons.lodging import LodgedBallot
 from commons.log import Checkpoint, hash_text, read_hash
 from commons.merkle import ProofError
 from commons.merkle_multi import gather
@@ -29,6 +30,8 @@ FILE_BYTES_MAX = 256 * 2**20
 _KEYS = {
     "format", "founding", "earlier", "checkpoint", "consistency", "entries", "proof", "shown", "receipts", "whole",
 }  # fmt: skip
+_LATER = {"lodged"}
+"""Not in the file while there is none."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,8 @@ class ChainFile:
     """Ballots that the journal acknowledged, as (index, note)."""
     whole: bool = False
     """Every vote is recounted, also those before an anchor."""
+    lodged: tuple[LodgedBallot, ...] = ()
+    """Ballots that sites keep, each of which its vote has to show."""
 
     @classmethod
     def of(
@@ -73,6 +78,7 @@ class ChainFile:
             multi=self.proof,
             whole=self.whole,
             receipts=self.receipts,
+            lodged=self.lodged,
         )
 
     def signed(self) -> Shown | None:
@@ -87,8 +93,10 @@ class ChainFile:
         return said if whole else None
 
     def dump(self) -> bytes:
+        lodged = {"lodged": [one.dump().decode() for one in self.lodged]} if self.lodged else {}
         return json.dumps(
-            {
+            lodged
+            | {
                 "format": FORMAT,
                 "founding": charter_file.canonical(self.founding).decode(),
                 "earlier": self.earlier.decode(),
@@ -111,7 +119,11 @@ class ChainFile:
             raise ValueError(f"file of {len(data)} bytes, at most {FILE_BYTES_MAX}")
         try:
             found = json.loads(data)
-            if set(found) != _KEYS or found["format"] != FORMAT or type(found["whole"]) is not bool:
+            if (
+                not _KEYS <= set(found) <= _KEYS | _LATER
+                or found["format"] != FORMAT
+                or type(found["whole"]) is not bool
+            ):
                 raise ValueError(f"not a {FORMAT} file")
             return cls(
                 founding=charter_file.from_canonical(found["founding"].encode()),
@@ -125,6 +137,7 @@ class ChainFile:
                 earlier=found["earlier"].encode(),
                 receipts=_numbered(found["receipts"]),
                 whole=found["whole"],
+                lodged=tuple(LodgedBallot.load(one.encode()) for one in found.get("lodged", ())),
             )
         except (AttributeError, KeyError, TypeError, RecursionError, ProofError) as error:
             raise ValueError(f"not a {FORMAT} file: {error}") from error

@@ -7,27 +7,24 @@ contributions that weights were made of and who voted on proposals that are not 
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from commons import charter_file, features, notes
-from commons.anchors import Anchor, suffices, vouched
+from commons.anchors import suffices, vouched
 from commons.ballots import Ballot, Proposal
+from commons.chain_shown import ShownVotes
 from commons.charter import Charter
 from commons.course import Course
-from commons.delegating import check_ballot_key, open_ballot
-from commons.dormancy import Dormancy
+from commons.delegating import open_ballot
 from commons.errors import Code, Refusal
-from commons.motions import BallotKey, Motion
 from commons.names import Digest, ProposalId
-from commons.notes import Note, Verifier
+from commons.notes import Verifier
 from commons.opening import Opening
-from commons.records import Kind, Record
-from commons.signed import open_signed, text_digest
-from commons.steps import Steps
-from commons.tally import Tally, outcome_facts
+from commons.records import Kind
+from commons.signed import open_signed
+from commons.tally import Tally, fits, outcome_facts
 
 _NAMED_MAX = 8
 
@@ -43,33 +40,10 @@ class Executed:
     version: int
 
 
-@dataclass
-class _Shown:
-    """The records of one proposal, by index."""
-
-    ballots: list[tuple[int, Note, Ballot]] = field(default_factory=list)
-    motions: list[tuple[int, Note, Motion]] = field(default_factory=list)
-    outcomes: list[tuple[int, Mapping[str, Any]]] = field(default_factory=list)
-
-
-class VotesWalk(Steps):
-    """Needs `records` and `charters` (indexes of CHARTER records), and a `history` that begins with a trusted charter."""
-
-    records: dict[int, Record]
-    charters: list[int]
-
+class VotesWalk(ShownVotes):
     def __init__(self, founding: Charter) -> None:
-        super().__init__()
-        self.history = [founding]
-        self.history_at: list[int] = []
-        """Index of each charter's record."""
+        super().__init__(founding)
         self.executed: list[Executed] = []
-        self._proposals: dict[ProposalId, tuple[int, Note]] = {}
-        self._overrides: dict[str, list[ProposalId]] = {}
-        self._shown: dict[ProposalId, _Shown] = {}
-        self._delegations: dict[str, list[tuple[int, Note]]] = {}
-        self._anchors: dict[tuple[int, Digest], list[Note]] = {}
-        self._dormant: dict[int, frozenset[str]] = {}
 
     def votes(
         self,
@@ -120,50 +94,6 @@ class VotesWalk(Steps):
         self.history = [self._attempt(charter_file.from_canonical, self.records[index].body)]
         self.history_at = [index]
 
-    def _sort(self) -> None:
-        """Every record of a vote is read once and put with its proposal."""
-        dormancy, openings = Dormancy(), {}
-        for index, record in self.records.items():
-            match record.kind:
-                case Kind.PROPOSAL | Kind.BALLOT | Kind.MOTION | Kind.BALLOT_KEY:
-                    self._sort_note(index, record.kind, self._attempt(notes.parse, record.body))
-                case Kind.ANCHOR:
-                    note = self._attempt(notes.parse, record.body)
-                    anchor = self._attempt(Anchor.from_note, note)
-                    key = (anchor.charter_version, Digest(anchor.charter))
-                    self._anchors.setdefault(key, []).append(note)
-                case Kind.OPENING:
-                    self._dormant[index] = dormancy.members
-                    openings[self._facts(index).get("proposal")] = index
-                case Kind.OUTCOME:
-                    facts = self._facts(index)
-                    proposal = facts.get("proposal")
-                    if isinstance(proposal, str):
-                        self._of_proposal(ProposalId(proposal)).outcomes.append((index, facts))
-                    if "counted" in facts and proposal in openings:
-                        opening = self._attempt(Opening.from_facts, self._facts(openings[proposal]))
-                        dormancy.take(opening, facts["counted"])
-
-    def _sort_note(self, index: int, kind: Kind, note: Note) -> None:
-        if kind is Kind.PROPOSAL:
-            key = ProposalId(text_digest(note))
-            self._proposals.setdefault(key, (index, note))
-            if "\nfeature override-veto\n" in note.text:
-                target = self._attempt(Proposal.from_note, note).parameters.get("proposal")
-                self._overrides.setdefault(str(target), []).append(key)
-        elif kind is Kind.BALLOT:
-            ballot = self._attempt(Ballot.from_note, note)
-            self._of_proposal(ballot.proposal).ballots.append((index, note, ballot))
-        elif kind is Kind.MOTION:
-            motion = self._attempt(Motion.from_note, note)
-            self._of_proposal(ProposalId(motion.proposal)).motions.append((index, note, motion))
-        else:
-            member = self._attempt(BallotKey.from_note, note).member
-            self._delegations.setdefault(member, []).append((index, note))
-
-    def _of_proposal(self, key: ProposalId) -> _Shown:
-        return self._shown.setdefault(key, _Shown())
-
     def _next_version(self, index: int) -> None:
         """Check the CHARTER record at `index` against the vote that its EXECUTION names."""
         current = self.history[-1]
@@ -194,6 +124,9 @@ class VotesWalk(Steps):
         )
         if isinstance(changed, Refusal):
             self._fail(f"{name} cannot lead to charter version {version}: {changed.message}")
+        course.pledges = self._pledges(course, index, name)
+        if why := course.lacks(changed, execution.at_ms):
+            self._fail(f"{name} was not to be carried out: {why}")
         if charter_file.canonical(changed) != self.records[index].body:
             self._fail(
                 f"charter version {version} is not what {name} was voted for: {self._differences(changed, index)}"
@@ -225,7 +158,7 @@ class VotesWalk(Steps):
         base, opening = self._opening(at, proposal)
         name = f"P-{opening.number:04d} {proposal.title!r}"
         binding = features.FEATURES[proposal.feature].binding
-        course = Course(opening, proposal.proposer, binding)
+        course = Course(opening, proposal.proposer, binding, needs_micro=proposal.needs_micro)
         for index, facts in self._of_proposal(opening.proposal).outcomes:
             if at + 1 < index < before:
                 count = self._outcome(course, index, facts, self.history[base], name)
@@ -265,16 +198,6 @@ class VotesWalk(Steps):
             )
         return base, opening
 
-    def _in_force(self, index: int) -> int:
-        """Position in the history of the charter in force when record `index` was written."""
-        at = bisect_left(self.history_at, index) - 1
-        if at < 0 and self.history[0].version > 1:
-            self._fail(
-                f"record {index} was written before charter version {self.history[0].version}, with which this "
-                "proof begins: ask for the whole chain"
-            )
-        return max(at, 0)
-
     def _outcome(
         self, course: Course, index: int, facts: Mapping[str, Any], charter: Charter, name: str
     ) -> Tally:
@@ -298,46 +221,23 @@ class VotesWalk(Steps):
         course.decided = (at_ms, "passed")
         return count
 
-    def _ballots(
-        self, decided: int, opening: Opening, charter: Charter, name: str
-    ) -> list[tuple[int, int, Ballot]]:
-        found = []
-        for index, note, ballot in self._of_proposal(opening.proposal).ballots:
-            if index >= decided:
-                continue
-            member, at_ms = charter.member(ballot.voter), self.records[index].at_ms
-            if member is None:
-                self._fail(
-                    f"a ballot on {name} (record {index}) is by {ballot.voter!r}, who is not in its electorate"
-                )
-            wrong = open_ballot(note, member, self._delegated(member.name, index, charter), at_ms)
-            if wrong:
-                self._fail(f"a ballot on {name} (record {index}): {wrong.message}")
-            found.append((index, at_ms, ballot))
-        return found
+    def lawful(self, done: Executed, data: bytes) -> bool:
+        """Whether it is a ballot for that vote, by its voter's key or the one that had last been given its ballots."""
+        note, of = notes.parse(data), done.opening
+        ballot = Ballot.from_note(note)
+        charter = next(c for c in self.history if charter_file.digest(c) == of.charter)
+        member = charter.member(ballot.voter)
+        if member is None or not fits(of, ballot):
+            return False
+        delegated = self._delegated(member.name, max(self.records) + 1, charter)
+        return open_ballot(note, member, delegated, of.opened_ms) is None
 
-    def _delegated(self, member: str, index: int, charter: Charter) -> BallotKey | None:
-        """The member's last delegation of its ballots before record `index`."""
-        earlier = [note for at, note in self._delegations.get(member, ()) if at < index]
-        if not earlier:
-            return None
-        found = check_ballot_key(earlier[-1], charter)
-        return self._fail(found.message) if isinstance(found, Refusal) else found
-
-    def _motions(
-        self, after: int, before: int, course: Course, charter: Charter, name: str
-    ) -> list[tuple[int, int, Motion]]:
-        found = []
-        for index, note, motion in self._of_proposal(course.opening.proposal).motions:
-            if not after < index < before:
-                continue
-            member = charter.member(motion.member)
-            if member is None:
-                self._fail(f"a motion on {name} (record {index}) is by {motion.member!r}, who is no member")
-            if wrong := open_signed(note, Verifier.from_vkey(member.key), member.name):
-                self._fail(f"a motion on {name} (record {index}): {wrong.message}")
-            found.append((index, self.records[index].at_ms, motion))
-        return found
+    def ended_ms(self, done: Executed) -> int:
+        """When voting was over: with its window, or with the ballot that completed the electorate."""
+        counted = done.tally.counted
+        if len(counted) < len(done.opening.electorate):
+            return done.tally.closes_ms
+        return self.records[max(index for _, index in counted.values())].at_ms
 
     def _due(self, course: Course, name: str, at_ms: int, before: int) -> None:
         """The vote may be carried out at this time: neither withdrawn nor vetoed for good, neither early nor too late."""
@@ -360,7 +260,8 @@ class VotesWalk(Steps):
             if done.opening.proposal != ballot.proposal:
                 continue
             _, counted = done.tally.counted.get(ballot.voter, (None, -1))
-            if counted < index:
+            shown = self.records.get(index)
+            if counted < index or (shown is not None and shown.body != data):
                 self._fail(
                     f"{ballot.voter}'s ballot on P-{done.opening.number:04d} has a receipt (record {index}) but was "
                     f"not counted; {ballot.voter} shows the receipt to the other members"
@@ -370,9 +271,3 @@ class VotesWalk(Steps):
         shown = self._attempt(charter_file.from_canonical, self.records[index].body)
         different = charter_file.diff(wanted, shown)
         return ", ".join(f"{at} should be {old!r}, is {new!r}" for at, old, new in different[:5])
-
-    def _of(self, kind: Kind) -> Iterable[Record]:
-        return [record for record in self.records.values() if record.kind is kind]
-
-    def _facts(self, index: int) -> dict[str, Any]:
-        return self._attempt(lambda: self.records[index].facts)

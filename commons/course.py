@@ -15,8 +15,10 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from commons.ballots import Ballot
+from commons.charter import Charter
 from commons.motions import Motion
 from commons.opening import Opening
+from commons.pledging import Pledge, lacking
 from commons.tally import Tally, tally
 
 State = Literal[
@@ -28,7 +30,8 @@ ENDED: tuple[State, ...] = ("cancelled", "defeated", "ranked", "expired", "execu
 
 @dataclass
 class Course:
-    """What the journal says of one proposal so far; ballots and motions as (journal index, log time in ms, note)."""
+    """What the journal says of one proposal so far; ballots, motions and pledges as (journal index, log time in ms,
+    note)."""
 
     opening: Opening
     proposer: str
@@ -41,6 +44,8 @@ class Course:
     overridden_ms: int | None = None
     """When the members voted to carry it out although it was vetoed."""
     ended: Literal["", "executed", "stale", "failed"] = ""
+    needs_micro: int = 0
+    pledges: list[tuple[int, int, Pledge]] = field(default_factory=list)
 
     def tally(self, now_ms: int) -> Tally:
         return tally(self.opening, self.ballots, now_ms, self.motions)
@@ -97,6 +102,10 @@ class Course:
         """Whether it may be carried out now."""
         eta_ms = self.eta_ms
         return eta_ms is not None and now_ms >= eta_ms and self.state(now_ms) == "queued"
+
+    def lacks(self, after: Charter, now_ms: int) -> str:
+        """Why it may not make `after` the charter for want of pledges now; empty when it may."""
+        return lacking(self.needs_micro, (pledge for _, _, pledge in self.pledges), after, now_ms)
 
     def refuses(self, motion: Motion, now_ms: int) -> str:
         """Why a member's motion comes to nothing now; empty when it stands."""

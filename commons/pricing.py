@@ -5,8 +5,8 @@ Whole numbers only. Which card is in force is the ledger's to say.
 
 from __future__ import annotations
 
+from commons.accounting import Rate, RateCard
 from commons.amounts import PICO_PER_MICRO
-from commons.charter import Rate, RateCard
 
 
 def exact_pico(rate: Rate, gflop: int, device_ms: int) -> int:

@@ -36,6 +36,8 @@ class Kind(Word):
     OPENING = "opening"  # fact: electorate, weights, rules, window of one proposal
     BALLOT = "ballot"  # note by a member
     BALLOT_KEY = "ballot-key"  # note by a member: a key that may sign its ballots
+    PLEDGE = "pledge"  # note by a member: money for a proposal, if it becomes law
+    LODGED = "lodged"  # note by a site: it keeps this ballot
     MOTION = "motion"  # note by a member: withdraw, discuss, resume or veto a proposal
     PAUSE = "pause"  # note by a safety officer: no further round opens for now
     OUTCOME = "outcome"  # fact: tally of one proposal

@@ -36,14 +36,16 @@ class StatementNote(Words):
     currency: str
     opening_micro: int
     granted_micro: int
+    """By the charter, and paid by other members as pledges."""
     refunded_micro: int
     converted_micro: int
     expired_micro: int
     charged_micro: int
+    """For work, and paid to other members as pledges."""
     closing_micro: int
     """What the budget account holds at the end: opening + granted + refunded + converted - expired - charged."""
     held_micro: int
-    """Part of `closing_micro` that rounds under way hold."""
+    """Part of `closing_micro` that is held for rounds under way, and for pledges."""
     contributed_micro: int
     contribution_reversed_micro: int
     lines: int
@@ -146,20 +148,16 @@ class Sums:
         debit, credit = facts["debit"], facts["credit"]
         if debit.startswith(own):
             counters = self._account(debit, unit)
-            if kind == "hold":
-                counters.debits_pending += amount
-            elif kind in ("release", "expire"):
-                counters.debits_pending -= amount
-            else:
-                counters.debits_posted += amount
-                if kind == "settle":
-                    counters.debits_pending -= amount + facts["returned_micro"]
+            counters.debits_pending += _pending(kind, facts, amount)
+            counters.debits_posted += 0 if kind in _UNPOSTED else amount
             if debit == f"{own}budget" and (name := _FROM_BUDGET[kind]):
                 setattr(self, name, getattr(self, name) + amount)
             elif kind == "contribution-reversal":
                 self.contribution_reversed_micro += amount
         if credit.startswith(own):
-            self._account(credit, unit).credits_posted += amount
+            counters = self._account(credit, unit)
+            counters.credits_pending += _pending(kind, facts, amount)
+            counters.credits_posted += 0 if kind in _UNPOSTED else amount
             if name := _TO_PARTNER[kind] if unit == MICRO else "":
                 setattr(self, name, getattr(self, name) + amount)
 
@@ -171,15 +169,38 @@ class Sums:
         return self.moved.setdefault((name, unit), Counters())
 
 
+_UNPOSTED = ("hold", "release", "expire", "pledge", "pledge-returned")
+"""Types that hold, or give back whole what was held."""
+
+
+def _pending(kind: str, facts: Mapping[str, Any], amount: int) -> int:
+    """What a transfer adds to what both of its sides hold."""
+    match kind:
+        case "hold" | "pledge":
+            return amount
+        case "release" | "expire" | "pledge-returned" | "pledge-paid":
+            return -amount
+        case "settle":
+            return -amount - int(facts["returned_micro"])
+        case _:
+            return 0
+
+
 _FROM_BUDGET = {
     "hold": "",
     "release": "",
     "expire": "",
     "settle": "charged_micro",
     "breakage": "expired_micro",
+    "pledge": "",
+    "pledge-paid": "charged_micro",
+    "pledge-returned": "",
 }
 _TO_PARTNER = {
     "grant": "granted_micro",
+    "pledge": "",
+    "pledge-paid": "granted_micro",
+    "pledge-returned": "",
     "reversal": "refunded_micro",
     "convert": "converted_micro",
     "contribution": "contributed_micro",

@@ -44,6 +44,8 @@ class Tally:
     """Indexes of ballots that can never count: outside the window, of a stranger, under other rules."""
     order: Order | None = None
     """Of a roadmap ballot that has ended."""
+    pause: tuple[int, int] | None = None
+    """From when to when it was paused."""
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -121,6 +123,7 @@ class _Count:
     """Since when."""
     discussed: bool = False
     extended: bool = False
+    pause: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         self.closes_ms = self.opening.closes_ms
@@ -163,6 +166,7 @@ class _Count:
     def _resume(self, at_ms: int) -> None:
         assert self.paused_ms is not None
         self.closes_ms += at_ms - self.paused_ms
+        self.pause = (self.paused_ms, at_ms)
         self.paused_ms = None
 
     def _weight(self, choice: str | None = None) -> int:
@@ -221,4 +225,5 @@ class _Count:
             discussed=self.discussed,
             stray=tuple(self.stray),
             order=order,
+            pause=self.pause,
         )

@@ -269,6 +269,17 @@ class MotionView(View):
     index: int = 0
 
 
+class ProposalPledgeView(View):
+    member: str
+    to: str
+    """Whose budget gets it."""
+    amount_micro: int
+    expires_ms: int
+    state: str
+    """held | paid | returned"""
+    index: int
+
+
 class ProposalView(View):
     id: str
     number: int
@@ -314,6 +325,13 @@ class ProposalView(View):
     rules: str = ""
     """Digest of the opening's rules; a ballot names it."""
     electorate_digest: str = ""
+    lodged: int = 0
+    """How many of its ballots sites keep too."""
+    needs_micro: int = 0
+    """It is carried out only with pledges of so much."""
+    pledged_micro: int = 0
+    """What of its pledges stands, or was paid."""
+    pledges: tuple[ProposalPledgeView, ...] = ()
 
 
 class ProposalsView(View):

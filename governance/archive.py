@@ -5,14 +5,16 @@ Reads the store without the consortium's lock: the journal only grows.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from urllib.parse import parse_qsl
 
+from commons.certificates import Subject
 from commons.errors import Code, Refusal
 from commons.log import Checkpoint, hash_text
 from commons.notes import base64_text, parse
 from commons.records import Kind, Record
 from commons.roll_views import RECORDS_SEARCHED, RECORDS_SHOWN, RecordLineView, RecordsView, RecordView
+from governance.bills import own_record, readable
 from governance.consortium import Consortium
 from governance.statements.issuing import PersonalReader
 
@@ -21,16 +23,25 @@ TEXT_CHARS_MAX = 100
 HEAD_CHARS = 240
 _PAGE = 1000
 
+Shown = Callable[[Record], bool]
+"""Whether the caller may see a record."""
+
 
 def archive_readers(consortium: Consortium) -> Mapping[str, PersonalReader]:
-    """The views `records` and `record`; the journal is the same for every caller."""
+    """The views `records` and `record`: the same for every caller, but where the charter keeps bills to their partners."""
+
+    def shown(caller: Subject) -> Shown:
+        if readable(consortium.charter, "budgets", "", caller):
+            return lambda record: True
+        return lambda record: own_record(record, caller.partner)
+
     return {
-        "records": lambda caller, key: find_records(consortium, key),
-        "record": lambda caller, key: read_record(consortium, key),
+        "records": lambda caller, key: find_records(consortium, key, shown(caller)),
+        "record": lambda caller, key: read_record(consortium, key, shown(caller)),
     }
 
 
-def find_records(consortium: Consortium, key: str) -> RecordsView | Refusal:
+def find_records(consortium: Consortium, key: str, shown: Shown) -> RecordsView | Refusal:
     """The newest records of a kind or with a text in them, letters large or small. Refuses a key it cannot read."""
     size = consortium.size
     wanted = _wanted(key, size)
@@ -43,7 +54,8 @@ def find_records(consortium: Consortium, key: str) -> RecordsView | Refusal:
         start, stop = max(least, start - (_PAGE if kind or text else RECORDS_SHOWN)), start
         page = list(consortium.journal.records(start, stop=stop))
         for index, record in zip(range(stop - 1, start - 1, -1), reversed(page), strict=True):
-            if (not kind or record.kind == kind) and (not text or text in record.leaf.lower()):
+            wanted_one = (not kind or record.kind == kind) and (not text or text in record.leaf.lower())
+            if wanted_one and shown(record):
                 found.append(_line(index, record))
                 if len(found) == RECORDS_SHOWN:
                     start = index
@@ -70,8 +82,8 @@ def _wanted(key: str, size: int) -> tuple[str, bytes, int] | Refusal:
     return kind, text.lower().encode(), min(int(before), size) if before else size
 
 
-def read_record(consortium: Consortium, key: str) -> RecordView | Refusal:
-    """One record and its path to the newest checkpoint. Refuses an index that no record has."""
+def read_record(consortium: Consortium, key: str, shown: Shown) -> RecordView | Refusal:
+    """One record and its path to the newest checkpoint. Refuses an index that no record has, or whose record is not shown."""
     checkpoint = consortium.journal.checkpoint()
     size = Checkpoint.read(parse(checkpoint)).size
     if not _is_index(key) or int(key) >= size:
@@ -80,6 +92,11 @@ def read_record(consortium: Consortium, key: str) -> RecordView | Refusal:
         )
     index = int(key)
     record = consortium.journal.record(index)
+    if not shown(record):
+        message = (
+            f"record {index} moves another partner's money, and the charter keeps bills to their partners"
+        )
+        return Refusal(Code.NOT_AUTHORISED, message)
     return RecordView(
         index=index,
         kind=record.kind,

@@ -6,8 +6,10 @@ A bell carries no news: who wakes looks at the state again. It may be rung under
 from __future__ import annotations
 
 import threading
+from collections import Counter
+from collections.abc import Collection
 
-from commons.records import Record
+from commons.records import Kind, Record
 
 
 class Bell:
@@ -15,6 +17,7 @@ class Bell:
 
     def __init__(self) -> None:
         self._strokes = 0
+        self._kinds: Counter[Kind] = Counter()
         self._rung = threading.Condition()
 
     def ring(self) -> None:
@@ -23,7 +26,12 @@ class Bell:
             self._rung.notify_all()
 
     def apply(self, index: int, record: Record) -> None:
+        self._kinds[record.kind] += 1
         self.ring()
+
+    def count(self, kinds: Collection[Kind]) -> int:
+        """Records of these kinds it rang for."""
+        return sum(self._kinds[kind] for kind in kinds)
 
     @property
     def strokes(self) -> int:

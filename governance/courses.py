@@ -6,17 +6,19 @@ Changes only by `apply`. What may be added to it is decided in `governance.propo
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from commons import charter_file, features, notes
 from commons.ballots import Ballot, Proposal
 from commons.charter import Charter
 from commons.course import Course
 from commons.dormancy import Dormancy
+from commons.lodging import Lodged
 from commons.motions import BallotKey, Motion
 from commons.names import Digest, ProposalId
 from commons.notes import NoteError
 from commons.opening import Opening
+from commons.pledging import Pledge
 from commons.records import Kind, Record
 from commons.signed import text_digest
 
@@ -37,6 +39,14 @@ class Item(Course):
     executed_ms: int | None = None
     execution_index: int | None = None
     charter_version: int | None = None
+    settled: dict[str, str] = field(default_factory=dict)
+    """Tail of a pledge that has ended -> `paid` or `returned`."""
+
+    lodged: set[str] = field(default_factory=set)
+    """Digests of its ballots that sites keep."""
+
+    def open_pledges(self) -> list[Pledge]:
+        return [pledge for _, _, pledge in self.pledges if pledge.tail not in self.settled]
 
 
 class Courses:
@@ -75,8 +85,12 @@ class Courses:
                 self._pending[proposal.id] = (index, proposal)
             case Kind.OPENING:
                 self._open(index, Opening.from_facts(record.facts))
-            case Kind.BALLOT | Kind.MOTION | Kind.BALLOT_KEY:
+            case Kind.BALLOT | Kind.MOTION | Kind.BALLOT_KEY | Kind.PLEDGE | Kind.LODGED:
                 self._speak(index, record)
+            case Kind.TRANSFER if b'"type":"pledge-' in record.body:
+                facts = record.facts
+                item = self.items[ProposalId(facts["proposal"])]
+                item.settled[facts["hold"].removeprefix("pledge/")] = facts["type"].removeprefix("pledge-")
             case Kind.OUTCOME | Kind.EXECUTION:
                 self._conclude(index, record)
             case _:
@@ -88,6 +102,7 @@ class Courses:
             opening,
             proposal.proposer,
             features.FEATURES[proposal.feature].binding,
+            needs_micro=proposal.needs_micro,
             index=at,
             proposal=proposal,
             evidence=[at, index],
@@ -106,6 +121,14 @@ class Courses:
                 motion = Motion.from_note(note)
                 item = self.items[ProposalId(motion.proposal)]
                 item.motions.append((index, record.at_ms, motion))
+                item.evidence.append(index)
+            case Kind.LODGED:
+                said = Lodged.from_note(note)
+                self.items[ProposalId(said.proposal)].lodged.add(said.ballot)
+            case Kind.PLEDGE:
+                pledge = Pledge.from_note(note)
+                item = self.items[ProposalId(pledge.proposal)]
+                item.pledges.append((index, record.at_ms, pledge))
                 item.evidence.append(index)
             case _:
                 delegation = BallotKey.from_note(note)

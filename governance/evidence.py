@@ -6,7 +6,7 @@ Selects, never judges, as `governance.proof` does for sites.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from commons.errors import Code, Refusal
 from commons.log import Checkpoint, hash_text
@@ -14,15 +14,31 @@ from commons.names import ProposalId
 from commons.notes import base64_text, parse
 from commons.vote_views import EVIDENCE_MAX, EntryView, EvidenceView, ExtensionView
 from governance.consortium import Consortium
+from governance.proposal_views import label
+from governance.statements.issuing import PersonalReader
 
 
-def evidence_view(consortium: Consortium, proposal: ProposalId) -> EvidenceView:
-    """Of a proposal that is in the journal."""
+def evidence_readers(consortium: Consortium) -> Mapping[str, PersonalReader]:
+    """The views `evidence` and `extension`, the same for every caller."""
+    return {
+        "evidence": lambda _, key: evidence_view(consortium, key),
+        "extension": lambda _, key: extension_view(consortium, key),
+    }
+
+
+def evidence_view(consortium: Consortium, which: str) -> EvidenceView | Refusal:
+    """Of one proposal, by id, number or P-number. The proofs are made without the consortium's lock: the journal only grows."""
+    with consortium.lock:
+        items = consortium.proposals.items.values()
+        named = ((item.opening.number, item.opening.proposal) for item in items)
+        found = next((key for n, key in named if which in (key, str(n), label(n))), None)
+        if found is None:
+            return Refusal(Code.PROPOSAL_UNKNOWN, f"there is no proposal {which[:80]!r} in this journal")
+        every = _records(consortium, found)
     checkpoint = consortium.journal.checkpoint()
     size = Checkpoint.read(parse(checkpoint)).size
-    every = [index for index in _records(consortium, proposal) if index < size]
     return EvidenceView(
-        proposal=proposal,
+        proposal=found,
         checkpoint=checkpoint.decode(),
         entries=tuple(_entries(consortium, every[:EVIDENCE_MAX], size)),
         left_out=len(every[EVIDENCE_MAX:]),

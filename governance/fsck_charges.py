@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from commons import notes
-from commons.charter import Charter, RateCard
+from commons.accounting import RateCard
+from commons.charter import Charter
 from commons.pricing import exact_pico, rates_of
 from commons.records import canonical_json
 from governance.fsck_findings import Findings, Rule

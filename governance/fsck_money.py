@@ -14,6 +14,7 @@ from commons.records import Kind, Record
 from governance.fsck_accounts import Books, Draw, put_back
 from governance.fsck_charges import MICRO, PICO, Charges, Facts, card_digest
 from governance.fsck_findings import Findings, Rule
+from governance.fsck_pledges import Pledges
 from governance.fsck_rounds import Key, Rounds
 from governance.fsck_votes import Votes
 
@@ -53,7 +54,9 @@ class Money:
         self._ids: set[str] = set()
         self._failed: set[str] = set()
         self._founding: dict[str, int] = {}
+        self._pledges = Pledges(findings, votes, self.books, self.check_legs)
         self._types = {
+            **self._pledges.types,
             "grant": self._grant,
             "hold": self._hold,
             "settle": self._settle,
@@ -73,6 +76,7 @@ class Money:
         return facts["type"] in self._types and not facts["id"].startswith("rounding/convert/")
 
     def take(self, index: int, record: Record) -> None:
+        self._pledges.take(index, record)
         match record.kind:
             case Kind.CHARTER:
                 self._charter(charter_file.from_canonical(record.body))
@@ -91,6 +95,7 @@ class Money:
     def finish(self, size: int) -> None:
         """After the last record."""
         self.charges.finish()
+        self._pledges.finish(size)
 
     def check_legs(self, index: int, facts: Facts, debit: str, credit: str) -> None:
         """The transfer moves between these two accounts."""

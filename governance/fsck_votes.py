@@ -1,7 +1,7 @@
-"""The auditor's reading of law: who founded the consortium, whose keys speak, and what was voted into the charter.
+"""The auditor's reading of votes: what was proposed, who voted how, and what was voted into the charter.
 
 Every signature is checked with the key that was in force, every ballot counted again, every charter derived again
-from the vote it names. Shares the members' own arithmetic (`commons`), and nothing with the coordinator's views.
+from the vote it names; who founded the consortium is `governance.fsck_law`'s. Shares the members' own arithmetic (`commons`), and nothing with the coordinator's views.
 """
 
 from __future__ import annotations
@@ -10,70 +10,49 @@ from dataclasses import dataclass
 from typing import Any
 
 from commons import charter_file, features, notes
-from commons.anchors import check_anchor
 from commons.ballots import Ballot, Proposal
-from commons.charter import Charter, Consortium
+from commons.charter import Charter
 from commons.course import Course
 from commons.delegating import check_ballot_key, open_ballot, unlawful_pause
 from commons.dormancy import Dormancy
 from commons.errors import Refusal
-from commons.founding import check_delegation, check_founding
+from commons.lodging import Lodged
 from commons.motions import BallotKey, Motion, Pause
-from commons.notes import Note, Verifier
+from commons.notes import Verifier
 from commons.opening import Opening
 from commons.records import Kind, Record
-from commons.signed import open_signed, text_digest
 from commons.tally import outcome_facts
 from governance.fsck_findings import Findings, Rule
+from governance.fsck_law import Law
 from governance.fsck_power import Contributions
 
 
 @dataclass(kw_only=True)
-class _Vote(Course):
+class Vote(Course):
     proposal: Proposal
     base: int
     """Position of its charter in the history."""
+    made: int | None = None
+    """The charter version it became."""
 
 
-class Votes:
+class Votes(Law):
     """Reads GENESIS, CHARTER, FOUNDING, SITE and PAUSE records, and those of votes."""
 
     def __init__(self, findings: Findings) -> None:
-        self._findings = findings
+        super().__init__(findings)
         self._contributions = Contributions()
-        self.history: list[Charter] = []
-        self.log: Verifier | None = None
-        """The key that the founders put into the charter."""
-        self._name = ""
-        self._keys: dict[str, Verifier] = {}
-        self._notes: set[str] = set()
-        self._founders: set[str] = set()
-        self._founded = False
         self._pending: tuple[int, Proposal] | None = None
         self._sound = False
         """What is pending could be carried out."""
-        self._votes: dict[str, _Vote] = {}
+        self._votes: dict[str, Vote] = {}
         self._ballot_keys: dict[str, BallotKey] = {}
         self._dormancy = Dormancy()
         self._execution: tuple[int, dict[str, Any]] | None = None
 
-    @property
-    def charter(self) -> Charter:
-        """The one in force. Raises ValueError before there is one."""
-        if not self.history:
-            raise ValueError("it stands before the founding charter")
-        return self.history[-1]
-
-    def version(self, number: int) -> Charter:
-        """Raises ValueError when there is no such version yet."""
-        found = next((c for c in self.history if c.version == number), None)
-        if found is None:
-            raise ValueError(f"there is no charter version {number} yet")
-        return found
-
-    def key(self, site: str) -> Verifier | None:
-        """The key that speaks for the site now."""
-        return self._keys.get(site)
+    def vote(self, proposal: str) -> Vote | None:
+        """The course of a proposal that was opened."""
+        return self._votes.get(proposal)
 
     def take(self, index: int, record: Record) -> None:
         self._follows(index, record)
@@ -81,7 +60,7 @@ class Votes:
             case Kind.GENESIS:
                 self._genesis(index, record.facts)
             case Kind.CHARTER:
-                self._charter(index, record.body)
+                self._charter(index, record)
             case Kind.FOUNDING:
                 self._founding(index, record.body)
             case Kind.SITE:
@@ -96,6 +75,8 @@ class Votes:
                 self._ballot(index, record)
             case Kind.MOTION:
                 self._motion(index, record)
+            case Kind.LODGED:
+                self._lodged(index, record.body)
             case Kind.PAUSE:
                 self._pause(index, record.body)
             case Kind.BALLOT_KEY:
@@ -116,21 +97,6 @@ class Votes:
             at = (self._execution or self._pending or (size, None))[0]
             self._findings.add(Rule.VOTE, at, f"{what}, and the record that must follow it is missing")
 
-    def signed(self, index: int, note: Note, verifier: Verifier | None, owner: str) -> bool:
-        """Whether the owner's key in force signed the note, and nobody else."""
-        if verifier is None:
-            self._findings.add(Rule.SIGNATURE, index, f"is said to be by {owner}, who has no key here")
-            return False
-        wrong = open_signed(note, verifier, owner)
-        if wrong is not None:
-            self._findings.add(Rule.SIGNATURE, index, f"is forged: {wrong.message}")
-        return wrong is None
-
-    def by_member(self, index: int, note: Note, member: str) -> bool:
-        """The same for a member of the charter in force."""
-        found = self.charter.member(member)
-        return self.signed(index, note, Verifier.from_vkey(found.key) if found else None, member)
-
     def _follows(self, index: int, record: Record) -> None:
         """What must stand right behind its reason does, and nothing comes between."""
         need = self._findings.require
@@ -146,39 +112,17 @@ class Votes:
             need(False, Rule.VOTE, index, "stands where the opening of a proposal must stand")
             self._pending = None
 
-    def _check_founders(self, index: int, where: str) -> None:
-        self._founded = True
-        lacking = (
-            [m.name for m in self.history[0].members if m.name not in self._founders]
-            if self.history
-            else ["all"]
-        )
-        what = f"{where} {', '.join(lacking)} had not signed the founding charter"
-        self._findings.require(not lacking, Rule.FOUNDING, index, what)
-
-    def _genesis(self, index: int, facts: dict[str, Any]) -> None:
-        if index == 0:
-            self.log, self._name = Verifier.from_vkey(facts["log_key"]), facts["consortium"]
-
-    def _charter(self, index: int, body: bytes) -> None:
-        charter = charter_file.from_canonical(body)
+    def _charter(self, index: int, record: Record) -> None:
+        charter = charter_file.from_canonical(record.body)
         execution, self._execution = self._execution, None
-        need = self._findings.require
-        if not self.history:
-            wrong = charter_file.problems(charter)
-            named = self.log is not None and charter.consortium == Consortium(
-                name=self._name, log_key=self.log.vkey
-            )
-            need(not wrong, Rule.FOUNDING, index, f"founds on a charter that is none: {'; '.join(wrong)}")
-            need(charter.version == 1, Rule.FOUNDING, index, f"founds on version {charter.version}")
-            what = "names another consortium or log key than the journal's first record"
-            need(named, Rule.FOUNDING, index, what)
+        if self.history:
+            self._check_derived(index, record.at_ms, charter, execution)
         else:
-            self._check_derived(index, charter, execution)
+            self._found(index, charter)
         self.history.append(charter)
 
     def _check_derived(
-        self, index: int, charter: Charter, execution: tuple[int, dict[str, Any]] | None
+        self, index: int, at_ms: int, charter: Charter, execution: tuple[int, dict[str, Any]] | None
     ) -> None:
         need, before = self._findings.require, self.charter
         name = f"makes charter version {charter.version}"
@@ -202,7 +146,11 @@ class Votes:
                 Rule.CHARTER, index, f"{name}, but its vote cannot lead there: {changed.message}"
             )
             return
-        number = vote.opening.number
+        number, vote.made = vote.opening.number, charter.version
+        lacks = vote.lacks(changed, at_ms)
+        need(
+            not lacks, Rule.VOTE, index, f"{name} by P-{number:04d}, which was not to be carried out: {lacks}"
+        )
         need(
             changed == charter, Rule.CHARTER, index, f"{name}, which is not what P-{number:04d} was voted for"
         )
@@ -213,40 +161,6 @@ class Votes:
             execution[0],
             f"does not describe charter version {charter.version}",
         )
-
-    def _founding(self, index: int, body: bytes) -> None:
-        if len(self.history) != 1:
-            self._findings.add(Rule.FOUNDING, index, "is a founder's signature outside the founding")
-            return
-        partner = check_founding(body, self.charter, charter_file.digest(self.charter))
-        if isinstance(partner, Refusal):
-            self._findings.add(Rule.SIGNATURE, index, f"is no founder's signature: {partner.message}")
-        else:
-            again = partner in self._founders
-            self._findings.require(not again, Rule.FOUNDING, index, f"is a second signature of {partner}")
-            self._founders.add(partner)
-
-    def _site(self, index: int, body: bytes) -> None:
-        found = check_delegation(body, self.charter)
-        if isinstance(found, Refusal):
-            self._findings.add(Rule.SIGNATURE, index, f"gives a site keys unlawfully: {found.message}")
-            return
-        delegation, verifier = found
-        self.once(
-            index, notes.parse(body), Rule.SIGNATURE, f"brings replaced keys of site {delegation.site} back"
-        )
-        self._keys[delegation.site] = verifier
-
-    def _anchor(self, index: int, body: bytes) -> None:
-        note = notes.parse(body)
-        found = check_anchor(note, self.charter)
-        if isinstance(found, Refusal):
-            self._findings.add(Rule.SIGNATURE, index, f"vouches unlawfully for a charter: {found.message}")
-            return
-        self.once(index, note, Rule.CHARTER, "is an anchor that stood before")
-        held = charter_file.digest(self.version(found.charter_version))
-        what = f"vouches for another charter version {found.charter_version} than the journal has"
-        self._findings.require(found.charter == held, Rule.CHARTER, index, what)
 
     def _propose(self, index: int, body: bytes) -> None:
         note = notes.parse(body)
@@ -284,8 +198,13 @@ class Votes:
         what = f"opens P-{number:04d} with another electorate, window or rule than charter version {self.charter.version}"
         self._findings.require(opening == lawful, Rule.VOTE, index, f"{what} gives it")
         binding = features.FEATURES[proposal.feature].binding
-        self._votes[opening.proposal] = _Vote(
-            opening, proposal.proposer, binding, proposal=proposal, base=len(self.history) - 1
+        self._votes[opening.proposal] = Vote(
+            opening,
+            proposal.proposer,
+            binding,
+            needs_micro=proposal.needs_micro,
+            proposal=proposal,
+            base=len(self.history) - 1,
         )
 
     def _ballot(self, index: int, record: Record) -> None:
@@ -327,6 +246,14 @@ class Votes:
             self._findings.add(Rule.VOTE, index, f"is a motion on {name} that comes to nothing: {why}")
         vote.motions.append((index, record.at_ms, motion))
 
+    def _lodged(self, index: int, body: bytes) -> None:
+        note = notes.parse(body)
+        said = Lodged.from_note(note)
+        if self.signed(index, note, self.key(said.site), said.site):
+            self.once(index, note, Rule.VOTE, "is a site's word on a ballot that stood before")
+            what = f"is {said.site}'s word on a ballot of {said.voter} that this journal does not have"
+            self._findings.require(said.ballot in self._notes, Rule.TALLY, index, what)
+
     def _pause(self, index: int, body: bytes) -> None:
         note = notes.parse(body)
         wrong = unlawful_pause(Pause.from_note(note), note, self.charter)
@@ -353,7 +280,8 @@ class Votes:
         if state in ("stale", "failed"):
             wish, history = vote.proposal, self.history[vote.base :]
             changed = features.carry_out(history, wish.feature, wish.parameters)
-            due = vote.ready(record.at_ms) and isinstance(changed, Refusal)
+            ends = isinstance(changed, Refusal) or vote.lacks(changed, record.at_ms)
+            due = vote.ready(record.at_ms) and bool(ends)
             need(due, Rule.VOTE, index, f"calls {name} {state}, which it is not")
             vote.ended = state
             return
@@ -388,12 +316,6 @@ class Votes:
         )
         self._findings.require(due, Rule.VOTE, index, what)
         vote.ended = "executed"
-
-    def once(self, index: int, note: Note, rule: Rule, what: str) -> None:
-        """The same words, whoever's bytes carry them, stand in a journal once."""
-        words = text_digest(note)
-        self._findings.require(words not in self._notes, rule, index, what)
-        self._notes.add(words)
 
 
 def _begins(index: int) -> str:

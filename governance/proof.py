@@ -75,10 +75,9 @@ def _evidence(consortium: Consortium, wanted: Wanted) -> list[int]:
     shown = {*members.basis, *proposals.basis}
     path = [1] if wanted.whole else _path(consortium, wanted.known_version)
     for version in path:
-        if version in members.charter_at:
-            shown.add(members.charter_at[version])
-            if version != wanted.known_version:
-                shown.update(members.anchors.get(version, {}).values())
+        shown.add(members.charter_at[version])
+        if version != wanted.known_version:
+            shown.update(members.anchors.get(version, {}).values())
     for item in proposals.executed:
         if item.charter_version is not None and item.charter_version > path[-1]:
             shown.update(item.evidence)

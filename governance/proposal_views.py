@@ -5,7 +5,8 @@ from __future__ import annotations
 from commons import features
 from commons.charter import Charter
 from commons.errors import Refusal
-from commons.views import BallotView, MotionView, ProposalView
+from commons.pledging import Pledge
+from commons.views import BallotView, MotionView, ProposalPledgeView, ProposalView
 from governance.courses import Item
 
 
@@ -64,4 +65,24 @@ def proposal_view(item: Item, base: Charter, now_ms: int) -> ProposalView:
         ),
         rules=opening.rules_digest,
         electorate_digest=opening.electorate_digest,
+        lodged=len(item.lodged),
+        needs_micro=item.needs_micro,
+        pledged_micro=sum(p.amount_micro for _, _, p in item.pledges if _counts(item, p, now_ms)),
+        pledges=tuple(_pledge(item, index, pledge) for index, _, pledge in item.pledges),
     )
+
+
+def _pledge(item: Item, index: int, pledge: Pledge) -> ProposalPledgeView:
+    return ProposalPledgeView(
+        member=pledge.member,
+        to=pledge.to,
+        amount_micro=pledge.amount_micro,
+        expires_ms=pledge.expires_ms,
+        state=item.settled.get(pledge.tail, "held"),
+        index=index,
+    )
+
+
+def _counts(item: Item, pledge: Pledge, now_ms: int) -> bool:
+    ended = item.settled.get(pledge.tail)
+    return ended == "paid" if ended else now_ms < pledge.expires_ms

@@ -22,11 +22,12 @@ from commons.signed import open_signed, text_digest
 from commons.tally import fits, outcome_facts
 from commons.views import ProposalView
 from governance.courses import Courses, Item
+from governance.pledging import decide_payments, decide_returns
 from governance.proposal_views import label, proposal_view
 
 __all__ = ["NOTES", "Proposals", "label"]
 
-NOTES = (Proposal.KIND, Ballot.KIND, Ballot.WITH_REASON, Motion.KIND, BallotKey.KIND)
+NOTES = (Proposal.KIND, Proposal.WITH_NEEDS, Ballot.KIND, Ballot.WITH_REASON, Motion.KIND, BallotKey.KIND)
 """What `Proposals.decide_submit` takes."""
 
 
@@ -40,6 +41,7 @@ class Proposals(Courses):
         """
         takers: dict[str, Callable[[Note, Charter, int], list[Record] | Refusal]] = {
             Proposal.KIND: self._submit_proposal,
+            Proposal.WITH_NEEDS: self._submit_proposal,
             Ballot.KIND: self._submit_ballot,
             Ballot.WITH_REASON: self._submit_ballot,
             Motion.KIND: self._submit_motion,
@@ -105,6 +107,9 @@ class Proposals(Courses):
                 f"{proposal.proposer} has this very proposal open as {label(twin.opening.number)}",
                 {"proposal": twin.opening.proposal},
             )
+        if proposal.needs_micro and not features.FEATURES[proposal.feature].binding:
+            message = f"{proposal.feature} changes no charter: there is nothing that pledges could pay for"
+            return Refusal(Code.REQUEST_INVALID, message)
         if proposal.feature != features.OVERRIDE:
             return None
         target = self.items.get(ProposalId(proposal.parameters["proposal"]))
@@ -188,23 +193,22 @@ class Proposals(Courses):
         return [] if self.known(text_digest(note)) else [Record(Kind.BALLOT_KEY, now_ms, note.data)]
 
     def decide_close(self, now_ms: int) -> list[Record]:
-        """An OUTCOME for each open proposal that is decided by now, in the order they were opened."""
+        """An OUTCOME for each open proposal that is decided by now, in the order they were opened; then what of pledges goes
+        back to who made them."""
         records = []
-        for item in self.items.values():
-            if item.decided is not None or item.cancelled:
-                continue
+        for item in self._undecided():
             count = item.tally(now_ms)
             if count.phase == "closed":
                 records.append(fact(Kind.OUTCOME, now_ms, **outcome_facts(item.opening, count)))
-        return records
+        return records + [back for item in self.items.values() for back in decide_returns(item, now_ms)]
 
     def decide_execute(
         self, charter: Charter, round_number: int, now_ms: int, *, run: str = ""
     ) -> list[Record]:
         """What becomes law at the start of `round_number` of `run`, empty while none goes on: queued proposals due by then, as they passed.
 
-        Each gives EXECUTION and the next CHARTER; one whose ground has moved gives an OUTCOME `stale`, one that no
-        longer applies an OUTCOME `failed`. A proposal leaves the queue by one of them, so that nothing is carried out twice.
+        Each gives EXECUTION, the next CHARTER and the payment of its pledges; one whose ground has moved gives an OUTCOME
+        `stale`, one that no longer applies, or lacks pledges, an OUTCOME `failed`. A proposal leaves the queue by one of them, so that nothing is carried out twice.
         """
         assert not self.charters or charter == self.charters[-1], "execute against the charter in force"
         records: list[Record] = []
@@ -217,6 +221,8 @@ class Proposals(Courses):
             changed = features.carry_out(history[base:], feature, params, run=run, round_number=round_number)
             number, key = item.opening.number, item.opening.proposal
             before = charter_file.digest(history[-1])
+            if not isinstance(changed, Refusal) and (why := item.lacks(changed, now_ms)):
+                changed = Refusal(Code.EXCEEDS_BUDGET, why, {features.FAILED: True})
             if isinstance(changed, Refusal):
                 ended = {"proposal": key, "number": number, "charter": before, "round": round_number}
                 state = "failed" if features.FAILED in changed.details else "stale"
@@ -225,12 +231,14 @@ class Proposals(Courses):
             executed = features.execution_facts(key, number, history[-1], changed, round_number, run)
             records.append(fact(Kind.EXECUTION, now_ms, **executed))
             records.append(Record(Kind.CHARTER, now_ms, charter_file.canonical(changed)))
+            records += decide_payments(item, changed, now_ms)
             history.append(changed)
         return records
 
     def next_moment_ms(self, now_ms: int) -> int | None:
         """When the next open vote ends, as it stands, or a queued proposal may be carried out."""
         moments = [item.tally(now_ms).closes_ms for item in self._undecided()]
+        moments += [pledge.expires_ms for item in self.items.values() for pledge in item.open_pledges()]
         etas = [self.items[key].eta_ms for key in self.passed]
         return min([*moments, *(eta for eta in etas if eta is not None and eta > now_ms)], default=None)
 

@@ -55,7 +55,7 @@ class PayerQuote:
     payer: str
     available_micro: int
     granted_micro: int
-    """What the change itself adds to the budget at once."""
+    """What the change itself adds to the budget at once, with what others pledged."""
     later_micro: int
     """What it adds later."""
     before: Span
@@ -94,10 +94,11 @@ def quote(
     progress: Progress | None,
     effective_round: int,
     now_ms: int,
+    pledged: Mapping[str, int] | None = None,
 ) -> Quote | Refusal:
     """What `after`, in force from `effective_round` on at the earliest, costs compared with staying at `before`.
 
-    `available_micro`: partner -> what may still be held. `measured`: site -> its last usage. Refuses as
+    `pledged`: member -> what it is paid as pledges when the change becomes law, in micro. `available_micro`: partner -> what may still be held. `measured`: site -> its last usage. Refuses as
     `governance.ratecard.price` does.
     """
     assumed: set[str] = set()
@@ -110,6 +111,8 @@ def quote(
     first, last = (progress.next_round, progress.rounds) if progress else (1, after.learning.rounds)
     from_round = max(effective_round, first)
     now, later = _granted(before, after, now_ms)
+    for member, amount in (pledged or {}).items():
+        now[member] = now.get(member, 0) + amount
     concerned = {*costs[0], *costs[1], *now, *later}
     payers = []
     for member in [m.name for m in after.members if m.name in concerned]:

@@ -33,8 +33,15 @@ class Preview:
     """None: it changes no charter."""
 
 
-def preview(seat: Seat, feature: str, parameters: Mapping[str, Any], effective_round: int) -> Preview:
-    """The dry run: what would change and cost if it were carried out now. Raises Refused when it could not be."""
+def preview(
+    seat: Seat,
+    feature: str,
+    parameters: Mapping[str, Any],
+    effective_round: int,
+    pledged: Mapping[str, int] | None = None,
+) -> Preview:
+    """The dry run: what would change and cost if it were carried out now. `pledged`: member -> what others pay it with the
+    change, in micro. Raises Refused when it could not be."""
     charter = charter_in_force(seat)
     if wrong := features.check(charter, feature, parameters):
         raise Refused(wrong)
@@ -42,7 +49,7 @@ def preview(seat: Seat, feature: str, parameters: Mapping[str, Any], effective_r
         return Preview((), None)
     after = features.apply(charter, feature, parameters)
     assert not isinstance(after, Refusal), "it was checked"
-    made = _quoted(seat, charter, after, effective_round)
+    made = _quoted(seat, charter, after, effective_round, pledged)
     return Preview(tuple(charter_file.diff(charter, after)), made)
 
 
@@ -51,7 +58,11 @@ def preview_proposal(seat: Seat, view: ProposalView) -> Preview:
     if view.state in ENDED and view.state not in ("executed", "ranked"):
         raise Refused(Refusal(Code.PROPOSAL_CLOSED, f"the proposal is {view.state} and changes nothing"))
     if view.charter_version is None:
-        return preview(seat, view.feature, view.parameters, view.effective_round)
+        pledged: dict[str, int] = {}
+        for pledge in view.pledges:
+            if pledge.state == "held":
+                pledged[pledge.to] = pledged.get(pledge.to, 0) + pledge.amount_micro
+        return preview(seat, view.feature, view.parameters, view.effective_round, pledged)
     before, after = (
         charter_in_force(seat, version) for version in (view.charter_version - 1, view.charter_version)
     )
@@ -81,7 +92,13 @@ def charter_in_force(seat: Seat, version: int | None = None) -> Charter:
     return charter_file.from_canonical(view.text.encode())
 
 
-def _quoted(seat: Seat, before: Charter, after: Charter | Refusal, effective_round: int) -> Quote:
+def _quoted(
+    seat: Seat,
+    before: Charter,
+    after: Charter | Refusal,
+    effective_round: int,
+    pledged: Mapping[str, int] | None = None,
+) -> Quote:
     if isinstance(after, Refusal):
         raise Refused(after)
     run = latest_run(seat)
@@ -95,6 +112,7 @@ def _quoted(seat: Seat, before: Charter, after: Charter | Refusal, effective_rou
         progress=progress,
         effective_round=effective_round,
         now_ms=time.time_ns() // 1_000_000,
+        pledged=pledged,
     )
     if isinstance(made, Refusal):
         raise Refused(made)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from commons.accounting import RateCard
 from commons.amounts import AMOUNT_LIMIT, PICO_PER_MICRO
-from commons.charter import RateCard
 from commons.errors import Code, Refusal
 from commons.names import Digest
 from commons.notes import digest

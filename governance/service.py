@@ -18,23 +18,26 @@ from commons.certificates import Subject
 from commons.chain import Wanted
 from commons.claims import CountersignNote
 from commons.errors import Code, Refusal
+from commons.lodging import Lodged
 from commons.log import Checkpoint
 from commons.motions import Pause
-from commons.names import ProposalId
 from commons.notes import Note, NoteError
+from commons.pledging import Pledge
 from commons.records import Record
 from commons.views import BudgetsView, CharterView, JournalView, ProposalsView, ProposalView, View
 from commons.wire.channel import caller, refuse
 from commons.wire.v1 import consortium_pb2 as wire
 from commons.wire.v1.consortium_pb2_grpc import ChamberServicer
 from governance.archive import archive_readers
-from governance.bell import Bell
-from governance.bills import own_part
+from governance.bills import own_part, readable
 from governance.budgets import budgets_view
 from governance.claims import disputes_view
 from governance.consortium import Consortium
-from governance.evidence import evidence_view, extension_view
+from governance.evidence import evidence_readers
 from governance.ledger import CLAIMS, decide_claim
+from governance.lodging import decide_lodged
+from governance.moments import LOOK_S, Moments
+from governance.pledging import decide_pledge
 from governance.proof import Entry, Witnessed, chain_bundle, covering
 from governance.proposals import NOTES
 from governance.statements.issuing import Statements
@@ -42,12 +45,9 @@ from governance.statements.issuing import Statements
 WATCHERS_MAX = 64
 """Each watcher holds a thread of the server."""
 WATCH_PAUSE_S = 0.25
-LIVE = ("run", "now", "journal")
-"""Views that change without a record: as sites work, as witnesses cosign."""
 WITNESSES_WAIT_S = 2.0
 """How long an answer about the chain waits for cosignatures that are still on their way."""
 _CHAINS_WAITING_MAX = 32
-_ALIVE_CHECK_S = 5.0
 
 Reader = Callable[[str], View | Refusal]
 """A view for a key; called while holding the consortium's lock."""
@@ -56,20 +56,20 @@ Taker = Callable[[Note, int], list[Record] | Refusal]
 
 
 class Chamber(ChamberServicer):
-    """`more` are views of other parts of the coordinator by name; `pulse` rings whenever any view may change."""
+    """`more` are views of other parts of the coordinator by name; `moments` says when any view may have changed."""
 
     def __init__(
         self,
         consortium: Consortium,
-        pulse: Bell,
+        moments: Moments,
         stopping: threading.Event,
         more: Mapping[str, Reader],
         witnessed: Witnessed,
         statements: Statements,
     ) -> None:
-        self._consortium, self._pulse, self._stopping = consortium, pulse, stopping
+        self._consortium, self._moments, self._stopping = consortium, moments, stopping
         self._witnessed = witnessed
-        self._personal = {**statements.readers, **archive_readers(consortium)}
+        self._personal = {**statements.readers, **archive_readers(consortium), **evidence_readers(consortium)}
         self._seats = threading.BoundedSemaphore(WATCHERS_MAX)
         self._waiting = threading.BoundedSemaphore(_CHAINS_WAITING_MAX)
         self._readers: dict[str, Reader] = {
@@ -77,8 +77,6 @@ class Chamber(ChamberServicer):
             "disputes": self._disputes,
             "proposals": self._proposals,
             "proposal": self._proposal,
-            "evidence": self._evidence,
-            "extension": self._extension,
             "journal": self._journal,
             "charter": self._charter,
             **more,
@@ -87,6 +85,8 @@ class Chamber(ChamberServicer):
         self._takers: dict[str, Taker] = {
             **dict.fromkeys(NOTES, self._vote),
             Pause.KIND: self._pause,
+            Pledge.KIND: self._pledge,
+            Lodged.KIND: self._lodged,
             Anchor.KIND: consortium.members.decide_anchor,
             **dict.fromkeys(CLAIMS, self._claim),
             CountersignNote.KIND: statements.decide_countersign,
@@ -127,6 +127,14 @@ class Chamber(ChamberServicer):
         consortium = self._consortium
         return consortium.proposals.decide_submit(note.data, consortium.charter, now_ms)
 
+    def _pledge(self, note: Note, now_ms: int) -> list[Record] | Refusal:
+        consortium = self._consortium
+        return decide_pledge(consortium.ledger, consortium.proposals, note, consortium.charter, now_ms)
+
+    def _lodged(self, note: Note, now_ms: int) -> list[Record] | Refusal:
+        consortium = self._consortium
+        return decide_lodged(consortium.proposals, consortium.members, note, consortium.charter, now_ms)
+
     def _pause(self, note: Note, now_ms: int) -> list[Record] | Refusal:
         return self._consortium.pauses.decide_pause(note, self._consortium.charter, now_ms)
 
@@ -147,11 +155,12 @@ class Chamber(ChamberServicer):
         if not self._seats.acquire(blocking=False):
             message = f"{WATCHERS_MAX} watchers are here already; one of them has to leave first"
             context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, message)
-        context.add_callback(self._pulse.ring)
+        bell = self._moments.bell(request.view)
+        context.add_callback(bell.ring)
         try:
             who, shown, moment = caller(context), b"", None
             while context.is_active() and not self._stopping.is_set():
-                strokes, now = self._pulse.strokes, self._moment(request.view)
+                strokes, now = bell.strokes, self._moments.of(request.view)
                 if now != moment:
                     moment, view = now, self._view(request, who)
                     if isinstance(view, Refusal):
@@ -160,14 +169,9 @@ class Chamber(ChamberServicer):
                         shown = view
                         yield wire.ViewReply(json=view)
                     time.sleep(WATCH_PAUSE_S)
-                self._pulse.wait_beyond(strokes, _ALIVE_CHECK_S)
+                bell.wait_beyond(strokes, LOOK_S)
         finally:
             self._seats.release()
-
-    def _moment(self, view: str) -> tuple[int, int, int]:
-        """What is the same as before when a view cannot have changed: most follow from the journal and the time alone."""
-        stroke = self._pulse.strokes if view in LIVE else 0
-        return stroke, self._consortium.size, int(time.monotonic() / _ALIVE_CHECK_S)
 
     def Chain(self, request: wire.ChainRequest, context: grpc.ServicerContext) -> wire.ChainBundle:
         wanted = Wanted(request.have_size, request.known_version or 1, request.whole)
@@ -215,8 +219,8 @@ class Chamber(ChamberServicer):
             return Refusal(Code.REQUEST_INVALID, f"there is no view {request.view[:40]!r}; there are {known}")
         with self._consortium.lock:
             view = reader(request.key)
-            if isinstance(view, BudgetsView):
-                view = own_part(view, who, self._consortium.charter)
+            if isinstance(view, BudgetsView) and not readable(self._consortium.charter, "budgets", "", who):
+                view = own_part(view, who.partner)
         return view if isinstance(view, Refusal) else _json(view)
 
     def _budgets(self, key: str) -> View:
@@ -239,13 +243,6 @@ class Chamber(ChamberServicer):
             if key in (view.id, str(view.number), f"P-{view.number:04d}"):
                 found = view
         return found or Refusal(Code.PROPOSAL_UNKNOWN, f"there is no proposal {key[:80]!r} in this journal")
-
-    def _evidence(self, key: str) -> View | Refusal:
-        found = self._proposal(key)
-        return found if isinstance(found, Refusal) else evidence_view(self._consortium, ProposalId(found.id))
-
-    def _extension(self, key: str) -> View | Refusal:
-        return extension_view(self._consortium, key)
 
     def _journal(self, key: str) -> View:
         journal = self._consortium.journal

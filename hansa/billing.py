@@ -13,7 +13,7 @@ from commons.statement_proof import Bundle
 from governance.statements.bill import Examined, examine
 from hansa.chamber import Chamber
 from hansa.journals import log_key, seat_key
-from hansa.voting import member_key
+from hansa.signing import member_key
 
 
 def examine_file(file: Path, *, key: str, seat: Path | None) -> Examined:

@@ -21,7 +21,7 @@ from governance.reversing import reversal_id, token_for
 from hansa.chamber import Chamber
 from hansa.hosting import operator_seat
 from hansa.settings import read_hours, read_micro
-from hansa.voting import member_key
+from hansa.signing import member_key
 
 ALL = "all"
 _NONCE = re.compile(rb"[0-9a-f]{32}")

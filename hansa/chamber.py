@@ -17,7 +17,7 @@ from typing_extensions import Self
 from commons import charter_file, roll_views, run_views, statement_proof, views, vote_views
 from commons.chain import Wanted
 from commons.chain_file import ChainFile
-from commons.errors import Code, HansaError, Refused
+from commons.errors import Code, HansaError, Refused, Unreachable
 from commons.identity import Seat
 from commons.log import Proof, open_proof, proof_text
 from commons.names import Digest, RunId
@@ -95,6 +95,8 @@ class Chamber:
                 yield kind.model_validate_json(reply.json)
         except grpc.RpcError as error:
             raise channel.translate(error) from error
+        except ValueError as closed:  # by another thread
+            raise Unreachable("this connection is closed") from closed
 
     def submit(self, note: bytes) -> int:
         """Hand in a note of a member; its journal index. Asked twice: the first index. Raises as `submit_proven`."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from commons.chain_file import FILE_BYTES_MAX, ChainFile
 from commons.charter import Charter
 from commons.errors import ConfigError, HansaError, Refusal, Refused
 from commons.identity import write_file
+from commons.lodging import LodgedBallot
 from hansa.chamber import Chamber
 from hansa.charters import load_charter
-from hansa.voting import member_key
+from hansa.signing import member_key
 
 
 @dataclass(frozen=True)
@@ -43,19 +45,34 @@ class Checked:
         }
 
 
-def fetch_proof(seat: Path, out: Path | None, *, whole: bool) -> tuple[ChainFile, VerifiedCharter]:
+def fetch_proof(
+    seat: Path, out: Path | None, *, whole: bool, lodged: Sequence[Path] = ()
+) -> tuple[ChainFile, VerifiedCharter]:
     """Ask the coordinator for its proof, check it from the founding charter in the seat, keep it in `out`.
 
-    Raises Refused when it does not hold; it is kept all the same.
+    `lodged`: files of ballots that sites keep, which its votes have to show. Raises Refused when it does not hold; it is kept
+    all the same.
     """
     with Chamber.at(seat) as chamber:
-        file = chamber.chain(Wanted(whole=whole))
+        file = replace(chamber.chain(Wanted(whole=whole)), lodged=_lodged(lodged))
     if out is not None:
         write_file(out, file.dump())
     verified = file.verify()
     if isinstance(verified, Refusal):
         raise Refused(verified)
     return file, verified
+
+
+def _lodged(paths: Sequence[Path]) -> tuple[LodgedBallot, ...]:
+    found = []
+    for path in paths:
+        try:
+            found.append(LodgedBallot.load(path.read_bytes()))
+        except OSError as error:
+            raise ConfigError([f"{path}: {error.strerror}"]) from None
+        except ValueError as error:
+            raise ConfigError([f"{path}: {error}"]) from None
+    return tuple(LodgedBallot.together(found))
 
 
 def check_proof(path: Path, founding: Path | None) -> Checked:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from commons import charter_file
-from commons.charter import Charter, Rate
+from commons.accounting import Rate
+from commons.charter import Charter
 from commons.cosignature import WITNESSES_MAX
 from commons.errors import ConfigError, HansaError, Refusal, Refused, StoreError
 from commons.experts.map import model_problems

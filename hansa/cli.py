@@ -25,6 +25,7 @@ from hansa.commands import (
     journal,
     key,
     member,
+    mirror,
     proposal,
     release,
     run,
@@ -96,6 +97,7 @@ app.command("vote")(proposal.vote_on_all)
 app.add_typer(release.app, name="release")
 app.add_typer(journal.app, name="journal")
 app.command("dashboard")(dashboard.dashboard)
+app.add_typer(mirror.app, name="mirror")
 app.command("bench")(bench.bench)
 
 

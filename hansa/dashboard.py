@@ -7,16 +7,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import uvicorn
+from pydantic import BaseModel, ValidationError
 
 from commons import charter_file
 from commons.certificates import Subject
-from commons.errors import HansaError
+from commons.errors import ConfigError, HansaError
+from commons.identity import read_file
 from commons.views import CharterView
 from governance.dashboard.app import dashboard
 from governance.dashboard.door import DoorFile, Origin, load, open_door
 from governance.dashboard.door.serving import config
 from governance.dashboard.office import Receipt, V
-from governance.dashboard.page import Settings
+from governance.dashboard.page import Compared, Settings
 from hansa.chamber import Chamber
 from hansa.hosting import log_to_stderr
 from hansa.output import line
@@ -59,18 +61,26 @@ class ChamberOffice:
 
 
 def serve(
-    folder: Path, listen: str, *, door: Path | None, mlflow_url: str, ray_url: str, as_json: bool
+    folder: Path,
+    listen: str,
+    *,
+    door: Path | None,
+    mlflow_url: str,
+    ray_url: str,
+    compared_with: Path | None,
+    as_json: bool,
 ) -> None:
     """Until SIGINT or SIGTERM. Raises HansaError when there is no seat, or the door file or the port cannot be used."""
     log_to_stderr()
     file = load(door) if door else DoorFile(way="link")
+    compared = read_compared(compared_with) if compared_with else Compared()
     with Chamber.at(folder) as chamber, _listening(listen) as listening:
         seat, office = chamber.seat, ChamberOffice(chamber)
-        host, port = listening.getsockname()[:2]
-        origin = Origin.of(host, port, file)
+        origin = Origin.of(listen.rpartition(":")[0], listening.getsockname()[1], file)
         links = _Links(as_json)
         entrance = open_door(file, seat, origin, office.members, links.tell)
-        app = dashboard(office, entrance, Settings(mlflow_url=mlflow_url, ray_url=ray_url))
+        settings = Settings(mlflow_url=mlflow_url, ray_url=ray_url, compared=compared)
+        app = dashboard(office, entrance, settings)
         first = links.first or str(origin)
         if as_json:
             line({"state": "ready", "url": first, "seat": str(folder), "subject": str(seat.subject)})
@@ -78,6 +88,24 @@ def serve(
             print(f"The dashboard of {seat.consortium}, as {seat.subject}: {first}")
             print("Ctrl-C stops it.", flush=True)
         uvicorn.Server(config(app, file, seat.folder / "ca.crt")).run(sockets=[listening])
+
+
+def read_compared(file: Path) -> Compared:
+    """Of ``{"loss": {"alone": {PARTNER: {DOMAIN: LOSS}}, "central": {DOMAIN: LOSS}}}``, each part optional.
+
+    Raises ConfigError.
+    """
+    data = read_file(file, "give the JSON that the demo wrote, or one with the same fields")
+    try:
+        return _Losses.model_validate_json(data).loss
+    except ValidationError as wrong:
+        problem = wrong.errors()[0]
+        where = ".".join(map(str, problem["loc"]))
+        raise ConfigError([f"{file}: {where}: {problem['msg']}"]) from None
+
+
+class _Losses(BaseModel):
+    loss: Compared
 
 
 class _Links:

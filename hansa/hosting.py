@@ -44,6 +44,7 @@ def serve(
     store: str,
     states: str,
     mlflow: str,
+    dashboard: str,
     as_json: bool,
 ) -> None:
     """`hansa coordinator start`: until SIGINT or SIGTERM. Raises HansaError naming what is in the way."""
@@ -54,7 +55,13 @@ def serve(
     if not (home / CHARTER).exists():
         furnish(home, charter=charter, founding=founding, log_key=log_key)
     coordinator = Coordinator(
-        home, listen, store or None, mlflow or None, states=states or None, enrolment=enrolment or None
+        home,
+        listen,
+        store or None,
+        mlflow or None,
+        dashboard=dashboard,
+        states=states or None,
+        enrolment=enrolment or None,
     )
     with stop_signal() as stop:
         coordinator.start()
@@ -137,6 +144,18 @@ def verify_as_site(file: Path) -> dict[str, Any]:
         "digest": verified.digest,
         "steps": list(verified.steps),
     }
+
+
+def lodge_here(ballot: Path, file: Path, out: Path) -> dict[str, Any]:
+    """`hansa site lodge`: keep a ballot at this site; `out` gets the ballot with the site's word."""
+    from commons.identity import write_file
+    from hansa.signing import read_note
+    from workers.site import lodge_at_site
+    from workers.site_file import load
+
+    lodged, said = lodge_at_site(load(file), read_note(ballot))
+    write_file(out, lodged.dump())
+    return {"ballot": lodged.digest, "voter": lodged.ballot.voter, "file": str(out), "coordinator": said}
 
 
 def run_site_here(file: Path, *, as_json: bool) -> int:

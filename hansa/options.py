@@ -25,3 +25,11 @@ Home = Annotated[
     typer.Option("--home", envvar="HANSA_HOME", help="The coordinator's folder; holds the operator's seat."),
 ]
 HOME = Path("home")
+
+Key = Annotated[
+    Path | None, typer.Option("--key", help="Your secret key; without it: member.key in the seat folder.")
+]
+PrintNote = Annotated[
+    bool, typer.Option("--print-note", help="Print the text to sign on another machine, and send nothing.")
+]
+Submit = Annotated[Path | None, typer.Option("--submit", help="Hand in the note that was signed there.")]

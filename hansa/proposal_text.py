@@ -8,6 +8,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from commons.views import ProposalView
+from commons.written import money
 from hansa.output import table
 
 Change = tuple[str, Any, Any]
@@ -21,7 +22,12 @@ def proposal_table(proposals: tuple[ProposalView, ...]) -> str:
          p.abstain_weight, p.executed_round or p.effective_round)
         for p in proposals
     ]  # fmt: skip
-    return table(head, rows)
+    if not any(p.needs_micro or p.pledges for p in proposals):
+        return table(head, rows)
+    pledged = [
+        money(p.pledged_micro) + (f" of {money(p.needs_micro)}" * bool(p.needs_micro)) for p in proposals
+    ]
+    return table((*head, "pledged"), [(*row, said) for row, said in zip(rows, pledged, strict=True)])
 
 
 def proposal_text(p: ProposalView) -> str:
@@ -36,6 +42,14 @@ def proposal_text(p: ProposalView) -> str:
     ]
     lines += [f"    {b.voter}: {b.choice} (journal record {b.index})" for b in p.ballots]
     lines += [f"    {m.member} moves to {m.motion}: {m.reason} ({_at(m.at_ms)})" for m in p.motions]
+    if p.needs_micro:
+        lines.append(
+            f"  is carried out only with pledges of {money(p.needs_micro)}; {money(p.pledged_micro)} stand"
+        )
+    lines += [
+        f"    {g.member} pledges {money(g.amount_micro)} for {g.to} until {_at(g.expires_ms)}: {g.state}"
+        for g in p.pledges
+    ]
     if p.dormant:
         lines.append(f"  quorums do not wait for {', '.join(p.dormant)}, who missed three votes in a row")
     if p.tiers:

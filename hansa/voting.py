@@ -1,4 +1,4 @@
-"""A member's proposals and ballots: made, signed with the member's own key, handed in through its seat."""
+"""A member's proposals, ballots, pledges and motions: the texts to sign, and handing them in through its seat."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,21 +14,21 @@ from jsonpatch import JsonPatchException
 from jsonpointer import JsonPointerException
 
 from commons import charter_file, features
+from commons.ballot_weights import DAY_MS
 from commons.ballots import Proposal
 from commons.charter import Charter
 from commons.errors import ConfigError, HansaError, Refused
 from commons.features.patching import patch_parameters
-from commons.identity import load_signer
 from commons.motions import BallotKey, Motion, Pause
 from commons.names import Digest
 from commons.notes import NOTE_BYTES_MAX, NoteError, Signer, Verifier, parse
+from commons.pledging import Pledge
 from commons.views import CharterView, ProposalsView, ProposalView
-from commons.work import Words
 from governance.casting import ballot_text
 from governance.quoting import Preview, charter_in_force, preview
 from hansa.chamber import Chamber
-from hansa.joining import MEMBER_KEY
-from hansa.settings import read_settings, split_settings
+from hansa.settings import Pair, read_micro, read_settings
+from hansa.signing import Signing, read_note, say
 
 MotionName = Literal["withdraw", "discuss", "resume", "veto"]
 
@@ -42,27 +43,46 @@ def propose(
     effective_round: int,
 ) -> ProposalView:
     """Sign and hand in a proposal on the charter in force. Raises Refused before sending what cannot pass a check."""
+    proposal = proposal_of(
+        chamber,
+        signer.name,
+        feature=feature,
+        parameters=parameters,
+        title=title,
+        effective_round=effective_round,
+    )
+    chamber.submit(signer.sign(proposal.compose()))
+    return chamber.read(ProposalView, proposal.id)
+
+
+def proposal_of(
+    chamber: Chamber,
+    proposer: str,
+    *,
+    feature: str,
+    parameters: Mapping[str, Any],
+    title: str,
+    effective_round: int,
+    needs_micro: int = 0,
+) -> Proposal:
+    """A proposal on the charter in force, not yet signed. Raises Refused for what cannot pass a check."""
     charter = chamber.read(CharterView)
     current = charter_file.from_canonical(charter.text.encode())
     wrong = features.check(current, feature, parameters)
-    wrong = wrong or features.may_not_propose(current, feature, parameters, signer.name)
+    wrong = wrong or features.may_not_propose(current, feature, parameters, proposer)
     if wrong:
         raise Refused(wrong)
-    proposal = Proposal(
+    return Proposal(
         consortium=chamber.seat.consortium,
-        proposer=signer.name,
+        proposer=proposer,
         title=title or _title(feature, parameters),
         feature=feature,
         parameters=parameters,
         charter=Digest(charter.digest),
         effective_round=effective_round,
         nonce=secrets.token_hex(16),
+        needs_micro=needs_micro,
     )
-    try:
-        chamber.submit(signer.sign(proposal.compose()))
-    except NoteError as error:
-        raise ConfigError([f"the proposal cannot be written down: {error}"]) from None
-    return chamber.read(ProposalView, proposal.id)
 
 
 def cast(
@@ -75,112 +95,101 @@ def cast(
     return chamber.read(ProposalView, view.id)
 
 
+@dataclass(frozen=True)
+class Wish:
+    """What a member types of a proposal."""
+
+    feature: str
+    settings: Sequence[Pair]
+    title: str = ""
+    effective_round: int = 1
+    needs: str = ""
+    """Pledges without which it is not carried out: `5 EUR`; empty: none."""
+    patch: Path | None = None
+    """A file of RFC 6902 operations, for the feature config-patch."""
+
+
 def open_proposal(
-    seat: Path,
-    key: Path | None,
-    *,
-    feature: str,
-    settings: Sequence[str],
-    title: str,
-    effective_round: int,
-    before_signing: Callable[[Preview], None],
-    patch: Path | None = None,
-) -> ProposalView:
-    """`hansa proposal open`. `before_signing` is given what the change changes and costs. `patch`: a file of RFC 6902
-    operations, for the feature config-patch."""
-    pairs = split_settings(settings)
-    with Chamber.at(seat) as chamber:
-        signer = member_key(seat, key)
-        parameters = read_settings(feature, pairs, currency_of(chamber))
-        if patch is not None:
-            parameters |= read_patch(charter_in_force(chamber), patch)
-        before_signing(preview(chamber, feature, parameters, effective_round))
-        return propose(
-            chamber,
-            signer,
-            feature=feature,
-            parameters=parameters,
-            title=title,
-            effective_round=effective_round,
+    chamber: Chamber, signing: Signing, wish: Wish, before_signing: Callable[[Preview], None]
+) -> ProposalView | str:
+    """`hansa proposal open`: the proposal, or the text to sign. `before_signing` is given what it changes and costs."""
+    if signing.submit is not None:
+        data = read_note(signing.submit)
+        try:
+            said = Proposal.from_note(parse(data))
+        except NoteError as error:
+            raise ConfigError([f"{signing.submit}: {error}"]) from None
+        before_signing(preview(chamber, said.feature, said.parameters, said.effective_round))
+        chamber.submit(data)
+        return chamber.read(ProposalView, said.id)
+    currency = currency_of(chamber)
+    parameters = read_settings(wish.feature, wish.settings, currency)
+    if wish.patch is not None:
+        parameters |= read_patch(charter_in_force(chamber), wish.patch)
+    before_signing(preview(chamber, wish.feature, parameters, wish.effective_round))
+    made: list[Proposal] = []
+
+    def make(member: str) -> str:
+        made.append(
+            proposal_of(
+                chamber,
+                member,
+                feature=wish.feature,
+                parameters=parameters,
+                title=wish.title,
+                effective_round=wish.effective_round,
+                needs_micro=read_micro(wish.needs, currency) if wish.needs else 0,
+            )
         )
+        return made[0].compose()
+
+    text = say(chamber, signing, make)
+    return text if isinstance(text, str) else chamber.read(ProposalView, made[0].id)
 
 
-def cast_ballot(seat: Path, key: Path | None, *, which: str, choice: str, reason: str = "") -> ProposalView:
-    """`hansa proposal vote`."""
-    with Chamber.at(seat) as chamber:
-        return cast(chamber, member_key(seat, key), find_proposal(chamber, which), choice, reason=reason)
+def pledge_text(chamber: Chamber, member: str, view: ProposalView, *, amount: str, to: str, days: int) -> str:
+    """A promise of `amount` for the budget of `to` (empty: the proposer's), if the proposal becomes law within days."""
+    note = Pledge(
+        consortium=chamber.seat.consortium,
+        proposal=view.id,
+        member=member,
+        to=to or view.proposer,
+        amount_micro=read_micro(amount, currency_of(chamber)),
+        expires_ms=time.time_ns() // 1_000_000 + days * DAY_MS,
+        nonce=secrets.token_hex(16),
+    )
+    return note.text
 
 
-def unsigned_ballot(seat: Path, *, which: str, choice: str, reason: str = "") -> str:
-    """What to sign on another machine, by `hansa key sign`."""
-    with Chamber.at(seat) as chamber:
-        voter = chamber.seat.subject.partner
-        view = find_proposal(chamber, which)
-        return ballot_text(chamber.seat.consortium, voter, view, choice, reason=reason)
+def motion_text(chamber: Chamber, member: str, view: ProposalView, motion: MotionName, reason: str) -> str:
+    note = Motion(
+        consortium=chamber.seat.consortium,
+        proposal=view.id,
+        member=member,
+        motion=motion,
+        reason=reason or "-",
+        nonce=secrets.token_hex(16),
+    )
+    return note.text
 
 
-def hand_in(seat: Path, file: Path) -> int:
-    """A note that was signed elsewhere; its journal index. Raises ConfigError when the file is no signed note."""
-    try:
-        data = file.read_bytes() if file.stat().st_size <= NOTE_BYTES_MAX else b""
-        parse(data)
-    except OSError as error:
-        raise ConfigError([f"{file}: {error.strerror}"]) from None
-    except NoteError as error:
-        raise ConfigError([f"{file}: {error} (sign the text with `hansa key sign`)"]) from None
-    with Chamber.at(seat) as chamber:
-        return chamber.submit(data)
+def pause_text(chamber: Chamber, member: str, reason: str) -> str:
+    """`hansa run pause`."""
+    note = Pause(
+        consortium=chamber.seat.consortium, member=member, reason=reason, nonce=secrets.token_hex(16)
+    )
+    return note.text
 
 
-def move(seat: Path, key: Path | None, *, which: str, motion: MotionName, reason: str) -> ProposalView:
-    """Sign and hand in a motion on a proposal; the proposal as it stands afterwards."""
-    with Chamber.at(seat) as chamber:
-        signer, view = member_key(seat, key), find_proposal(chamber, which)
-        note = Motion(
-            consortium=chamber.seat.consortium,
-            proposal=view.id,
-            member=signer.name,
-            motion=motion,
-            reason=reason or "-",
-            nonce=secrets.token_hex(16),
-        )
-        chamber.submit(_signed(signer, note))
-        return chamber.read(ProposalView, view.id)
-
-
-def pause_rounds(seat: Path, key: Path | None, reason: str) -> int:
-    """`hansa run pause`; the journal index."""
-    with Chamber.at(seat) as chamber:
-        signer = member_key(seat, key)
-        note = Pause(
-            consortium=chamber.seat.consortium,
-            member=signer.name,
-            reason=reason,
-            nonce=secrets.token_hex(16),
-        )
-        return chamber.submit(_signed(signer, note))
-
-
-def delegate_ballots(seat: Path, key: Path | None, ballot_key: Verifier, days: int) -> tuple[int, int]:
-    """(journal index, expiry in Unix ms) of the delegation; 0 days take the key away."""
-    expires_ms = time.time_ns() // 1_000_000 + days * 86_400_000
-    with Chamber.at(seat) as chamber:
-        signer = member_key(seat, key)
-        note = BallotKey(
-            consortium=chamber.seat.consortium,
-            member=signer.name,
-            key=ballot_key.vkey,
-            expires_ms=expires_ms,
-            nonce=secrets.token_hex(16),
-        )
-        return chamber.submit(_signed(signer, note)), expires_ms
-
-
-def _signed(signer: Signer, note: Words) -> bytes:
-    try:
-        return signer.sign(note.text)
-    except NoteError as error:
-        raise ConfigError([f"it cannot be written down: {error}"]) from None
+def ballot_key_text(chamber: Chamber, member: str, ballot_key: Verifier, expires_ms: int) -> str:
+    note = BallotKey(
+        consortium=chamber.seat.consortium,
+        member=member,
+        key=ballot_key.vkey,
+        expires_ms=expires_ms,
+        nonce=secrets.token_hex(16),
+    )
+    return note.text
 
 
 def read_patch(charter: Charter, file: Path) -> dict[str, Any]:
@@ -212,15 +221,6 @@ def find_proposal(chamber: Chamber, which: str) -> ProposalView:
 def currency_of(chamber: Chamber) -> str:
     """Of the charter our partner signed: no vote changes it."""
     return charter_file.from_canonical(chamber.seat.charter).rate_card.currency
-
-
-def member_key(seat: Path, key: Path | None) -> Signer:
-    """The key given, or the one kept in the seat. Raises HansaError when there is neither."""
-    if key is None and not (seat / MEMBER_KEY).exists():
-        raise HansaError(
-            f"{seat} holds no {MEMBER_KEY}: only members sign proposals and ballots; name yours with --key"
-        )
-    return load_signer(key or seat / MEMBER_KEY)
 
 
 def _title(feature: str, parameters: Mapping[str, Any]) -> str:

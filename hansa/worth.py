@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from commons.power import POINTS, power
 from commons.views import RunView
 from hansa.chamber import Chamber
 from hansa.output import answer, table
@@ -25,8 +24,8 @@ def show_worth(seat: Path, run: str, *, as_json: bool) -> None:
 
 
 def worth_of(view: RunView) -> dict[str, Any]:
-    """Per update's site and per expert the mean and the last worth in percent of the probe loss; per partner the points
-    that the sum over its sites would give it (`commons.power`, nothing shared alike, no cap)."""
+    """Per update's site and per expert the mean and the last worth in percent of the probe loss; per partner
+    its share of all that is worth something, in percent."""
     appraised = [r for r in view.history if r.worth_ppm or r.experts_ppm]
     partners = {s.site: s.partner for s in view.sites}
     updates: dict[str, list[int]] = {}
@@ -45,8 +44,13 @@ def worth_of(view: RunView) -> dict[str, Any]:
         "rounds": [r.round for r in appraised],
         "updates": [_row("site", s, ppm) | {"partner": partners.get(s, "")} for s, ppm in sorted(updates.items())],
         "experts": [_row("expert", e, ppm) for e, ppm in sorted(experts.items())],
-        "points": power(total, equal_percent=0, cap_percent=100) if updates else {},
+        "share_percent": _shares(total),
     }  # fmt: skip
+
+
+def _shares(total: Mapping[str, int]) -> dict[str, float]:
+    whole = sum(max(0, ppm) for ppm in total.values())
+    return {partner: round(100 * max(0, ppm) / whole, 1) if whole else 0.0 for partner, ppm in total.items()}
 
 
 def _row(what: str, name: str, ppm: Sequence[int]) -> dict[str, Any]:
@@ -67,8 +71,8 @@ def _lines(found: Mapping[str, Any]) -> list[str]:
         "Worth: what the probe loss rises by without it, in percent; below zero the model is better without.",
     ]
     if found["updates"]:
-        head = ("update of", "partner", "rounds", "mean", "last", f"points of {POINTS}")
-        rows = [(*_cells(row, "site", row["partner"]), found["points"].get(row["partner"], 0)) for row in found["updates"]]  # fmt: skip
+        head = ("update of", "partner", "rounds", "mean", "last", "partner's share")
+        rows = [(*_cells(row, "site", row["partner"]), f"{found['share_percent'].get(row['partner'], 0.0)} %") for row in found["updates"]]  # fmt: skip
         lines += ["", table(head, rows)]
     if found["experts"]:
         rows = [_cells(row, "expert") for row in found["experts"]]

@@ -33,6 +33,7 @@ from governance.bell import Bell
 from governance.consortium import Consortium
 from governance.journal import Journal
 from governance.ledger import decide_expire, next_expiry_ms
+from governance.moments import Moments
 from governance.service import WATCHERS_MAX, Chamber
 from governance.statements.closing import decide_close
 from governance.statements.issuing import Statements
@@ -79,17 +80,18 @@ class Coordinator:
         store: str | None = None,
         mlflow: str | None = None,
         *,
+        dashboard: str = "",
         states: str | None = None,
         enrolment: str | None = None,
         clock: Clock | None = None,
     ) -> None:
         """`store`: journal URL, default SQLite in the home. `mlflow`: tracking URI, default SQLite in the home;
-        "none": no mirror. `states`: folder or URL of the model states (`commons.states`), default in the home.
+        "none": no mirror. `dashboard`: address that runs in MLflow link to. `states`: folder or URL of the model states (`commons.states`), default in the home.
         `enrolment`: its address, default the port after `listen`'s; port 0: any free port."""
         self.home = Path(home)
         self.address, self.enrolment_address = listen, enrolment or _next_port(listen)
         self._store, self._mlflow, self._clock = store, mlflow, clock or SystemClock()
-        self._states = states
+        self._states, self._dashboard = states, dashboard
         self._lock = HomeLock(self.home)
         self._closing = ExitStack()
         self._stopped = threading.Event()
@@ -139,7 +141,7 @@ class Coordinator:
         self._run_thread("clerk", lambda: _keep_books(desk))
         self._run_thread("witnesses", witnesses.watch)
         self._run_thread("outsiders", lambda: follow_outsiders(witnesses))
-        self._mirror(consortium)
+        self._mirror(desk)
         self._closing.callback(self._wake, desk, pulse)
 
     def _lay_desk(self, home: Home, consortium: Consortium) -> tuple[Desk, Bell]:
@@ -174,7 +176,8 @@ class Coordinator:
         }
         enrolments = Enrolments(self.home, desk.consortium, home.authority, home.signer, home.founding)
         statements = Statements(desk.consortium, desk.signer)
-        chamber = Chamber(desk.consortium, pulse, desk.stopping, more, witnesses, statements)
+        moments = Moments(pulse, desk.bell)
+        chamber = Chamber(desk.consortium, moments, desk.stopping, more, witnesses, statements)
         add_ChamberServicer_to_server(chamber, server)
         add_OperatorServicer_to_server(Operator(desk), server)
         door = _server(4, channel.ENROLMENT_OPTIONS, enrolment=True)
@@ -205,7 +208,7 @@ class Coordinator:
                 wait_s = RETRY_S
             desk.bell.wait_beyond(strokes, wait_s)
 
-    def _mirror(self, consortium: Consortium) -> None:
+    def _mirror(self, desk: Desk) -> None:
         """Start the mirror in its own time: importing MLflow takes seconds, and no round waits for it."""
         if self._mlflow == NO_MLFLOW:
             return
@@ -214,8 +217,9 @@ class Coordinator:
         def follow() -> None:
             from governance.tracking.mirror import Mirror
 
-            uri = self._mlflow or f"sqlite:///{self.home / 'mlflow.db'}"
-            mirror = Mirror(consortium, uri, self.home / "mlflow.cursor")
+            uri = self._mlflow or f"sqlite:///{(self.home / 'mlflow.db').absolute()}"
+            cursor = self.home / "mlflow.cursor"
+            mirror = Mirror(desk.consortium, desk.signer, uri, cursor, self._dashboard)
             if not closed.is_set():
                 self.mirror = mirror
                 mirror.start()

@@ -118,6 +118,10 @@ class Link:
         entries = tuple((entry.index, entry.leaf, tuple(entry.path)) for entry in shown.entries)
         return Chain(entries, shown.checkpoint, tuple(shown.consistency), shown.shown)
 
+    def submit(self, note: bytes) -> int:
+        """Hand in a member's note, or the site's word on one; its journal index. Raises Refused, Unreachable."""
+        return int(self._calls.ask(self._chamber.Submit, wire.NoteRequest(note=note)).index)
+
     def evaluated(self, note: bytes) -> int:
         """Hand in an evaluation note; its journal index. A repeat has the same answer."""
         return int(self._calls.ask(self._site.Evaluate, wire.NoteRequest(note=note)).index)

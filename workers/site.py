@@ -11,6 +11,7 @@ import logging
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Literal, NoReturn
 
 from commons import charter_file
@@ -18,6 +19,7 @@ from commons.chain import LACKS, VerifiedCharter
 from commons.clock import SystemClock
 from commons.errors import Code, ConfigError, HansaError, Refusal, Refused, Unreachable
 from commons.identity import Seat, load_signer
+from commons.lodging import LodgedBallot
 from commons.notes import NoteError, Signer, parse
 from commons.states import StateStore
 from commons.work import AssignmentNote
@@ -27,9 +29,11 @@ from workers.computing import Computing
 from workers.data import Corpus, CorpusError
 from workers.home import alone_in
 from workers.link import Directive, Link
+from workers.lodging import LodgedFolder, lodge
 from workers.masks import SiteMasks
 from workers.meter import Meter
 from workers.outbox import Outbox, Sealed
+from workers.policy import allowed
 from workers.site_file import SiteFile
 from workers.spending import Spending
 from workers.status import Status
@@ -91,8 +95,27 @@ def _in_ray(file: SiteFile, stop: threading.Event) -> AbstractContextManager[Tra
     return in_ray(file, stop)
 
 
+def lodge_at_site(file: SiteFile, note: bytes) -> tuple[LodgedBallot, str]:
+    """Keep a member's ballot, hand it to the coordinator, and say so: what the site signed, and what the coordinator said.
+
+    Raises Refused when it is no ballot of a member, HansaError when nothing more can be kept.
+    """
+    seat, signer = _seat(file)
+    stop = threading.Event()
+    link = Link(
+        seat, Status(), StateStore(file.home / "model", durable=False), parts=file.home / "parts", stop=stop
+    )
+    try:
+        charter = charter_file.from_canonical(seat.charter)
+        folder = LodgedFolder(file.home / "lodged")
+        return lodge(note, charter, signer, folder, link.submit, SystemClock().now_ms())
+    finally:
+        stop.set()
+        link.close()
+
+
 def verify_site(file: SiteFile) -> VerifiedCharter:
-    """Check the consortium once as the site does before training; remembers it like the site.
+    """Check the consortium once as the site does before training, and the owner's policy; remembers it like the site.
 
     Raises Refused naming the step that failed, Unreachable.
     """
@@ -107,15 +130,17 @@ def verify_site(file: SiteFile) -> VerifiedCharter:
             raise Refused(Refusal(Code.LOG_FORKED, witness.fork))
         link.witness(witness)
         spending = Spending(file.home / SPENT, file.policy.epsilon_max)
-        verified = Verification(
-            seat, file.policy, file.home / "verified.json", SystemClock(), spending
-        ).charter(link.chain, whole=True)
+        verification = Verification(seat, file.policy, file.home / "verified.json", SystemClock(), spending)
+        verified = verification.charter(link.chain, whole=True)
     finally:
         stop.set()
         link.close()
     if isinstance(verified, Refusal):
         raise Refused(verified)
-    return verified
+    if refusal := verification.forbids(verified.charter):
+        raise Refused(refusal)
+    policy = f"13 policy: {allowed(file.policy, verified.charter)}"
+    return replace(verified, steps=(*verified.steps, policy))
 
 
 class _Site:

@@ -34,7 +34,8 @@ from commons.log import Checkpoint
 from commons.names import Digest
 from commons.notes import NoteError, Verifier, open_note, parse
 from commons.work import AssignmentNote
-from workers.policy import Policy, forbids
+from workers.lodging import LodgedFolder
+from workers.policy import Policy, allowed, forbids
 from workers.spending import Spending
 
 EVIDENCE_MAX = 8
@@ -97,7 +98,7 @@ class Verification:
         """Raises HansaError when the seat's charter or the memory cannot be read."""
         assert seat.subject.site, "a site's seat names its site"
         self._site, self._policy, self._memory, self._clock = seat.subject.site, policy, memory, clock
-        self._spending = spending
+        self._spending, self._lodged = spending, LodgedFolder(memory.with_name("lodged"))
         try:
             self._trust = Trust.of(charter_file.from_canonical(seat.charter))
         except ValueError as error:
@@ -133,6 +134,8 @@ class Verification:
             least_version=last.version,
             known=last.charter,
             whole=whole,
+            lodged=self._lodged.ballots(),
+            own_site=self._site,
         )
 
     def _with_evidence(self, refusal: Refusal, chain: Chain, *, whole: bool) -> Refusal:
@@ -140,7 +143,7 @@ class Verification:
         try:
             file = ChainFile.of(
                 self._trust.founding, chain.checkpoint, chain.entries, chain.shown, whole=whole,
-                consistency=chain.consistency, earlier=self._last.note,
+                consistency=chain.consistency, earlier=self._last.note, lodged=tuple(self._lodged.ballots()),
             )  # fmt: skip
             convicts = file.signed() is not None and isinstance(file.verify(), Refusal)
         except ValueError:
@@ -194,14 +197,20 @@ class Verification:
                 f"step 12 order: the lease {note.lease} is over by this site's clock; its operator checks the clock",
             )
         # 13
-        if refusal := forbids(self._policy, charter, site=site, hold_micro=note.hold_micro):
+        if refusal := self.forbids(charter, note.hold_micro):
             return refusal
         # 14
         if refusal := self._spending.forbids(note, charter):
             return refusal
         signed = f"8-12 order: round {note.round} of run {note.run}, signed by {self._trust.log.name}"
-        steps = (*verified.steps, signed, "13 policy: allowed", "14 privacy: within what may be spent")
+        policy = f"13 policy: {allowed(self._policy, charter)}"
+        steps = (*verified.steps, signed, policy, "14 privacy: within what may be spent")
         return Order(note, charter, expert_map, data, steps, verified.sites)
+
+    def forbids(self, charter: Charter, hold_micro: int = 0) -> Refusal | None:
+        """Step 13 alone: why the site's owner does not let it work under this charter, if so."""
+        founding = self._trust.founding
+        return forbids(self._policy, charter, founding=founding, site=self._site, hold_micro=hold_micro)
 
     def _remembered(self) -> _Last:
         try:

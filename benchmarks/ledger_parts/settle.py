@@ -64,16 +64,19 @@ class Ticking:
 
 
 class Till:
-    """A small consortium over the journal at `url`, founded if it is new. The one place that knows the ledger's calls."""
+    """A small consortium over the journal at `url`, founded if it is new. The one place that knows the ledger's calls.
 
-    def __init__(self, url: str | Path) -> None:
-        self.journal = Journal.open(url, signer=_signer("bench"), clock=Ticking())
+    Another `charter`, whose log `signer` signs for, is founded by the caller; it has alder and birch with a site each.
+    """
+
+    def __init__(self, url: str | Path, charter: Charter | None = None, signer: Signer | None = None) -> None:
+        self.journal = Journal.open(url, signer=signer or _signer("bench"), clock=Ticking())
         self.consortium = Consortium(self.journal, Ticking())
-        charter = _charter()
+        own, charter = charter is None, charter or _charter()
         self._card = rate_card_digest(charter.rate_card)
         self._run = f"bench-{self.journal.epoch}"
         self._round = 0
-        if self.journal.size == 0:
+        if self.journal.size == 0 and own:
             self._found(charter)
 
     def settle(self, count: int, per_commit: int = PER_COMMIT) -> None:

@@ -25,6 +25,7 @@ from commons.features.feature import Feature, Patch
 from commons.features.judging import JUDGING
 from commons.features.learning import LEARNING
 from commons.features.members import MEMBERS
+from commons.features.model import MODEL
 from commons.features.patching import PATCHING
 from commons.features.privacy import PRIVACY
 from commons.features.releasing import RELEASING
@@ -43,7 +44,7 @@ __all__ = [
 
 FAILED = "failed"
 """In the details of a refusal by `carry_out`: no path of the patch has moved, and yet it gives no charter any more."""
-_COURSE = (*LEARNING, *EXPERTS, *SITES, *ROUNDS, *PRIVACY, *JUDGING, *BOOKS)
+_COURSE = (*LEARNING, *MODEL, *EXPERTS, *SITES, *ROUNDS, *PRIVACY, *JUDGING, *BOOKS)
 _RULE = (*MEMBERS, *RULES, *RELEASING, *PATCHING, *COUNSEL)
 FEATURES: dict[str, Feature] = {feature.key: feature for feature in (*_COURSE, *_RULE)}
 """The registry. Adding one is a new release of the program, which each site installs by its own will."""
@@ -140,8 +141,6 @@ def apply(charter: Charter, feature: str | Feature, params: Mapping[str, Any]) -
         return Refusal(Code.CHARTER_INVALID, f"feature {entry.key} does not fit this charter: {error}")
     except ValidationError as error:
         return Refusal(Code.CHARTER_INVALID, f"feature {entry.key} gives an invalid charter: {_wrong(error)}")
-    except ValueError as error:
-        return Refusal(Code.CHARTER_INVALID, f"feature {entry.key} gives an invalid charter: {error}")
     switch = ("/version", f"/features/{entry.key}")
     touched = [pointer for pointer, _, _ in diff(charter, changed) if pointer not in switch]
     outside = [pointer for pointer in touched if not any(_below(pointer, path) for path in entry.paths)]

@@ -9,7 +9,8 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from commons.charter import Accounting, Charter, Grant, Rate, Ruling
+from commons.accounting import Accounting, Grant, Rate, Ruling
+from commons.charter import Charter
 from commons.cosignature import WITNESSES_MAX
 from commons.errors import Code, Refusal
 from commons.features.feature import Feature, Patch, appended, replaced
@@ -64,6 +65,7 @@ BOOKS = (
         lambda _, grant: [appended("/grants", _whole(grant))],
         type="budget.grant",
         switch=False,
+        undone_by="nothing: what was granted is the member's; a grant may expire",
     ),
     Feature(
         "rates",
@@ -76,7 +78,7 @@ BOOKS = (
     ),
     Feature(
         "accounting",
-        "Change rules of the ledger: rejected updates, contributions, periods, disputes, top-ups",
+        "Change rules of the ledger: rejected updates, contributions, periods, disputes, top-ups, who sees bills",
         Accounting,
         ("/accounting",),
         _accounting,
@@ -89,6 +91,7 @@ BOOKS = (
         ("/rulings",),
         lambda _, ruling: [appended("/rulings", _whole(ruling))],
         switch=False,
+        undone_by="nothing: a dispute ends once",
     ),
     Feature(
         "sponsor", "Let another member pay for a site", Sponsor, ("/sites/*/payer",), _sponsor, switch=False

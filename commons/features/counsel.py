@@ -38,6 +38,7 @@ COUNSEL = (
         type="feature.rank",
         binding=False,
         switch=False,
+        undone_by="nothing: it is recorded",
     ),
     Feature(
         OVERRIDE,
@@ -48,5 +49,7 @@ COUNSEL = (
         type="veto.override",
         binding=False,
         switch=False,
+        needs="a proposal that was vetoed",
+        undone_by="nothing: it is final",
     ),
 )

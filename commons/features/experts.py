@@ -131,6 +131,7 @@ EXPERTS = (
         ExpertAdd,
         ("/sites/*/experts", "/added"),
         _add,
+        undone_by="expert-retire",
         proposers=_partner_of_site,
     ),
     Feature(
@@ -139,6 +140,7 @@ EXPERTS = (
         ExpertRetire,
         ("/sites/*/experts", "/added", "/escrow", "/retired"),
         _retire,
+        undone_by="nothing: a retired expert does not come back",
         proposers=_partner_of_expert,
     ),
     Feature(

@@ -34,6 +34,9 @@ class Feature:
     switch: bool = True
     """Carried out, it is switched on in `charter.features`, which a site may decline to work under. False for what
     concerns the books or when a round ends, and not what a site trains: no site has to allow it."""
+    needs: str = ""
+    """What has to hold besides, in words; what does not is refused when it is proposed, and again when it is carried out."""
+    undone_by: str = "the same feature, with the values from before"
     proposers: Callable[[Charter, Any], str | None] = lambda _, __: None
     """(charter, validated parameters) -> the one member who may propose it; None: any member. Pure."""
 

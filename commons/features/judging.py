@@ -42,6 +42,7 @@ JUDGING = (
         Rollback,
         ("/rollback",),
         _rollback,
+        needs="a probe",
     ),
     Feature(
         "contribution",
@@ -49,5 +50,6 @@ JUDGING = (
         Contribution,
         ("/contribution",),
         _contribution,
+        needs="a probe",
     ),
 )

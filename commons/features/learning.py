@@ -158,6 +158,7 @@ LEARNING = (
         Fragments,
         ("/learning/fragments", "/learning/overlap_steps"),
         _fragments,
+        needs="lean routing for overlap_steps, and no late updates",
     ),
     Feature(
         "learning-rate",
@@ -179,6 +180,7 @@ LEARNING = (
         Precision,
         ("/learning/precision",),
         lambda _, p: _set(precision=p.precision),
+        needs="a rate at bf16 for every device that is used",
     ),
     Feature(
         "routing",
@@ -186,6 +188,7 @@ LEARNING = (
         Routing,
         ("/learning/routing",),
         lambda _, p: _set(routing=p.routing),
+        needs="no readers in the model, where it is to be joint",
     ),
     Feature(
         "strategy",
@@ -194,6 +197,7 @@ LEARNING = (
         ChosenStrategy,
         ("/learning/strategy", "/learning/routing"),
         _strategy,
+        needs="what `commons.strategies` says of routing, privacy and codecs",
     ),
     Feature(
         "merge",
@@ -201,6 +205,7 @@ LEARNING = (
         Merge,
         ("/learning/merge",),
         lambda _, p: _set(merge=p.merge),
+        needs="an aggregation in which single updates are seen: neither robust, secagg nor dp",
     ),
     Feature(
         "outer-step",
@@ -228,6 +233,7 @@ LEARNING = (
         ExpertWeights,
         ("/learning/expert_weights",),
         lambda _, p: _set(expert_weights=p.by),
+        needs="an aggregation in which counts may be told: neither robust, secagg nor dp",
     ),
     Feature(
         "balancing",
@@ -235,6 +241,7 @@ LEARNING = (
         Balancing,
         ("/learning/balance_rate",),
         _balancing,
+        needs="a family whose routers have selection biases",
     ),
     Feature(
         "public-share",

@@ -64,9 +64,21 @@ def _refusal(feature: str, what: str) -> Refusal:
     return Refusal(Code.FEATURE_PARAMETERS_INVALID, f"parameters of {feature}: {what}")
 
 
-def _member(key: str, title: str, parameters: type[Section], paths: tuple[str, ...], patch: Any) -> Feature:
+def _member(
+    key: str, title: str, parameters: type[Section], paths: tuple[str, ...], patch: Any, undone_by: str
+) -> Feature:
     concerns = _named if issubclass(parameters, Named) else lambda _: ()
-    return Feature(key, title, parameters, paths, patch, type="member", concerns=concerns, switch=False)
+    return Feature(
+        key,
+        title,
+        parameters,
+        paths,
+        patch,
+        type="member",
+        concerns=concerns,
+        switch=False,
+        undone_by=undone_by,
+    )
 
 
 MEMBERS = (
@@ -76,6 +88,7 @@ MEMBERS = (
         Member,
         ("/members",),
         _admit,
+        "member-expel",
     ),
     _member(
         "member-suspend",
@@ -83,6 +96,7 @@ MEMBERS = (
         Because,
         ("/members/*/suspended",),
         lambda charter, wish: _suspended(charter, wish, feature="member-suspend", suspended=True),
+        "member-readmit",
     ),
     _member(
         "member-readmit",
@@ -90,6 +104,7 @@ MEMBERS = (
         Named,
         ("/members/*/suspended",),
         lambda charter, wish: _suspended(charter, wish, feature="member-readmit", suspended=False),
+        "member-suspend",
     ),
     _member(
         "member-expel",
@@ -97,5 +112,6 @@ MEMBERS = (
         Because,
         ("/members", "/grants"),
         _expel,
+        "member-admit; grants are voted anew",
     ),
 )

@@ -67,13 +67,11 @@ def patch_parameters(charter: Charter, patch: Patch) -> dict[str, Any]:
 
 
 def _value(found: Any, path: str) -> Any:
+    """None where there is none. What a patch may touch has no lists."""
     for step in path.split("/")[1:]:
-        if isinstance(found, dict):
-            found = found.get(step)
-        elif isinstance(found, list) and step.isdecimal() and int(step) < len(found):
-            found = found[int(step)]
-        else:
+        if not isinstance(found, dict):
             return None
+        found = found.get(step)
     return found
 
 

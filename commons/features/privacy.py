@@ -44,6 +44,7 @@ PRIVACY = (
         Robust,
         ("/privacy/mode", "/privacy/robust"),
         lambda _, terms: _mode("robust", terms),
+        needs="as many updates in the quorum as the rule takes, and no late updates",
     ),
     Feature(
         "privacy-secagg",
@@ -51,6 +52,7 @@ PRIVACY = (
         SecAgg,
         ("/privacy/mode", "/privacy/secagg"),
         lambda _, terms: _mode("secagg", terms),
+        needs="fp32 for shared slices, a quorum of its minimum, and no late updates",
     ),
     Feature(
         "privacy-dp",
@@ -58,6 +60,7 @@ PRIVACY = (
         DP,
         ("/privacy/mode", "/privacy/dp"),
         lambda _, terms: _mode("dp", terms),
+        needs="codecs other than top_k, and more epsilon than one round spends",
     ),
     Feature(
         "norm-gate",

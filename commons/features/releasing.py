@@ -50,6 +50,8 @@ RELEASING = (
         lambda _, model: [appended("/releases", model.model_dump(mode="json", context=WHOLE))],
         type="model.release",
         switch=False,
+        needs="the digest of its gates",
+        undone_by="a later release by the same alias",
     ),
     Feature(
         "pause",
@@ -59,6 +61,7 @@ RELEASING = (
         lambda _, __: [replaced("/rounds/paused", True)],
         type="emergency.pause",
         switch=False,
+        undone_by="resume",
     ),
     Feature(
         "resume",
@@ -68,5 +71,6 @@ RELEASING = (
         lambda _, __: [replaced("/rounds/paused", False)],
         type="emergency.pause",
         switch=False,
+        undone_by="pause",
     ),
 )

@@ -49,5 +49,6 @@ ROUNDS = (
         LateUpdates,
         tuple(f"/rounds/{name}" for name in LateUpdates.model_fields),
         _named,
+        needs="neither robust nor masked updates",
     ),
 )

@@ -79,6 +79,7 @@ SITES = (
         SiteAdd,
         ("/sites", "/added", "/rounds/quorum"),
         _add,
+        undone_by="site-remove",
         proposers=lambda _, site: site.partner,
     ),
     Feature(
@@ -87,6 +88,7 @@ SITES = (
         SiteRemove,
         ("/sites", "/added", "/escrow", "/retired", "/rounds/quorum"),
         _remove,
+        undone_by="site-add under another name; experts in escrow: expert-transfer",
         proposers=_who_removes,
     ),
 )

@@ -32,6 +32,8 @@ class Alert:
     who: str
     """Who acts, and how."""
     href: str
+    command: str = ""
+    """By which they do."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +63,9 @@ def _journal(s: Scene) -> Iterator[Alert]:
         yield Alert(
             "warn",
             "Nobody witnesses the journal: the coordinator could show its members different ones.",
-            "Any member proposes a quorum of witnesses: hansa proposal open witnesses",
+            "Any member proposes a quorum of witnesses:",
             "/journal",
+            "hansa proposal open witnesses",
         )
     since = s.journal.unwitnessed_since_ms
     if since is not None and s.now_ms - since > UNWITNESSED_MS:
@@ -149,9 +152,8 @@ def _budgets(s: Scene) -> Iterator[Alert]:
             what = f"The budget of {budget.partner} pays for {found.rounds_left} more rounds."
         else:
             continue
-        yield Alert(
-            "warn", what, f"The members grant {budget.partner} more: hansa proposal open grant", "/budgets"
-        )
+        who = f"The members grant {budget.partner} more:"
+        yield Alert("warn", what, who, "/budgets", "hansa proposal open grant")
 
 
 def _votes(s: Scene) -> Iterator[Alert]:
@@ -187,6 +189,5 @@ def _members(s: Scene) -> Iterator[Alert]:
     for member in s.members.members if s.members else ():
         if s.now_ms < member.ballot_key_until_ms < soon:
             what = f"The ballot key of {member.member} expires soon."
-            yield Alert(
-                "warn", what, f"{member.member} delegates one anew: hansa member ballot-key", "/members"
-            )
+            who = f"{member.member} delegates one anew:"
+            yield Alert("warn", what, who, "/members", "hansa member ballot-key")

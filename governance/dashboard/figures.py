@@ -42,6 +42,11 @@ def digest(value: str) -> str:
     return value.removeprefix("sha256:")[:12]
 
 
+def key_name(vkey: str) -> str:
+    """Name and hash of a verifier key."""
+    return "+".join(vkey.split("+")[:2])
+
+
 def when(at_ms: int | None) -> Markup | str:
     """A moment, in UTC; where scripts run it also says how long ago, and the viewer's own time on hovering."""
     if not at_ms:
@@ -78,6 +83,7 @@ FILTERS: dict[str, Any] = {
     "loss": loss,
     "ppm": ppm,
     "digest": digest,
+    "key_name": key_name,
     "when": when,
     "days": days,
 }

@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 
 from markupsafe import Markup
 
-CELL, NAMES, HEAD = 20, 130, 96
+CELL = 20
+CHARS_MAX = 20
+"""Of a name."""
 SHADES = 8
 """Besides none at all."""
 TITLED_MAX = 900
@@ -48,31 +50,33 @@ def _matrix(
 ) -> Markup:
     if not rows or not columns:
         return Markup("")
-    width, height = NAMES + CELL * len(columns) + 60, HEAD + CELL * len(rows) + 2
+    rows, columns = [name[:CHARS_MAX] for name in rows], [name[:CHARS_MAX] for name in columns]
+    left, top = 20 + round(6.2 * max(map(len, rows))), 16 + round(4.8 * max(map(len, columns)))
+    width, height = left + CELL * len(columns) + 70, top + CELL * len(rows) + 2
     drawn = [
-        Markup('<text class="end" x="{}" y="{}">{}</text>').format(NAMES - 8, HEAD + CELL * n + 14, name[:20])
+        Markup('<text class="end" x="{}" y="{}">{}</text>').format(left - 8, top + CELL * n + 14, name)
         for n, name in enumerate(rows)
     ]
     drawn += [
         Markup('<text transform="translate({} {}) rotate(-50)">{}</text>').format(
-            NAMES + CELL * n + 13, HEAD - 6, name[:18]
+            left + CELL * n + 13, top - 6, name
         )
         for n, name in enumerate(columns)
     ]
     drawn.append(
-        Markup('<path class="shade0" d="{}"/>').format(
-            _squares([(r, c) for r in range(len(rows)) for c in range(len(columns))])
+        Markup('<rect class="shade0" x="{}" y="{}" width="{}" height="{}"/>').format(
+            left, top, CELL * len(columns), CELL * len(rows)
         )
     )
     for shade in range(1, SHADES + 1):
         here = [place for place, found in cells.items() if found == shade]
         if here:
-            drawn.append(Markup('<path class="shade{}" d="{}"/>').format(shade, _squares(here)))
+            drawn.append(Markup('<path class="shade{}" d="{}"/>').format(shade, _squares(here, left, top)))
     if len(titles) <= TITLED_MAX:
         drawn += [
             Markup(
                 '<rect class="touch" x="{}" y="{}" width="{}" height="{}"><title>{}</title></rect>'
-            ).format(NAMES + CELL * column, HEAD + CELL * row, CELL, CELL, title)
+            ).format(left + CELL * column, top + CELL * row, CELL, CELL, title)
             for (row, column), title in titles.items()
         ]
     return Markup(
@@ -80,6 +84,6 @@ def _matrix(
     ).format(width, height, width, height, said, Markup("").join(drawn))
 
 
-def _squares(places: Sequence[tuple[int, int]]) -> str:
+def _squares(places: Sequence[tuple[int, int]], left: int, top: int) -> str:
     side = CELL - 2
-    return "".join(f"M{NAMES + CELL * c + 1} {HEAD + CELL * r + 1}h{side}v{side}h-{side}z" for r, c in places)
+    return "".join(f"M{left + CELL * c + 1} {top + CELL * r + 1}h{side}v{side}h-{side}z" for r, c in places)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -22,6 +23,8 @@ from starlette.types import Receive, Scope, Send
 from commons.errors import HansaError
 from governance.dashboard.page import Hall, Page
 
+log = logging.getLogger("hansa.dashboard")
+
 QUEUE_MAX = 16
 """Events that wait for one browser."""
 SEND_S = 20.0
@@ -29,6 +32,8 @@ SEND_S = 20.0
 QUIET_S = 15.0
 """A comment is sent after so long without an event, so that a lost connection is noticed."""
 STREAM_S = 900.0
+LOOK_AGAIN_S = 30.0
+"""A page is made anew after so long without a change: votes close and certificates expire by the clock alone."""
 RENDER_PAUSE_S = 0.2
 """Between two renderings of one page; what happens meanwhile is shown together."""
 
@@ -104,7 +109,8 @@ class _Channel:
         try:
             with self._scope:
                 while True:
-                    await self._stale.wait()
+                    with anyio.move_on_after(LOOK_AGAIN_S):
+                        await self._stale.wait()
                     self._stale = anyio.Event()
                     await self._render()
                     await anyio.sleep(RENDER_PAUSE_S)
@@ -120,6 +126,9 @@ class _Channel:
             parts = await anyio.to_thread.run_sync(self._hall.parts, self._page, self._request)
         except (HansaError, HTTPException):
             return  # the page itself says it when it is loaded again
+        except Exception:  # a mistake in one page must not end the streams of the others
+            log.exception("the parts of %s cannot be made", self._request.url.path)
+            return
         changed = {name: html for name, html in parts.items() if self._shown.get(name) != html}
         self._shown = parts
         if not changed:
@@ -153,6 +162,8 @@ class Stream:
                 with anyio.move_on_after(STREAM_S):
                     await _relay(events, send)
                 group.cancel_scope.cancel()
+        except anyio.get_cancelled_exc_class():
+            return  # the server stops, or the session is over: there is nobody to say goodbye to
         finally:
             events.close()
             self._live.leave(channel, queue)

@@ -78,6 +78,7 @@ class Hall:
             loader=FileSystemLoader(FOLDER / "templates"),
             autoescape=True,
             undefined=StrictUndefined,
+            auto_reload=False,
             trim_blocks=True,
             lstrip_blocks=True,
         )
@@ -110,7 +111,9 @@ class Hall:
         return HTMLResponse(html, status)
 
     def show(self, page: Page, request: Request) -> HTMLResponse:
-        return self.render(request, page.template, page=page, **page.context(self, request))
+        return self.render(
+            request, page.template, page=page, live=bool(page.views), **page.context(self, request)
+        )
 
     def parts(self, page: Page, request: Request) -> dict[str, str]:
         """Name -> HTML of every part of a page as it is now. A part knows no CSRF token: it has no form."""
@@ -126,6 +129,7 @@ class Hall:
     def _shared(self, request: Request) -> Context:
         return {
             "page": None,
+            "live": False,
             "now_ms": time.time_ns() // 1_000_000,
             "viewer": getattr(request.state, "viewer", None),
             "pages": [page for page in self.pages if page.listed],

@@ -12,7 +12,8 @@ from markupsafe import Markup
 from commons.run_views import PartView, RoundDetailView
 from commons.written import duration
 
-NAMES, COLUMN, ROW, TOP = 130, 110, 18, 40
+NAMES, ROW, TOP = 104, 18, 40
+WIDTH, COLUMN_LEAST, COLUMN_MOST = 1000, 76, 150
 _RECT = Markup('<rect class="{}" x="{:.1f}" y="{}" width="{:.1f}" height="{}"><title>{}</title></rect>')
 
 
@@ -21,13 +22,14 @@ def timeline(rounds: Sequence[RoundDetailView], sites: Sequence[str], now_ms: in
     if not rounds:
         return Markup("")
     names = list(dict.fromkeys([*sites, *(p.site for r in rounds for p in r.parts)]))
-    width, height = NAMES + COLUMN * len(rounds) + 4, TOP + ROW * len(names) + 4
+    column = min(COLUMN_MOST, max(COLUMN_LEAST, (WIDTH - NAMES) // len(rounds)))
+    width, height = NAMES + column * len(rounds) + 4, TOP + ROW * len(names) + 4
     drawn = [
-        Markup('<text x="0" y="{}">{}</text>').format(TOP + ROW * n + 13, name[:20])
+        Markup('<text x="0" y="{}">{}</text>').format(TOP + ROW * n + 13, name[:15])
         for n, name in enumerate(names)
     ]
-    for column, found in enumerate(rounds):
-        drawn += _column(found, NAMES + COLUMN * column, names, height, now_ms)
+    for n, found in enumerate(rounds):
+        drawn += _column(found, NAMES + column * n, column, names, height, now_ms)
     return Markup(
         '<svg class="timeline" width="{}" height="{}" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>'
     ).format(
@@ -38,16 +40,16 @@ def timeline(rounds: Sequence[RoundDetailView], sites: Sequence[str], now_ms: in
 
 
 def _column(
-    found: RoundDetailView, left: int, names: Sequence[str], height: int, now_ms: int
+    found: RoundDetailView, left: int, width: int, names: Sequence[str], height: int, now_ms: int
 ) -> Iterator[Markup]:
     end_ms = found.closed_ms or max(now_ms, found.opened_ms + 1)
     begin_ms = min([found.opened_ms, *(p.assigned_ms for p in found.parts if p.assigned_ms)])
-    scale = (COLUMN - 8) / max(1, end_ms - begin_ms)
+    scale = (width - 8) / max(1, end_ms - begin_ms)
 
     def at(ms: int) -> float:
         return left + min(max(0, ms - begin_ms), end_ms - begin_ms) * scale
 
-    took = duration((end_ms - found.opened_ms) / 1000) + ("" if found.closed_ms else " so far")
+    took = duration((end_ms - found.opened_ms) / 1000) + ("" if found.closed_ms else "…")
     yield Markup('<text class="strong" x="{}" y="13">{}</text><text x="{}" y="29">{}</text>').format(
         left, f"round {found.round}", left, took
     )

@@ -13,8 +13,9 @@ from starlette.requests import Request
 
 from commons.certificates import Subject
 from commons.charter import Charter
+from commons.views import BudgetsView
 from commons.words import Word
-from governance.bills import Bill, opened
+from governance.bills import Bill, opened, own_part
 
 
 class Role(Word):
@@ -62,6 +63,11 @@ class Viewer:
         """Its accountants and the operator; every reader, where the charter opens it."""
         return self.may(Role.ACCOUNTANT, partner) or (opened(charter, what) and Role.READER in self.roles)
 
+    def part_of(self, view: BudgetsView, charter: Charter | None) -> BudgetsView:
+        """What they may see of the budgets; nobody's before the charter is known."""
+        partner = self.partner if Role.ACCOUNTANT in self.roles and self.partner else ""
+        return view if charter and self.may_see_bill("", "budgets", charter) else own_part(view, partner)
+
 
 def require(request: Request, role: Role, *, partner: str | None = None) -> Viewer:
     """The viewer, who has the role (for the partner). Raises HTTPException 403 with a sentence for them."""
@@ -85,5 +91,5 @@ def require_bill(request: Request, partner: str, what: Bill, charter: Charter) -
 def _refused(viewer: Viewer, why: str) -> HTTPException:
     have = ", ".join(sorted(role.value for role in viewer.roles)) or "no role"
     of = f" of {viewer.partner}" if viewer.partner else ""
-    act = f"Whoever keeps the dashboard's door file{of} can give you another role."
+    act = "Whoever keeps this dashboard decides who has which role."
     return HTTPException(403, f"{why} You are signed in as {viewer.name}{of} ({have}). {act}")

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from commons import charter_file, notes
-from commons.charter import Accounting, RateCard
+from commons.accounting import Accounting, RateCard
 from commons.claims import RulingNote
 from commons.errors import StoreError
 from commons.names import Digest
@@ -74,7 +74,7 @@ class Ledger(Transfers):
 
     def budgets(self) -> list[Budget]:
         """Every partner that ever was a member, in the order they came, as of the last record."""
-        return [self._budget(partner) for partner in self.purses]
+        return [self.budget(partner) for partner in self.purses]
 
     def available_micro(self, partner: str, now_ms: int | None = None) -> int:
         """What the partner may still have held, now or as of the last record; 0 for one the ledger does not know."""
@@ -176,7 +176,8 @@ class Ledger(Transfers):
         for name in self.purses:
             self.accounts[budget_account(name)].closed = name not in members
 
-    def _budget(self, partner: str) -> Budget:
+    def budget(self, partner: str) -> Budget:
+        """Of one partner, as of the last record. Raises KeyError for one that the ledger does not know."""
         purse, account = self.purses[partner], self.accounts[budget_account(partner)]
         contributed = self.accounts[contributed_account(partner)]
         expired = sum(lot.free for lot in purse.lots if lot.expired(self.last_ms))

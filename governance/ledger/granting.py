@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from commons.accounting import Grant
 from commons.amounts import DEVICE_MS, MICRO, PICO, PICO_PER_MICRO, is_amount
-from commons.charter import Charter, Grant
+from commons.charter import Charter
 from commons.claims import ConvertNote
 from commons.errors import Code, Refusal
 from commons.names import Digest

@@ -26,6 +26,7 @@ from governance.ledger.accounts import (
     rounding_account,
 )
 from governance.ledger.holds import Hold, HoldRequest
+from governance.ledger.pledges import PLEDGES, PledgeHold
 
 Facts = Mapping[str, Any]
 
@@ -64,12 +65,14 @@ class Transfers:
     purses: dict[str, Purse] = field(default_factory=dict)
     """Partner -> lots of its budget, in the order partners came."""
     booked: dict[str, Facts] = field(default_factory=dict)
-    """id -> facts of every grant, conversion, dispute and reversal. What belongs to a hold is known by the hold."""
+    """id -> facts of every grant, conversion, dispute, reversal and pledge. What belongs to a hold is known by the hold."""
     founding_micro: dict[str, int] = field(default_factory=dict)
     """Partner -> sum of the grants that follow from `members[].budget_micro`."""
     disputes: dict[Digest, Dispute] = field(default_factory=dict)
     open: dict[str, Hold] = field(default_factory=dict)
     """The holds that have not ended, in the order they were made."""
+    pledges: dict[str, PledgeHold] = field(default_factory=dict)
+    """The pledges that are neither paid nor given back."""
     failed: dict[str, str] = field(default_factory=dict)
     """id -> why it failed"""
     contributions: dict[str, dict[int, int]] = field(default_factory=dict)
@@ -113,6 +116,8 @@ class Transfers:
             self._apply_hold(facts, amount, at_ms)
         elif kind in _ENDS:
             self._end(facts, _ENDS[kind], amount if kind == "settle" else 0, at_ms)
+        elif kind in PLEDGES:
+            PLEDGES[kind](self, facts, amount, at_ms)
         else:
             _EFFECTS[kind](self, facts, amount)
         if kind == "contribution":
@@ -123,7 +128,7 @@ class Transfers:
         days = self.contributions.setdefault(partner, {})
         days[at_ms // DAY_MS] = days.get(at_ms // DAY_MS, 0) + amount
 
-    def _book(self, facts: Facts) -> None:
+    def once(self, facts: Facts) -> None:
         """Once, for ever: what has no hold to tell that it happened."""
         require(facts["id"] not in self.booked, f"{facts['id']} was booked before")
         require(facts["id"] not in self.failed, f"{facts['id']} failed before")
@@ -223,7 +228,7 @@ class Transfers:
             self._post(facts, rounding_account(hold.request.payer), "rounding", amount)
             hold.rounded_pico = amount
         else:
-            self._book(facts)
+            self.once(facts)
             require(f"{facts['linked']}/time" in self.booked, f"there is no {facts['linked']}")
             self._post(facts, f"fx/{PICO}", "rounding", amount)
 
@@ -238,7 +243,7 @@ class Transfers:
         purse.lose(lot, amount)
 
     def _grant(self, facts: Facts, amount: int) -> None:
-        self._book(facts)
+        self.once(facts)
         partner, unit = facts["partner"], facts.get("unit", MICRO)
         if unit != MICRO:
             device = unit.removeprefix(DEVICE_MS)
@@ -251,7 +256,7 @@ class Transfers:
             self.founding_micro[partner] = self.founding_micro.get(partner, 0) + amount
 
     def _convert(self, facts: Facts, amount: int) -> None:
-        self._book(facts)
+        self.once(facts)
         partner, unit = facts["partner"], facts.get("unit", MICRO)
         if unit == MICRO:
             require(f"{facts['linked']}/time" in self.booked, f"there is no {facts['linked']}")
@@ -263,7 +268,7 @@ class Transfers:
             self._not_overdrawn(pledge)
 
     def _dispute(self, facts: Facts, amount: int) -> None:
-        self._book(facts)
+        self.once(facts)
         hold = self._correctable(facts["disputes"], amount)
         request = hold.request
         dispute = Dispute(Digest(facts["dispute"]), hold.settle_id, request.payer, amount)
@@ -275,14 +280,14 @@ class Transfers:
         self.disputes[dispute.id] = self._suspense[dispute.account] = dispute
 
     def _dismiss(self, facts: Facts, amount: int) -> None:
-        self._book(facts)
+        self.once(facts)
         dispute = self.disputes[Digest(facts["dispute"])]
         hold = self._settled(dispute.settle)
         self._post(facts, dispute.account, consumed_account(hold.request.run), amount)
         self._leave_suspense(dispute, hold, amount)
 
     def _reverse(self, facts: Facts, amount: int) -> None:
-        self._book(facts)
+        self.once(facts)
         hold = self._settled(facts["reverses"])
         request = hold.request
         source = consumed_account(request.run)
@@ -301,7 +306,7 @@ class Transfers:
         purse.refunded_micro += amount
 
     def _take_back(self, facts: Facts, amount: int) -> None:
-        self._book(facts)
+        self.once(facts)
         partner = facts["partner"]
         base = self.family(self._settled(facts["reverses"]))[0]
         require(partner in base.contributed, f"{partner} was credited nothing for {facts['reverses']}")

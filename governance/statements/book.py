@@ -147,9 +147,9 @@ class Book:
         partners = {account.split("/")[1] for account in _partners_accounts(facts)}
         partners.update(facts[name] for name in ("payer", "partner") if name in facts)
         match facts["type"]:
-            case "hold":
+            case "hold" | "pledge":
                 self._open[facts["id"]] = _Open(index, frozenset(partners), amount_of(facts))
-            case "settle" | "release" | "expire":
+            case "settle" | "release" | "expire" | "pledge-paid" | "pledge-returned":
                 partners |= self._open.pop(facts["hold"]).partners
             case "dispute":
                 self._open[facts["credit"]] = _Open(index, frozenset(partners), amount_of(facts))

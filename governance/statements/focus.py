@@ -1,7 +1,7 @@
 """A statement in FOCUS 1.2, the FinOps Open Cost and Usage Specification: one CSV that cost tools read.
 
 Owns which column says what. The rows are what the partner was charged and what it got back: the billed costs add up to
-charged - refunded of the statement, to the micro. Grants, conversions and expiry are budget, not cost; they are not here.
+charged - refunded of the statement, to the micro; a pledge that was paid is a purchase. Grants, conversions and expiry are budget, not cost; they are not here.
 A charge is split over the price of work and the price of time in proportion to their exact prices.
 """
 
@@ -13,10 +13,10 @@ import json
 from collections.abc import Iterator
 from datetime import datetime, timezone
 
-from commons.charter import Rate
+from commons.accounting import Rate
 from commons.pricing import pico_per_gflop
 from governance.statements.postings import decimal
-from governance.statements.statement import Refund, Statement, Usage
+from governance.statements.statement import Granted, Refund, Statement, Usage
 
 VERSION = "1.2"
 COLUMNS = (
@@ -85,6 +85,7 @@ def focus_csv(statement: Statement) -> str:
 def _rows(statement: Statement) -> Iterator[Row]:
     found: list[tuple[int, list[Row]]] = [(u.record, _usage(statement, u)) for u in statement.usages]
     found += [(r.record, [_refund(statement, r)]) for r in statement.refunds]
+    found += [(p.record, [_pledge(statement, p)]) for p in statement.pledged]
     for _, rows in sorted(found, key=lambda numbered: numbered[0]):
         yield from rows
 
@@ -172,7 +173,37 @@ def _refund(statement: Statement, refund: Refund) -> Row:
     }
 
 
+def _pledge(statement: Statement, paid: Granted) -> Row:
+    """Money that another member was given with a proposal that became law: no site's, and nothing is metered."""
+    return {
+        **_billed(statement, paid),
+        **_cost(paid.amount),
+        "ListCost": _number(paid.amount, 6),
+        "ChargeCategory": "Purchase",
+        "ChargeDescription": f"{paid.about.capitalize()}: {paid.id}",
+        "ChargeFrequency": "One-Time",
+        "ChargePeriodStart": _time(paid.at_ms),
+        "ChargePeriodEnd": _time(paid.at_ms, least=paid.at_ms),
+        "PublisherName": statement.note.consortium,
+    }
+
+
 def _about(statement: Statement, of: Usage | Refund) -> Row:
+    note = statement.note
+    return {
+        **_billed(statement, of),
+        "PublisherName": of.owner,
+        "ResourceId": f"{note.consortium}/{of.owner}/{of.site}",
+        "ResourceName": of.site,
+        "ResourceType": "Site",
+        "x_Experts": " ".join(statement.experts(of.site)),
+        "x_Owner": of.owner,
+        "x_Round": str(of.round),
+        "x_Run": of.run,
+    }
+
+
+def _billed(statement: Statement, of: Usage | Refund | Granted) -> Row:
     note = statement.note
     return {
         "BillingAccountId": f"{note.consortium}/{note.partner}",
@@ -183,18 +214,10 @@ def _about(statement: Statement, of: Usage | Refund) -> Row:
         "InvoiceId": note.digest if note.closed == "yes" else "",
         "InvoiceIssuerName": note.consortium,
         "ProviderName": note.consortium,
-        "PublisherName": of.owner,
-        "ResourceId": f"{note.consortium}/{of.owner}/{of.site}",
-        "ResourceName": of.site,
-        "ResourceType": "Site",
         "ServiceCategory": "AI and Machine Learning",
         "ServiceName": "Expert training",
         "ServiceSubcategory": "Machine Learning",
-        "x_Experts": " ".join(statement.experts(of.site)),
         "x_JournalRecord": str(of.record),
-        "x_Owner": of.owner,
-        "x_Round": str(of.round),
-        "x_Run": of.run,
         "x_Transfer": of.id,
     }
 

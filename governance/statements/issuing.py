@@ -185,6 +185,12 @@ class Statements:
         assert note.adds_up, f"the statement of {partner} for {period.name} does not add up"
         return note
 
+    def lines(self, partner: str, period: str) -> tuple[list[int], list[int]]:
+        """(its lines, the earlier records they refer to) of a statement. Call it while holding the consortium's lock."""
+        found = self._book.periods[period]
+        size, _ = self._journal_of(found)
+        return list(self._lines(partner, found, size)), self._earlier(partner, found, size)
+
     def _statement(self, partner: str, period: Period) -> StatementView:
         note = self.note(partner, period)
         sealed, before = self._book.sealed.get(period.name), self._book.before(period.name)

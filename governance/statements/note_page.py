@@ -29,7 +29,7 @@ def _sections(statement: Statement) -> Iterator[str]:
     yield _part("Charged for", _usages(statement))
     yield _part("Given back", _refunds(statement))
     yield _part("Disputed", _disputes(statement))
-    yield _part("Granted, converted, expired", _budget(statement))
+    yield _part("Granted, converted, pledged, expired", _budget(statement))
     yield _part("Held by rounds under way", _holds(statement))
     yield _part("Between members", _clearing(statement.clearing))
     yield _contributed(statement)
@@ -128,7 +128,7 @@ def _disputes(statement: Statement) -> Table:
 
 def _budget(statement: Statement) -> Table:
     rows = []
-    for granted in (*statement.grants, *statement.conversions, *statement.expired):
+    for granted in (*statement.grants, *statement.conversions, *statement.pledged, *statement.expired):
         in_money = granted.unit == MICRO
         amount = (
             _money(granted.amount) if in_money else f"{granted.amount} {granted.unit.replace(':', ' of ')}"

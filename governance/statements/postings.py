@@ -20,6 +20,7 @@ CONTRIBUTIONS: Account = ("income", "contributions")
 EXPIRED: Account = ("expenses", "expired")
 GRANTS: Account = ("income", "grants")
 CONVERSIONS: Account = ("income", "conversions")
+PLEDGES: Account = ("expenses", "pledges")
 OPENING: Account = ("equity", "opening")
 RUNS: Account = ("expenses", "runs")
 DAY_MS = 86_400_000
@@ -63,11 +64,13 @@ def entries(statement: Statement) -> list[Entry]:
 
 def balances(statement: Statement) -> list[Balance]:
     """As the signed note states them."""
-    note = statement.note
+    note, given = statement.note, sum(pledge.amount for pledge in statement.pledged)
+    pledges = [Balance(PLEDGES, given)] if given else []
     return [
         Balance(budget(statement), note.closing_micro - note.held_micro),
         Balance(held(statement), note.held_micro),
-        Balance(RUNS, note.charged_micro - note.refunded_micro),
+        Balance(RUNS, note.charged_micro - given - note.refunded_micro),
+        *pledges,
         Balance(EXPIRED, note.expired_micro),
         Balance(CONTRIBUTED, note.contributed_micro - note.contribution_reversed_micro),
     ]
@@ -160,7 +163,9 @@ def _movements(statement: Statement) -> Iterator[Entry]:
     own, partner = budget(statement), statement.note.partner
     for granted in statement.grants:
         if granted.unit == MICRO:
-            yield _received(granted, partner, "grant", own, GRANTS)
+            yield _received(granted, partner, granted.about or "grant", own, GRANTS)
+    for paid in statement.pledged:
+        yield _received(paid, partner, paid.about, PLEDGES, own)
     for converted in statement.conversions:
         yield _received(converted, partner, f"conversion of {converted.about}", own, CONVERSIONS)
     for lost in statement.expired:

@@ -38,6 +38,7 @@ class _Reading:
         self.usages: dict[str, Usage] = {}
         self.refunds: list[Refund] = []
         self.grants: list[Granted] = []
+        self.pledged: list[Granted] = []
         self.conversions: list[Granted] = []
         self.expired: list[Granted] = []
         self.time_given: dict[str, str] = {}
@@ -61,6 +62,7 @@ class _Reading:
             refunds_by_owner=tuple(r for r in self.refunds if r.payer != paid),
             disputes=tuple(self.disputes.values()),
             grants=tuple(self.grants),
+            pledged=tuple(self.pledged),
             conversions=tuple(self.conversions),
             expired=tuple(self.expired),
             holds=tuple(self._open_holds()),
@@ -72,7 +74,7 @@ class _Reading:
     def _known(self, facts: Mapping[str, Any], at_ms: int) -> None:
         """An older record, or one of the period: what later lines refer to."""
         match facts["type"]:
-            case "hold":
+            case "hold" | "pledge":
                 self.holds[facts["id"]] = at_ms, facts
                 if facts["payer"] == self.partner:
                     self.open[facts["id"]] = amount_of(facts)
@@ -86,14 +88,19 @@ class _Reading:
 
     def _line(self, index: int, at_ms: int, facts: Mapping[str, Any]) -> None:
         match facts["type"]:
-            case "hold" | "dispute":
+            case "hold" | "pledge" | "dispute":
                 self._known(facts, at_ms)
             case "settle":
                 self.settles[facts["id"]] = at_ms
                 self.open.pop(facts["hold"], None)
                 self._settle(index, at_ms, facts)
-            case "release" | "expire":
+            case "release" | "expire" | "pledge-returned":
                 self.open.pop(facts["hold"], None)
+            case "pledge-paid":
+                self.open.pop(facts["hold"], None)
+                mine = facts["payer"] == self.partner
+                about = f"pledge for {facts['to']}" if mine else f"pledge of {facts['payer']}"
+                (self.pledged if mine else self.grants).append(_granted(index, at_ms, facts, about))
             case "reversal":
                 self._refund(index, at_ms, facts)
             case "dismiss":
@@ -161,8 +168,7 @@ class _Reading:
     def _open_holds(self) -> Iterable[OpenHold]:
         for name, amount in self.open.items():
             since_ms, facts = self.holds[name]
-            about = {key: facts[key] for key in ("id", "run", "round", "site")}
-            yield OpenHold(amount_micro=amount, since_ms=since_ms, **about)
+            yield OpenHold(id=facts["id"], amount_micro=amount, since_ms=since_ms)
 
     def _cards(self) -> tuple[Card, ...]:
         found = [Card(rate_card_digest(c.rate_card), at_ms, c.rate_card) for at_ms, c in self.charters]

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from commons.charter import Charter, Rate, RateCard
+from commons.accounting import Rate, RateCard
+from commons.charter import Charter
 from commons.names import Digest
 from commons.pricing import exact_pico, rates_of, whole_micro
 from commons.statement import StatementNote
@@ -77,7 +78,7 @@ class Disputed:
 
 @dataclass(frozen=True, kw_only=True)
 class Granted:
-    """Budget (or pledged device time) that came in, or expired: a grant, a conversion, breakage."""
+    """Budget (or pledged device time) that came in, expired or went: a grant, a conversion, breakage, a pledge paid."""
 
     record: int
     id: str
@@ -85,15 +86,12 @@ class Granted:
     unit: str
     amount: int
     about: str
-    """Conversion: the time given for it; breakage: the grant that expired."""
+    """Conversion: the time given for it; breakage: the grant that expired; pledge: the other member."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class OpenHold:
     id: str
-    run: str
-    round: int
-    site: str
     amount_micro: int
     since_ms: int
 
@@ -153,6 +151,9 @@ class Statement:
     disputes: tuple[Disputed, ...]
     """Raised by the partner: opened or ended in the period, or still open."""
     grants: tuple[Granted, ...]
+    """By the charter, and what other members paid as pledges."""
+    pledged: tuple[Granted, ...]
+    """Paid to other members."""
     conversions: tuple[Granted, ...]
     expired: tuple[Granted, ...]
     holds: tuple[OpenHold, ...]

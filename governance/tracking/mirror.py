@@ -1,45 +1,57 @@
 """The mirror: a thread that follows the journal into MLflow, at its own pace.
 
-The journal is the outbox: all the mirror keeps is how far it has come, in a file written after each batch. What a
-killed mirror wrote beyond that it writes again, with the same values at the same times, which changes nothing.
-Training never waits for it. Delete the cursor file and the MLflow store to have everything written anew.
+Training never waits for it. What MLflow lost is written again; what a person changed there by hand is found by
+`hansa mirror verify`, and an alias that a person moved is complained about while the mirror runs.
 """
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from commons.records import Record
+from commons.notes import Signer
 from governance.consortium import Consortium
-from governance.tracking.items import Item
-from governance.tracking.training import Training
-from governance.tracking.votes import Votes
+from governance.tracking.cursor import Cursor, CursorFile
+from governance.tracking.feed import Feed, Moved
+from governance.tracking.papers import Papers
+from governance.tracking.trouble import explain, shown
 
 if TYPE_CHECKING:
     from governance.tracking.mlflow_store import MlflowStore
 
-BATCH_RECORDS = 256
 _RETRY_S = (0.5, 1, 2, 5, 10, 30)
+_WATCH_S = 60.0
+"""How often aliases are looked at while nothing is to be written."""
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("hansa.mirror")
 
 
 class Mirror:
-    """Follows `consortium` into the MLflow store at `tracking_uri`. One per journal."""
+    """Follows `consortium` into the MLflow store at `tracking_uri`. One per journal; `signer` is the log key."""
 
-    def __init__(self, consortium: Consortium, tracking_uri: str, cursor_path: Path) -> None:
+    def __init__(
+        self,
+        consortium: Consortium,
+        signer: Signer,
+        tracking_uri: str,
+        cursor_path: Path,
+        dashboard: str = "",
+    ) -> None:
         self.tracking_uri = tracking_uri
         self.trouble = ""
         """Why MLflow could not be written to the last time; empty when it could."""
-        self._consortium = consortium
-        self._cursor_path = cursor_path
+        self.drift = ""
+        """Which aliases name other versions than the votes say; empty when none does."""
+        self._consortium, self._dashboard = consortium, dashboard
+        self._papers = Papers(consortium, signer)
+        self._file = CursorFile(cursor_path)
+        self._feed = Feed(consortium, self._file, Cursor(tracking_uri, dashboard=dashboard))
         self._moved = threading.Condition()
         self._next = 0
+        self._watched_s = 0.0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="mlflow-mirror", daemon=True)
 
@@ -66,17 +78,16 @@ class Mirror:
     def _follow(self) -> None:
         failures = 0
         while not self._stop.is_set():
+            before = self._next
             try:
                 self._write_until_stopped()
-            except Exception as wrong:  # noqa: BLE001 - whatever MLflow, its database or its network raise: try again later
-                first = str(wrong).partition("\n")[0]
-                if first != self.trouble:
-                    log.warning(
-                        "MLflow at %s cannot be written now, trying again: %s", self.tracking_uri, first
-                    )
-                self.trouble = first
-                self._stop.wait(_RETRY_S[min(failures, len(_RETRY_S) - 1)])
-                failures += 1
+            except Moved:
+                continue
+            except Exception as wrong:  # whatever MLflow, its database or its network raise
+                failures = failures + 1 if self._next == before else 1
+                self._complain(explain(wrong, self.tracking_uri))
+                log.debug("what MLflow raised", exc_info=wrong)
+                self._stop.wait(_RETRY_S[min(failures, len(_RETRY_S)) - 1])
 
     def _write_until_stopped(self) -> None:
         from governance.tracking.mlflow_store import MlflowStore
@@ -84,56 +95,45 @@ class Mirror:
         while not self._consortium.members.founded:
             if self._stop.wait(0.1):
                 return
-        store = MlflowStore(self.tracking_uri, self._consortium.charter.consortium.name)
-        picture = _Picture()
-        done = 0 if store.is_new else self._read_cursor()
-        for index, record in enumerate(self._consortium.journal.records(stop=done)):
-            picture.apply(index, record)
-        self._advance(done)
+        name = self._consortium.charter.consortium.name
+        with self._file.alone(self._stop) as alone:
+            if not alone:
+                return
+            store = MlflowStore(self.tracking_uri, name, self._papers, self._dashboard)
+            self._feed.connect(store)
+        self._recovered()
+        self._advance()
         while not self._stop.is_set():
-            if self._consortium.wait_beyond(self._next, 0.5) > self._next:
-                self._write_batch(store, picture)
+            with self._file.alone(self._stop) as alone:
+                wrote = alone and self._feed.write()
+            if wrote:
+                self._advance()
+            else:
+                self._watch(store)
+                self._consortium.wait_beyond(self._next, 0.5)
 
-    def _write_batch(self, store: MlflowStore, picture: _Picture) -> None:
-        first = self._next
-        batch = list(
-            self._consortium.journal.records(first, stop=min(first + BATCH_RECORDS, self._consortium.size))
-        )
-        items: list[Item] = []
-        for index, record in enumerate(batch, first):
-            items += picture.apply(index, record)
-        store.write(items)
-        self.trouble = ""
-        self._advance(first + len(batch))
-
-    def _advance(self, done: int) -> None:
-        write_cursor(self._cursor_path, done, self.tracking_uri)
+    def _advance(self) -> None:
         with self._moved:
-            self._next = done
+            self._next = self._feed.done
             self._moved.notify_all()
 
-    def _read_cursor(self) -> int:
-        """How far this store has come; 0 for another store, another journal or no cursor."""
-        try:
-            found = json.loads(self._cursor_path.read_text())
-            done, uri = int(found["next"]), found["tracking_uri"]
-        except (OSError, ValueError, KeyError, TypeError):
-            return 0
-        return done if uri == self.tracking_uri and 0 <= done <= self._consortium.size else 0
+    def _complain(self, trouble: str) -> None:
+        if trouble != self.trouble:
+            log.warning("%s. Training goes on; the mirror tries again", trouble)
+        self.trouble = trouble
 
+    def _recovered(self) -> None:
+        if self.trouble:
+            log.info("MLflow at %s takes what the mirror writes again", shown(self.tracking_uri))
+        self.trouble = ""
 
-class _Picture:
-    def __init__(self) -> None:
-        self._training = Training()
-        self._votes = Votes()
-
-    def apply(self, index: int, record: Record) -> list[Item]:
-        return [*self._training.apply(index, record), *self._votes.apply(index, record)]
-
-
-def write_cursor(path: Path, done: int, tracking_uri: str) -> None:
-    """Atomic; losing it costs time, never content."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps({"next": done, "tracking_uri": tracking_uri}))
-    os.replace(part, path)
+    def _watch(self, store: MlflowStore) -> None:
+        """Complain, once, about an alias that somebody moved in MLflow by hand."""
+        if time.monotonic() - self._watched_s < _WATCH_S:
+            return
+        self._watched_s = time.monotonic()
+        releases = self._feed.releases
+        said = "; ".join(store.registry.drifted(releases.model, releases.aliases))
+        if said and said != self.drift:
+            log.warning("%s; `hansa mirror rebuild` puts it right", said)
+        self.drift = said

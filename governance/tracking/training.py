@@ -46,13 +46,13 @@ class _Run:
 class Training:
     def __init__(self) -> None:
         self._charter: Charter | None = None
-        self._ledger = Ledger()
+        self.ledger = Ledger()
         self._runs: dict[str, _Run] = {}
         self._active: _Run | None = None
         self._change = ""
 
     def apply(self, index: int, record: Record) -> list[Item]:
-        self._ledger.apply(index, record)
+        self.ledger.apply(index, record)
         match record.kind:
             case Kind.CHARTER:
                 return self._charter_changed(record)
@@ -122,7 +122,7 @@ class Training:
         parent = _parent(run.name)
         text = charter_file.canonical(charter).decode()
         items: list[Item] = [
-            Start(parent, "training", f"run {run.name}", record.at_ms, tags=tags),
+            Start(parent, "training", f"run {run.name}", record.at_ms, tags=tags, page=f"runs/{run.name}"),
             Log(parent, params=_parameters(charter, facts["rounds"])),
             File(parent, f"charter/{charter.version}.json", text),
         ]
@@ -175,7 +175,12 @@ class Training:
 
     def _usage(self, record: Record) -> list[Item]:
         usage = UsageNote.from_note(notes.parse(record.body))
-        values = {"usage/device_ms": usage.device_ms, "usage/gflop": usage.gflop}
+        hours = usage.device_ms / 3_600_000
+        values = {
+            "usage/device_ms": usage.device_ms,
+            "usage/gflop": usage.gflop,
+            "charge/device_hours": hours,
+        }
         return [self._log(usage.run, self._site(usage.site), values, usage.round, record.at_ms)]
 
     def _transfer(self, record: Record) -> list[Item]:
@@ -194,18 +199,22 @@ class Training:
     def _money(self, run: _Run, number: int, at_ms: int) -> list[Item]:
         """Charges and budgets of a round, once it is closed and all its holds have ended."""
         found = run.rounds[number]
-        holds = [hold for i in found.holds if (hold := self._ledger.hold(i)) is not None]
+        holds = [hold for i in found.holds if (hold := self.ledger.hold(i)) is not None]
         if not found.closed or any(hold.state == "held" for hold in holds):
             return []
         spent: dict[str, int] = {}
         for hold in holds:
             spent[hold.request.payer] = spent.get(hold.request.payer, 0) + hold.charged_micro
-        total = Point("charge/micro", sum(spent.values()), number, at_ms)
-        items: list[Item] = [Log(_parent(run.name), (total,))]
-        for budget in self._ledger.budgets():
+        currency = self._in_force().rate_card.currency.lower()
+        total = sum(spent.values())
+        values = {"charge/micro": total, f"charge/{currency}": total / 1e6}
+        items: list[Item] = [Log(_parent(run.name), _points(values, number, at_ms))]
+        for budget in self.ledger.budgets():
             items += self._child(run, budget.partner, at_ms)
             values = {
                 "charge/micro": spent.get(budget.partner, 0),
+                f"charge/{currency}": spent.get(budget.partner, 0) / 1e6,
+                "budget/remaining": budget.available_micro / 1e6,
                 "budget/available_micro": budget.available_micro,
                 "budget/contributed_micro": budget.contributed_micro,
             }

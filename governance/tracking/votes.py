@@ -17,7 +17,7 @@ from commons.opening import Opening
 from commons.records import Kind, Record
 from commons.tally import tally
 from governance.proposals import label
-from governance.tracking.items import End, File, Item, Log, Point, Start
+from governance.tracking.items import End, File, Item, Log, Point, Proof, Start
 
 
 @dataclass
@@ -46,9 +46,9 @@ class Votes:
             case Kind.MOTION:
                 return self._motion(index, record)
             case Kind.OUTCOME:
-                return self._outcome(record)
+                return self._outcome(index, record)
             case Kind.EXECUTION:
-                return self._execution(record)
+                return self._execution(index, record)
             case _:
                 return []
 
@@ -67,15 +67,21 @@ class Votes:
             "proposal.proposer": proposal.proposer,
             "proposal.effective_round": str(proposal.effective_round),
             "proposal.charter": proposal.charter,
+            "proposal.rules": opening.rules_digest,
             "proposal.state": "open",
             "hansa.log.index": str(index),
             "mlflow.note.content": _about(proposal, opening),
         }
         run, name = _run(opening.proposal), f"{label(opening.number)} {proposal.title}"
+        weights = {f"weight.{member}": str(weight) for member, weight in opening.electorate.items()}
         return [
-            Start(run, "governance", name, record.at_ms, tags=tags),
-            Log(run, params={"feature": proposal.feature, "parameters": json.dumps(proposal.parameters)}),
+            Start(run, "governance", name, record.at_ms, tags=tags, page=f"proposals/{opening.proposal}"),
+            Log(
+                run,
+                params={"feature": proposal.feature, "parameters": json.dumps(proposal.parameters)} | weights,
+            ),
             File(run, "proposal.note", note),
+            Proof(run, "proposal.tlog-proof", index),
         ]
 
     def _ballot(self, index: int, record: Record) -> list[Item]:
@@ -92,7 +98,11 @@ class Votes:
         step = len(vote.ballots)
         points = tuple(Point(f"votes/{name}", weight, step, record.at_ms) for name, weight in weights.items())
         tag: dict[str, str] = {f"proposal.ballot.{ballot.voter}": ballot.choice}
-        return [Log(run, points, tags=tag), File(run, f"ballots/{ballot.voter}.note", record.body.decode())]
+        return [
+            Log(run, points, tags=tag),
+            File(run, f"ballots/{ballot.voter}.note", record.body.decode()),
+            Proof(run, f"ballots/{ballot.voter}.tlog-proof", index),
+        ]
 
     def _motion(self, index: int, record: Record) -> list[Item]:
         """A vote that is withdrawn ends; a vetoed or paused one may go on."""
@@ -105,11 +115,15 @@ class Votes:
             items += [Log(run, tags={"proposal.state": "cancelled"}), End(run, "KILLED", record.at_ms)]
         return items
 
-    def _outcome(self, record: Record) -> list[Item]:
+    def _outcome(self, index: int, record: Record) -> list[Item]:
         facts = record.facts
         run, state = _run(facts["proposal"]), facts["state"]
-        path = f"{state}.json" if state in ("stale", "failed") else "tally.json"
-        items: list[Item] = [Log(run, tags={"proposal.state": state}), File(run, path, _pretty(facts))]
+        path = state if state in ("stale", "failed") else "tally"
+        items: list[Item] = [
+            Log(run, tags={"proposal.state": state}),
+            File(run, f"{path}.json", _pretty(facts)),
+            Proof(run, f"{path}.tlog-proof", index),
+        ]
         binding = self._votes[facts["proposal"]].binding
         if state == "ranked" or (state == "passed" and not binding):
             items.append(End(run, "FINISHED", record.at_ms))
@@ -117,7 +131,7 @@ class Votes:
             items.append(End(run, "FAILED", record.at_ms))
         return items
 
-    def _execution(self, record: Record) -> list[Item]:
+    def _execution(self, index: int, record: Record) -> list[Item]:
         facts = record.facts
         run = _run(facts["proposal"])
         tags = {
@@ -128,6 +142,7 @@ class Votes:
         return [
             Log(run, tags=tags),
             File(run, "execution.json", _pretty(facts)),
+            Proof(run, "execution.tlog-proof", index),
             End(run, "FINISHED", record.at_ms),
         ]
 

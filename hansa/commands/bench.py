@@ -14,7 +14,8 @@ def bench(
     name: Annotated[
         str,
         typer.Argument(
-            help="What to measure: demo, ledger, dataplane, learning or governance.", show_default=False
+            help="What to measure: demo, ledger, dataplane, learning, governance or dashboard.",
+            show_default=False,
         ),
     ],
     work: Annotated[Path, typer.Option(help="Where parts that are done are kept, to go on from.")] = Path(
@@ -44,7 +45,7 @@ def bench(
         raise HansaError(f"no benchmark {name!r} here; benchmarks run in a checkout of the project")
     if importlib.util.find_spec(f"benchmarks.{name}") is None:
         raise HansaError(
-            f"there is no benchmark {name!r}; there are: demo, ledger, dataplane, learning, governance"
+            f"there is no benchmark {name!r}; there are: demo, ledger, dataplane, learning, governance, dashboard"
         )
     measure = importlib.import_module(f"benchmarks.{name}").main
     if long and "long" not in inspect.signature(measure).parameters:

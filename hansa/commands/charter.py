@@ -154,6 +154,10 @@ def proof(
     whole: Annotated[
         bool, typer.Option("--whole", help="With every vote since the founding, whoever vouches for them.")
     ] = False,
+    lodged: Annotated[
+        list[Path] | None,
+        typer.Option("--lodged", help="A ballot that a site keeps (`hansa site lodge`); repeat."),
+    ] = None,
     seat: Seat = SEAT,
     as_json: Json = False,
 ) -> None:
@@ -165,7 +169,7 @@ def proof(
     """
     from hansa.charter_proofs import fetch_proof
 
-    file, verified = fetch_proof(seat, out, whole=whole)
+    file, verified = fetch_proof(seat, out, whole=whole, lodged=lodged or ())
     text = [
         *verified.steps,
         f"Charter version {verified.version} is proven by {len(file.entries)} records: {out}",

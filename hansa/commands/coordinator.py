@@ -17,6 +17,16 @@ def coordinators() -> None:
     """Run the program that every site calls: it keeps the journal, combines updates, settles the bill."""
 
 
+Dashboard = Annotated[
+    str,
+    typer.Option(
+        "--dashboard-url",
+        envvar="HANSA_DASHBOARD_URL",
+        help="Address of the dashboard, https://…: runs in MLflow link to their pages there.",
+    ),
+]
+
+
 @app.command("start")
 def start(
     home: Home = HOME,
@@ -57,6 +67,7 @@ def start(
             envvar="HANSA_MLFLOW", help="MLflow tracking URI: empty for SQLite in home, http://…, or none."
         ),
     ] = "",
+    dashboard: Dashboard = "",
     as_json: Json = False,
 ) -> None:
     """Start the coordinator and stay; Ctrl-C stops it. Started again, it goes on where it was.
@@ -71,4 +82,4 @@ def start(
     from hansa.hosting import serve
 
     serve(home, charter=charter, founding=founding, log_key=log_key, listen=listen, enrolment=enrolment, store=store,
-          states=states, mlflow=mlflow, as_json=as_json)  # fmt: skip
+          states=states, mlflow=mlflow, dashboard=dashboard, as_json=as_json)  # fmt: skip

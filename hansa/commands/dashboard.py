@@ -29,6 +29,14 @@ def dashboard(
         str,
         typer.Option(envvar="HANSA_RAY_URL", help="Of the Ray dashboard of your own site; pages link to it."),
     ] = "",
+    compared_with: Annotated[
+        Path | None,
+        typer.Option(
+            "--compared-with",
+            help="JSON with losses of models that partners trained alone and of one on all texts in one place, as "
+            "`hansa demo --json` writes them; the curves show both.",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Show the consortium in a browser and stay; Ctrl-C stops it.
@@ -40,8 +48,16 @@ def dashboard(
     Example:
       hansa dashboard --seat alder/seat
       hansa dashboard --seat home/operator --listen 127.0.0.1:8081 --mlflow-url http://127.0.0.1:5000
-      hansa dashboard --seat acme/seat --listen 0.0.0.0:443 --door door.toml
+      hansa dashboard --seat alder/seat --listen board.example:443 --door door.toml
     """
     from hansa.dashboard import serve
 
-    serve(seat, listen, door=door, mlflow_url=mlflow_url, ray_url=ray_url, as_json=as_json)
+    serve(
+        seat,
+        listen,
+        door=door,
+        mlflow_url=mlflow_url,
+        ray_url=ray_url,
+        compared_with=compared_with,
+        as_json=as_json,
+    )

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hansa.commands.proposal import Key, open_with
-from hansa.options import SEAT, Json, Seat
+from hansa.options import SEAT, Json, Key, PrintNote, Seat, Submit
 from hansa.output import answer
+
+if TYPE_CHECKING:
+    from hansa.signing import Signing
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -52,6 +54,8 @@ def add(
     ] = "",
     title: Title = "",
     effective_round: Round = 1,
+    print_note: PrintNote = False,
+    submit: Submit = None,
     seat: Seat = SEAT,
     key: Key = None,
     as_json: Json = False,
@@ -62,14 +66,15 @@ def add(
     Example:
       hansa expert add law-2 --site alder-site --like code-0 --seat alder/seat
     """
+    from hansa.signing import Signing
+
     _propose(
         "expert-add",
         {"expert": expert, "site": site} | ({"like": like} if like else {}),
         title or f"{site} trains another expert, {expert}",
         effective_round,
-        seat,
-        key,
-        as_json,
+        Signing(seat, key, print_note, submit),
+        as_json=as_json,
     )
 
 
@@ -78,6 +83,8 @@ def retire(
     expert: Name,
     title: Title = "",
     effective_round: Round = 1,
+    print_note: PrintNote = False,
+    submit: Submit = None,
     seat: Seat = SEAT,
     key: Key = None,
     as_json: Json = False,
@@ -91,14 +98,15 @@ def retire(
     Example:
       hansa expert retire law-2 --seat alder/seat
     """
+    from hansa.signing import Signing
+
     _propose(
         "expert-retire",
         {"expert": expert},
         title or f"Retire expert {expert}",
         effective_round,
-        seat,
-        key,
-        as_json,
+        Signing(seat, key, print_note, submit),
+        as_json=as_json,
     )
 
 
@@ -108,6 +116,8 @@ def transfer(
     to: Annotated[str, typer.Option(help="The site that trains it from then on.")],
     title: Title = "",
     effective_round: Round = 1,
+    print_note: PrintNote = False,
+    submit: Submit = None,
     seat: Seat = SEAT,
     key: Key = None,
     as_json: Json = False,
@@ -118,14 +128,15 @@ def transfer(
     Example:
       hansa expert transfer law-2 --to birch-site --seat alder/seat
     """
+    from hansa.signing import Signing
+
     _propose(
         "expert-transfer",
         {"expert": expert, "to": to},
         title or f"Give expert {expert} to {to}",
         effective_round,
-        seat,
-        key,
-        as_json,
+        Signing(seat, key, print_note, submit),
+        as_json=as_json,
     )
 
 
@@ -193,11 +204,11 @@ def _propose(
     parameters: dict[str, str],
     title: str,
     effective_round: int,
-    seat: Path,
-    key: Path | None,
+    signing: Signing,
+    *,
     as_json: bool,
 ) -> None:
-    settings = [f"{name}={value}" for name, value in parameters.items()]
-    open_with(
-        seat, key, feature=feature, settings=settings, title=title, effective_round=effective_round, as_json=as_json
-    )  # fmt: skip
+    from hansa.commands.proposal import open_with
+    from hansa.voting import Wish
+
+    open_with(signing, Wish(feature, [*parameters.items()], title, effective_round), as_json=as_json)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from hansa.options import SEAT, Json, Seat
+from hansa.options import SEAT, Json, Key, PrintNote, Seat, Submit
 from hansa.output import answer
 
 app = typer.Typer(no_args_is_help=True)
@@ -42,7 +43,6 @@ def join(
     )
 
 
-Key = Annotated[Path | None, typer.Option("--key", help="Your secret key; without it: the seat's.")]
 Who = Annotated[str, typer.Argument(help="The member's name.")]
 
 
@@ -75,6 +75,8 @@ def admit(
     budget: Annotated[float, typer.Option(min=0, help="What it may spend, in the currency.")] = 0.0,
     group: Annotated[str, typer.Option(help="Member or group whose affiliate it is; none: its own.")] = "",
     title: Annotated[str, typer.Option(help="One line for the others.")] = "",
+    print_note: PrintNote = False,
+    submit: Submit = None,
     seat: Seat = SEAT,
     key: Key = None,
     as_json: Json = False,
@@ -87,63 +89,58 @@ def admit(
     """
     from hansa.commands.proposal import open_with
     from hansa.keys import read_public
+    from hansa.signing import Signing
+    from hansa.voting import Wish
 
     candidate = read_public(public)
-    settings = [f"name={candidate.name}", f"key={candidate.vkey}", f"budget_micro={round(budget * 1e6)}"]
-    settings += [f"group={group}"] if group else []
-    open_with(
-        seat,
-        key,
-        feature="member-admit",
-        settings=settings,
-        title=title or f"Admit {candidate.name}",
-        as_json=as_json,
-    )
+    settings = [("name", candidate.name), ("key", candidate.vkey), ("budget_micro", str(round(budget * 1e6)))]
+    settings += [("group", group)] if group else []
+    wish = Wish("member-admit", settings, title or f"Admit {candidate.name}")
+    open_with(Signing(seat, key, print_note, submit), wish, as_json=as_json)
 
 
-@app.command("suspend")
-def suspend(
-    member: Who,
-    reason: Annotated[str, typer.Option("--reason", help="Why; the others read it.")],
-    seat: Seat = SEAT,
-    key: Key = None,
-    as_json: Json = False,
-) -> None:
-    """Propose to suspend a member: no vote, no orders to its sites. It has no vote on it.
-
-    \b
-    Example:
-      hansa member suspend birch --reason "Its site repeats old updates." --seat alder/seat
-    """
-    _propose(seat, key, "suspend", member, reason, as_json=as_json)
-
-
-@app.command("readmit")
-def readmit(member: Who, seat: Seat = SEAT, key: Key = None, as_json: Json = False) -> None:
-    """Propose to give a suspended member its vote back.
-
-    \b
-    Example:
-      hansa member readmit birch --seat alder/seat
-    """
-    _propose(seat, key, "readmit", member, "", as_json=as_json)
+_CHANGES = (
+    (
+        "suspend",
+        "Propose to suspend a member: no vote, no orders to its sites. It has no vote on it.",
+        'hansa member suspend birch --reason "Its site repeats old updates." --seat alder/seat',
+    ),
+    (
+        "readmit",
+        "Propose to give a suspended member its vote back.",
+        "hansa member readmit birch --seat alder/seat",
+    ),
+    (
+        "expel",
+        "Propose to expel a member that has no site and pays for none. It has no vote on it.",
+        'hansa member expel birch --reason "It left." --seat alder/seat',
+    ),
+)
 
 
-@app.command("expel")
-def expel(
-    member: Who,
-    reason: Annotated[str, typer.Option("--reason", help="Why; the others read it.")],
-    seat: Seat = SEAT,
-    key: Key = None,
-    as_json: Json = False,
-) -> None:
-    """Propose to expel a member that has no site and pays for none. It has no vote on it.
+def _change(what: str) -> Callable[..., None]:
+    def propose(
+        member: Annotated[str, typer.Argument(help="The member's name.")],
+        reason: Annotated[str, typer.Option("--reason", help="Why; the others read it.")] = "",
+        print_note: PrintNote = False,
+        submit: Submit = None,
+        seat: Seat = SEAT,
+        key: Key = None,
+        as_json: Json = False,
+    ) -> None:
+        from hansa.commands.proposal import open_with
+        from hansa.signing import Signing
+        from hansa.voting import Wish
 
-    \b
-    Example:
-      hansa member expel birch --reason "It left." --seat alder/seat
-    """
-    _propose(seat, key, "expel", member, reason, as_json=as_json)
+        settings = [("name", member), *([("reason", reason)] if reason else [])]
+        wish = Wish(f"member-{what}", settings, f"{what.capitalize()} {member}")
+        open_with(Signing(seat, key, print_note, submit), wish, as_json=as_json)
+
+    return propose
+
+
+for _name, _help, _example in _CHANGES:
+    app.command(_name, help=f"{_help}\n\n\b\nExample:\n  {_example}")(_change(_name))
 
 
 @app.command("ballot-key")
@@ -152,6 +149,8 @@ def ballot_key(
         Path, typer.Argument(help="Public key that may sign your ballots, made for MEMBER/ballot.")
     ],
     days: Annotated[int, typer.Option(min=0, max=3650, help="For how long; 0 takes it away.")] = 90,
+    print_note: PrintNote = False,
+    submit: Submit = None,
     seat: Seat = SEAT,
     key: Key = None,
     as_json: Json = False,
@@ -162,21 +161,28 @@ def ballot_key(
     Example:
       hansa member ballot-key keys/birch-ballot.pub --days 90 --seat birch/seat
     """
+    import time
+
+    from commons.ballot_weights import DAY_MS
+    from hansa.chamber import Chamber
+    from hansa.commands.proposal import show_note
     from hansa.keys import read_public
-    from hansa.voting import delegate_ballots
+    from hansa.signing import Signing, say
+    from hansa.voting import ballot_key_text
 
-    index, expires_ms = delegate_ballots(seat, key, read_public(public), days)
+    own, expires_ms = read_public(public), time.time_ns() // 1_000_000 + days * DAY_MS
+    with Chamber.at(seat) as chamber:
+        said = say(
+            chamber,
+            Signing(seat, key, print_note, submit),
+            lambda member: ballot_key_text(chamber, member, own, expires_ms),
+        )
+    if isinstance(said, str):
+        show_note(said, as_json=as_json)
+        return
     text = (
-        f"It may sign your ballots for {days} days (journal record {index})."
+        f"It may sign your ballots for {days} days (journal record {said})."
         if days
-        else f"Taken away (journal record {index})."
+        else f"Taken away (journal record {said})."
     )
-    answer({"index": index, "expires_ms": expires_ms}, text, as_json=as_json)
-
-
-def _propose(seat: Path, key: Path | None, what: str, member: str, reason: str, *, as_json: bool) -> None:
-    from hansa.commands.proposal import open_with
-
-    settings = [f"name={member}", *([f"reason={reason}"] if reason else [])]
-    title = f"{what.capitalize()} {member}"
-    open_with(seat, key, feature=f"member-{what}", settings=settings, title=title, as_json=as_json)
+    answer({"index": said, "expires_ms": expires_ms}, text, as_json=as_json)

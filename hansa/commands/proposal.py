@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hansa.options import SEAT, Json, Seat
+from hansa.options import SEAT, Json, Key, PrintNote, Seat, Submit
 from hansa.output import answer
 
 if TYPE_CHECKING:
-    from hansa.voting import MotionName
+    from commons.views import ProposalView
+    from governance.quoting import Preview
+    from hansa.chamber import Chamber
+    from hansa.signing import Signing
+    from hansa.voting import MotionName, Wish
 
 app = typer.Typer(no_args_is_help=True)
 
-Key = Annotated[
-    Path | None, typer.Option("--key", help="Your secret key; without it: member.key in the seat folder.")
-]
 Which = Annotated[str, typer.Argument(help="Number (1), P-0001, or id of a proposal.")]
 Reason = Annotated[str, typer.Option("--reason", help="Why, in a line; it is recorded with it.")]
 
@@ -30,7 +32,10 @@ def proposals() -> None:
 @app.command("open")
 def open_(
     feature: Annotated[
-        str, typer.Argument(help="What to change, e.g. uplink-codec, inner-steps, grant, rates, roadmap.")
+        str,
+        typer.Argument(
+            help="What to change, e.g. uplink-codec, inner-steps, grant (`hansa proposal features`)."
+        ),
     ],
     parameter: Annotated[
         list[str] | None, typer.Option("--set", "-s", help="A parameter of the feature, NAME=VALUE; repeat.")
@@ -39,9 +44,17 @@ def open_(
     effective_round: Annotated[
         int, typer.Option("--round", min=1, help="Earliest round that trains under it.")
     ] = 1,
+    needs: Annotated[
+        str,
+        typer.Option(
+            help="Carried out only with pledges of so much, e.g. '5 EUR' (`hansa proposal pledge`)."
+        ),
+    ] = "",
     patch: Annotated[
         Path | None, typer.Option("--patch", help="For config-patch: a file of RFC 6902 operations.")
     ] = None,
+    print_note: PrintNote = False,
+    submit: Submit = None,
     seat: Seat = SEAT,
     key: Key = None,
     as_json: Json = False,
@@ -57,28 +70,21 @@ def open_(
       hansa proposal open grant -s name=spring -s member=birch -s amount=5EUR -s expires=2027-07-01
       hansa proposal open roadmap -s 'candidates=["fp8","int4","lean"]'
       hansa proposal open config-patch --patch smaller-steps.json
+      hansa proposal open inner-steps -s steps=60 --needs 5EUR
     """
-    open_with(
-        seat, key, feature=feature, settings=parameter or [], title=title, effective_round=effective_round,
-        patch=patch, as_json=as_json,
-    )  # fmt: skip
+    from hansa.settings import split_settings
+    from hansa.signing import Signing
+    from hansa.voting import Wish
+
+    wish = Wish(feature, split_settings(parameter or []), title, effective_round, needs, patch)
+    open_with(Signing(seat, key, print_note, submit), wish, as_json=as_json)
 
 
-def open_with(
-    seat: Path,
-    key: Path | None,
-    *,
-    feature: str,
-    settings: list[str],
-    as_json: bool,
-    title: str = "",
-    effective_round: int = 1,
-    patch: Path | None = None,
-) -> None:
+def open_with(signing: Signing, wish: Wish, *, as_json: bool) -> None:
     """Show what it would do, sign, hand in, answer."""
     from dataclasses import asdict
 
-    from governance.quoting import Preview
+    from hansa.chamber import Chamber
     from hansa.output import plain
     from hansa.proposal_text import diff_text, rules_text
     from hansa.statements import quote_text
@@ -91,12 +97,13 @@ def open_with(
         if not as_json:
             changes = ["It would change:", *diff_text(shown.changes)] if shown.quote else []
             cost = [quote_text(shown.quote)] if shown.quote else ["It changes no charter and costs nothing."]
-            typer.echo("\n".join([*changes, "", *cost, ""]).lstrip("\n"))
+            typer.echo("\n".join([*changes, "", *cost, ""]).lstrip("\n"), err=signing.print_note)
 
-    view = open_proposal(
-        seat, key, feature=feature, settings=settings, title=title, effective_round=effective_round,
-        before_signing=tell, patch=patch,
-    )  # fmt: skip
+    with Chamber.at(signing.seat) as chamber:
+        view = open_proposal(chamber, signing, wish, tell)
+    if isinstance(view, str):
+        show_note(view, as_json=as_json)
+        return
     text = [
         f"P-{view.number:04d} is open and {view.state}; it {rules_text(view)}.",
         f"Members vote with: hansa proposal vote {view.number} for --seat THEIR/seat",
@@ -108,6 +115,29 @@ def open_with(
         "changes": [{"path": at, "old": old, "new": new} for at, old, new in shown.changes],
     }
     answer(facts, text, as_json=as_json)
+
+
+def show_note(text: str, *, as_json: bool) -> None:
+    """The very text to sign, and nothing else, so that it can go into a file."""
+    answer({"note": text}, text.removesuffix("\n"), as_json=as_json)
+
+
+@app.command("features")
+def features_(
+    feature: Annotated[str, typer.Argument(help="One of them, for its parameters; empty: all.")] = "",
+    as_json: Json = False,
+) -> None:
+    """List what a vote can change: each feature, the type it is voted as, and the parts of the charter it may touch.
+
+    \b
+    Example:
+      hansa proposal features
+      hansa proposal features uplink-codec
+    """
+    from hansa.registry import feature_facts, feature_text
+
+    facts = feature_facts(feature)
+    answer(facts, feature_text(facts, whole=bool(feature)), as_json=as_json)
 
 
 @app.command("list")
@@ -140,13 +170,8 @@ def vote(
     reason: Annotated[
         str, typer.Option("--reason", help="A text you keep; the ballot names its digest.")
     ] = "",
-    print_note: Annotated[
-        bool,
-        typer.Option("--print-note", help="Print the text to sign on another machine, and send nothing."),
-    ] = False,
-    submit: Annotated[
-        Path | None, typer.Option("--submit", help="Hand in the note that was signed there.")
-    ] = None,
+    print_note: PrintNote = False,
+    submit: Submit = None,
     seat: Seat = SEAT,
     key: Key = None,
     as_json: Json = False,
@@ -159,20 +184,54 @@ def vote(
       hansa proposal vote 1 for --print-note > ballot.txt   (then, elsewhere: hansa key sign ballot.txt --key birch.key)
       hansa proposal vote 1 for --submit ballot.note
     """
-    from hansa.chamber import Chamber
-    from hansa.voting import cast_ballot, find_proposal, hand_in, unsigned_ballot
+    from governance.casting import ballot_text
+    from hansa.signing import Signing
 
-    if print_note:
-        text = unsigned_ballot(seat, which=proposal, choice=choice, reason=reason)
-        answer({"note": text}, text.removesuffix("\n"), as_json=as_json)
-        return
-    if submit is not None:
-        hand_in(seat, submit)
-        with Chamber.at(seat) as chamber:
-            view = find_proposal(chamber, proposal)
-    else:
-        view = cast_ballot(seat, key, which=proposal, choice=choice, reason=reason)
-    answer(view, f"Your ballot on P-{view.number:04d} counts: {choice}. It is {view.state}.", as_json=as_json)
+    _say_on(
+        Signing(seat, key, print_note, submit),
+        proposal,
+        lambda chamber, member, view: ballot_text(
+            chamber.seat.consortium, member, view, choice, reason=reason
+        ),
+        lambda view: f"Your ballot on P-{view.number:04d} counts: {choice}. It is {view.state}.",
+        as_json=as_json,
+    )
+
+
+@app.command("pledge")
+def pledge(
+    proposal: Which,
+    amount: Annotated[str, typer.Argument(help="What you pay if it becomes law, e.g. '5 EUR'.")],
+    to: Annotated[str, typer.Option(help="Member whose budget gets it; none: the proposer's.")] = "",
+    days: Annotated[int, typer.Option(min=1, max=3650, help="It is given back after so many days.")] = 90,
+    print_note: PrintNote = False,
+    submit: Submit = None,
+    seat: Seat = SEAT,
+    key: Key = None,
+    as_json: Json = False,
+) -> None:
+    """Pledge money for a proposal: held of your budget at once, paid if it becomes law, else given back.
+
+    It cannot be taken back before its time, as others vote on the strength of it.
+
+    \b
+    Example:
+      hansa proposal pledge 3 5EUR --to birch --seat alder/seat
+    """
+    from commons.written import money
+    from hansa.signing import Signing
+    from hansa.voting import pledge_text
+
+    _say_on(
+        Signing(seat, key, print_note, submit),
+        proposal,
+        lambda chamber, member, view: pledge_text(chamber, member, view, amount=amount, to=to, days=days),
+        lambda view: (
+            f"Held for P-{view.number:04d}. Its pledges come to {money(view.pledged_micro)}"
+            + (f" of the {money(view.needs_micro)} it needs." if view.needs_micro else ".")
+        ),
+        as_json=as_json,
+    )
 
 
 @app.command("show")
@@ -205,69 +264,80 @@ def show(proposal: Which, seat: Seat = SEAT, as_json: Json = False) -> None:
     answer(facts, [proposal_text(view), "", shown], as_json=as_json)
 
 
-@app.command("withdraw")
-def withdraw(
-    proposal: Which, reason: Reason = "", seat: Seat = SEAT, key: Key = None, as_json: Json = False
+_MOTIONS: tuple[tuple[MotionName, str, str], ...] = (
+    (
+        "withdraw",
+        "Withdraw your own proposal, before voting on it begins.",
+        'hansa proposal withdraw 3 --reason "A better one follows." --seat alder/seat',
+    ),
+    (
+        "discuss",
+        "Call for a discussion. Once two members have, the vote pauses, at most for as long as its window, once.",
+        'hansa proposal discuss 3 --reason "What does it do to birch\'s experts?" --seat birch/seat',
+    ),
+    (
+        "resume",
+        "End the discussion you called for; the vote goes on.",
+        "hansa proposal resume 3 --seat birch/seat",
+    ),
+    (
+        "veto",
+        "Veto a queued proposal, as a safety officer, for a reason. The members can override it by a vote.",
+        'hansa proposal veto 3 --reason "Its norm gate lets a poisoned update through." --seat coop/seat',
+    ),
+)
+
+
+def _motion(motion: MotionName) -> Callable[..., None]:
+    def move(
+        proposal: Which,
+        reason: Reason = "",
+        print_note: PrintNote = False,
+        submit: Submit = None,
+        seat: Seat = SEAT,
+        key: Key = None,
+        as_json: Json = False,
+    ) -> None:
+        from hansa.signing import Signing
+        from hansa.voting import motion_text
+
+        _say_on(
+            Signing(seat, key, print_note, submit),
+            proposal,
+            lambda chamber, member, view: motion_text(chamber, member, view, motion, reason),
+            lambda view: f"P-{view.number:04d} is {view.state}.",
+            as_json=as_json,
+        )
+
+    return move
+
+
+for _name, _help, _example in _MOTIONS:
+    app.command(_name, help=f"{_help}\n\n\b\nExample:\n  {_example}")(_motion(_name))
+
+
+def _say_on(
+    signing: Signing,
+    proposal: str,
+    make: Callable[[Chamber, str, ProposalView], str],
+    told: Callable[[ProposalView], str],
+    *,
+    as_json: bool,
 ) -> None:
-    """Withdraw your own proposal, before voting on it begins.
+    """Sign and hand in what `make` composes for a member on a proposal; tell how that stands, or show what to sign."""
+    from commons.views import ProposalView
+    from hansa.chamber import Chamber
+    from hansa.signing import say
+    from hansa.voting import find_proposal
 
-    \b
-    Example:
-      hansa proposal withdraw 3 --reason "A better one follows." --seat alder/seat
-    """
-    _move(seat, key, proposal, "withdraw", reason, as_json=as_json)
-
-
-@app.command("discuss")
-def discuss(
-    proposal: Which, reason: Reason = "", seat: Seat = SEAT, key: Key = None, as_json: Json = False
-) -> None:
-    """Call for a discussion. Once two members have, the vote pauses, at most for as long as its window, once.
-
-    \b
-    Example:
-      hansa proposal discuss 3 --reason "What does it do to birch's experts?" --seat birch/seat
-    """
-    _move(seat, key, proposal, "discuss", reason, as_json=as_json)
-
-
-@app.command("resume")
-def resume(
-    proposal: Which, reason: Reason = "", seat: Seat = SEAT, key: Key = None, as_json: Json = False
-) -> None:
-    """End the discussion you called for; the vote goes on.
-
-    \b
-    Example:
-      hansa proposal resume 3 --seat birch/seat
-    """
-    _move(seat, key, proposal, "resume", reason, as_json=as_json)
-
-
-@app.command("veto")
-def veto(
-    proposal: Which,
-    reason: Annotated[str, typer.Option("--reason", help="Why; it is recorded with the veto.")],
-    seat: Seat = SEAT,
-    key: Key = None,
-    as_json: Json = False,
-) -> None:
-    """Veto a queued proposal, as a safety officer. The members can override it by a vote.
-
-    \b
-    Example:
-      hansa proposal veto 3 --reason "Its norm gate lets a poisoned update through." --seat coop/seat
-    """
-    _move(seat, key, proposal, "veto", reason, as_json=as_json)
-
-
-def _move(
-    seat: Path, key: Path | None, which: str, motion: MotionName, reason: str, *, as_json: bool
-) -> None:
-    from hansa.voting import move
-
-    view = move(seat, key, which=which, motion=motion, reason=reason)
-    answer(view, f"P-{view.number:04d} is {view.state}.", as_json=as_json)
+    with Chamber.at(signing.seat) as chamber:
+        view = find_proposal(chamber, proposal)
+        said = say(chamber, signing, lambda member: make(chamber, member, view))
+        if isinstance(said, str):
+            show_note(said, as_json=as_json)
+            return
+        view = chamber.read(ProposalView, view.id)
+    answer(view, told(view), as_json=as_json)
 
 
 def vote_on_all(seat: Seat = SEAT, key: Key = None, as_json: Json = False) -> None:
@@ -281,7 +351,8 @@ def vote_on_all(seat: Seat = SEAT, key: Key = None, as_json: Json = False) -> No
     from hansa.chamber import Chamber
     from hansa.output import plain
     from hansa.proposal_text import proposal_text
-    from hansa.voting import cast, member_key
+    from hansa.signing import member_key
+    from hansa.voting import cast
 
     done = []
     with Chamber.at(seat) as chamber:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from hansa.options import HOME, SEAT, Home, Json, Seat
+from hansa.options import HOME, SEAT, Home, Json, Key, PrintNote, Seat, Submit
 from hansa.output import answer
 
 app = typer.Typer(no_args_is_help=True)
@@ -100,8 +100,10 @@ def stop(
 @app.command("pause")
 def pause(
     reason: Annotated[str, typer.Option("--reason", help="Why; the others read it.")],
+    print_note: PrintNote = False,
+    submit: Submit = None,
     seat: Seat = SEAT,
-    key: Annotated[Path | None, typer.Option("--key", help="Your secret key; none: the seat's.")] = None,
+    key: Key = None,
     as_json: Json = False,
 ) -> None:
     """Open no further round, at once, as a safety officer. It lapses unless the members vote for it.
@@ -110,8 +112,18 @@ def pause(
     Example:
       hansa run pause --reason "A site uploads nonsense." --seat coop/seat
     """
-    from hansa.voting import pause_rounds
+    from hansa.chamber import Chamber
+    from hansa.commands.proposal import show_note
+    from hansa.signing import Signing, say
+    from hansa.voting import pause_text
 
-    index = pause_rounds(seat, key, reason)
-    text = f"No further round opens (journal record {index}). The members make it last: hansa proposal open pause"
-    answer({"index": index}, text, as_json=as_json)
+    with Chamber.at(seat) as chamber:
+        signing = Signing(seat, key, print_note, submit)
+        said = say(chamber, signing, lambda member: pause_text(chamber, member, reason))
+    if isinstance(said, str):
+        show_note(said, as_json=as_json)
+        return
+    text = (
+        f"No further round opens (journal record {said}). The members make it last: hansa proposal open pause"
+    )
+    answer({"index": said}, text, as_json=as_json)

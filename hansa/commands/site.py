@@ -72,7 +72,9 @@ def start(file: SiteFile = SITE_FILE, as_json: Json = False) -> None:
 
 @app.command("verify")
 def verify(file: SiteFile = SITE_FILE, as_json: Json = False) -> None:
-    """Check the consortium as a site does before training: log, signatures, charter, every executed vote.
+    """Check the consortium as a site does before training: log, signatures, charter, every executed vote, own policy.
+
+    What does not hold is told by the number of its step.
 
     \b
     Example:
@@ -82,10 +84,40 @@ def verify(file: SiteFile = SITE_FILE, as_json: Json = False) -> None:
 
     verified = verify_as_site(file)
     text = [
-        *(f"{n}. {step}" for n, step in enumerate(verified["steps"], 1)),
+        *verified["steps"],
         f"Charter {verified['version']} holds.",
     ]
     answer(verified, text, as_json=as_json)
+
+
+@app.command("lodge")
+def lodge(
+    ballot: Annotated[Path, typer.Argument(help="The signed ballot (`hansa proposal vote --print-note`).")],
+    file: SiteFile = SITE_FILE,
+    out: Annotated[
+        Path, typer.Option("--out", help="Where to write the ballot with this site's word.")
+    ] = Path("ballot.lodged"),
+    as_json: Json = False,
+) -> None:
+    """Keep a member's ballot at this site, so that no coordinator can do as if it had never been cast.
+
+    The site hands it in once more, and from then on trains on nothing that a vote without it made law.
+
+    \b
+    Example:
+      hansa site lodge ballot.note alder/site/site.toml --out ballot.lodged
+    """
+    from hansa.hosting import lodge_here
+
+    found = lodge_here(ballot, file, out)
+    text = [
+        f"{found['voter']}'s ballot is kept here; {found['coordinator']}.",
+        (
+            f"Give {found['file']} to {found['voter']}: several sites' words prove it to others "
+            "(hansa charter proof --lodged FILE)."
+        ),
+    ]
+    answer(found, text, as_json=as_json)
 
 
 @app.command("submit")

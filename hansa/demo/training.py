@@ -15,8 +15,9 @@ from hansa.demo import cast
 from hansa.demo.stage import Stage
 from hansa.hosting import operator_seat
 from hansa.screen import Screen
+from hansa.signing import member_key
 from hansa.voting import cast as cast_ballot
-from hansa.voting import member_key, propose
+from hansa.voting import propose
 from hansa.watching import ENDED
 
 RUN = RunId("first")

@@ -6,6 +6,7 @@ Chromium runs headless, alone in a fresh profile, and speaks to nobody but the p
 from __future__ import annotations
 
 import base64
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -13,12 +14,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from selenium.common.exceptions import NoSuchElementException, StaleElementReferenceException
 from selenium.webdriver import Chrome, ChromeOptions, ChromeService
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 
 AXE = Path(__file__).parent / "node_modules" / "axe-core" / "axe.min.js"
+IMAGES = os.environ.get("HANSA_IMAGES", "")
+"""Folder for pictures of the pages; empty: none are made."""
 PATIENCE_S = 20.0
 LOOKS: dict[str, tuple[str, int, int]] = {
     "light": ("light", 1280, 900),
@@ -40,6 +44,7 @@ _FLAGS = (
     "--hide-scrollbars",
     "--ignore-certificate-errors",
 )
+_NOT_YET = (NoSuchElementException, StaleElementReferenceException)
 _VIOLATIONS = """
 window.__refused = [];
 document.addEventListener("securitypolicyviolation", (e) =>
@@ -69,8 +74,8 @@ class Browser:
 
     @property
     def text(self) -> str:
-        """What is to be read in the page's main part."""
-        return self.one("main").text
+        """What is to be read in the page's main part, all at one moment: live pages replace their parts."""
+        return str(self.driver.execute_script("return document.querySelector('main')?.innerText ?? ''"))
 
     def open(self, url: str) -> Browser:
         self._note_refusals()
@@ -83,26 +88,32 @@ class Browser:
     def all(self, css: str) -> list[WebElement]:
         return self.driver.find_elements(By.CSS_SELECTOR, css)
 
+    def click(self, css: str) -> None:
+        """The first such element, once it is there."""
+        self._note_refusals()
+        self.until(lambda b: b.one(css).click() or True)  # type: ignore[func-returns-value]
+
     def press(self, words: str) -> None:
         """The button or link that says so."""
-        quoted = words.replace('"', "")
-        found = f'//*[self::button or self::a][normalize-space(.)="{quoted}"]'
+        found = f'//*[self::button or self::a][normalize-space(.)="{words}"]'
         self._note_refusals()
-        self.driver.find_element(By.XPATH, found).click()
+        self.until(lambda b: b.driver.find_element(By.XPATH, found).click() or True)  # type: ignore[func-returns-value]
 
     def until(self, holds: Callable[[Browser], Any]) -> Any:
-        """What it gives, once that is true."""
-        return WebDriverWait(self.driver, PATIENCE_S, poll_frequency=0.05).until(lambda _: holds(self))
+        """What it gives, once that is true. What is not there, or was replaced while it was looked at, is looked for again."""
+        wait = WebDriverWait(self.driver, PATIENCE_S, 0.05, _NOT_YET)
+        return wait.until(lambda _: holds(self))
 
     def forgive(self, pattern: str) -> None:
         """Expect such a complaint in this test: Chromium reports every answer of 4xx as an error."""
         self._forgiven.append(re.compile(pattern))
 
     def look(self, name: str) -> None:
-        """From now on as on such a screen: `light`, `dark` or `phone`."""
+        """From now on as on such a screen: `light`, `dark` or `phone`. Nothing moves, so that colours are what they will be."""
         scheme, width, height = LOOKS[name]
-        feature = [{"name": "prefers-color-scheme", "value": scheme}]
-        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": feature})
+        media = {"prefers-color-scheme": scheme, "prefers-reduced-motion": "reduce"}
+        features = [{"name": name, "value": value} for name, value in media.items()]
+        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": name == "phone"}
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
 
@@ -112,11 +123,21 @@ class Browser:
         shot = self.driver.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": True})
         path.write_bytes(base64.b64decode(shot["data"]))
 
-    def inaccessible(self) -> list[str]:
-        """What axe-core finds that is serious or critical: rule, why, and where."""
-        self.driver.execute_script(AXE.read_text())
+    def picture(self, name: str, *looks: str) -> None:
+        """A picture of the page for the documentation, where somebody asked for pictures (`make images`)."""
+        for look in looks if IMAGES else ():
+            self.look(look)
+            self.screenshot(Path(IMAGES) / f"dashboard-{name}-{look}.png")
+
+    def inaccessible(self, *rules: str) -> list[str]:
+        """What axe-core finds that is serious or critical: rule, why, and where. `rules`: only these."""
+        if not self.driver.execute_script("return 'axe' in window"):
+            self.driver.execute_script(AXE.read_text())
         found = self.driver.execute_async_script(
-            "const done = arguments[0]; axe.run(document, {resultTypes: ['violations']}).then(done, e => done({error: `${e}`}))"
+            "const [only, done] = arguments;"
+            "axe.run(document, {resultTypes: ['violations'], ...(only.length ? {runOnly: only} : {})})"
+            ".then(done, (e) => done({error: `${e}`}))",
+            list(rules),
         )
         assert "error" not in found, found["error"]
         return [
@@ -138,7 +159,7 @@ class Browser:
     def complaints(self) -> list[str]:
         """Console messages and content that the policy refused, since the last time; what was forgiven is left out."""
         self._note_refusals()
-        said = [f"{entry['level']}: {entry['message']}" for entry in self.driver.get_log("browser")]
+        said = [f"{entry['level']}: {entry['message']}" for entry in self.driver.get_log("browser")]  # type: ignore[no-untyped-call]
         found = [*said, *self._refused]
         self._refused.clear()
         return [text for text in found if not any(pattern.search(text) for pattern in self._forgiven)]

@@ -88,6 +88,8 @@ class Shown:
         self.stage.office.start_run(self.stage.folder / "seed")
         view = self.stage.office.wait(over, 60)
         assert view.phase == "finished", view.reason
+        request = wire.ReleaseRequest(run="", folder=str(folder / "release"))
+        self.stage.office.operator.MakeRelease(request, timeout=60)
         self.open = self.propose("inner-steps", OPEN_TITLE, steps=2)
         self.vote(self.open, "against", "birch")
         self.roadmap = self.propose("roadmap", "What next?", candidates=["fp8", "lean", "int4"])

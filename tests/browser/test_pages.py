@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
-from pathlib import Path
 from urllib.parse import urlsplit
 
-from tests.browser.browser import LOOKS, Browser
+from tests.browser.browser import Browser
 from tests.browser.shown import Shown
 
 PAGES_MAX = 60
-IMAGES = os.environ.get("HANSA_IMAGES", "")
-"""Folder to write a picture of each page into (`make images`); empty: none are."""
 _LINKS = """
 return [...document.querySelectorAll("a[href]:not([download])")].map((a) => a.href)
   .filter((href) => href.startsWith(location.origin + "/")).map((href) => href.split("#")[0].slice(location.origin.length));
@@ -26,27 +22,27 @@ def shape(path: str) -> str:
     )
 
 
+CHECKED: dict[str, tuple[str, ...]] = {"light": (), "dark": ("color-contrast",), "phone": ()}
+"""Screen -> the rules that are looked at; (): all of them. In the dark only colours are other ones."""
+
+
 def test_every_page_that_is_linked_keeps_the_rules_in_light_in_the_dark_and_on_a_phone(
     member: Browser, shown: Shown
 ) -> None:
     base = member.driver.current_url.rstrip("/")
-    waiting, seen, wrong = ["/"], {"/"}, []
-    pages = 0
+    waiting, seen, wrong, pages = ["/"], {"/"}, [], 0
     while waiting:
         path, pages = waiting.pop(0), pages + 1
         assert pages <= PAGES_MAX, f"pages without end: {sorted(seen)}"
-        for look in LOOKS:
+        member.look("light")
+        member.open(base + path)
+        for look, rules in CHECKED.items():
             member.look(look)
-            member.open(base + path)
-            at = f"{path} ({look})"
-            wrong += [f"{at}: {text}" for text in (*member.complaints(), *member.inaccessible())]
-            if look == "phone" and (too_wide := member.too_wide()):
-                wrong.append(f"{at}: runs off the screen: {too_wide}")
-            if IMAGES:
-                member.screenshot(
-                    Path(IMAGES)
-                    / f"dashboard-{shape(path).strip('/').replace('/', '-') or 'overview'}-{look}.png"
-                )
+            wrong += [f"{path} ({look}): {text}" for text in member.inaccessible(*rules)]
+            member.picture(name_of(path), look)
+        if too_wide := member.too_wide():
+            wrong.append(f"{path}: runs off a phone's screen: {too_wide}")
+        wrong += [f"{path}: {text}" for text in member.complaints()]
         for found in member.driver.execute_script(_LINKS):
             if shape(found) not in seen and not found.startswith(("/static/", "/sign-")):
                 seen.add(shape(found))
@@ -54,6 +50,10 @@ def test_every_page_that_is_linked_keeps_the_rules_in_light_in_the_dark_and_on_a
     assert not wrong, "\n".join(wrong)
     listed = {a.get_dom_attribute("href") for a in member.all("nav.side a")}
     assert listed and listed <= seen
+
+
+def name_of(path: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", shape(path).replace("*", "one")).strip("-") or "overview"
 
 
 def test_a_page_stays_open_without_a_mouse(member: Browser) -> None:

@@ -162,6 +162,84 @@ def _for(bank: Bank, name: str) -> bytes:
     return signer(name).sign(ballot(of, name, "for", consortium=of.consortium).compose())
 
 
+def elsewhere(bank: Bank, tmp_path: Path, name: str, *words: str) -> str:
+    """The same, but its note is signed on another machine."""
+    text, note = tmp_path / f"{name}.txt", tmp_path / f"{name}.note"
+    printed = CliRunner().invoke(app, [*words, "--print-note", "--seat", bank.seat(name)])
+    text.write_text(printed.stdout)
+    note.unlink(missing_ok=True)
+    invoke("key", "sign", str(text), "--key", str(tmp_path / f"{name}.key"))
+    return typed(bank, name, *words, "--submit", str(note))
+
+
+def test_money_is_pledged_for_a_proposal_and_paid_when_it_becomes_law(bank: Bank, tmp_path: Path) -> None:
+    grant = ("grant", "-s", "name=g", "-s", "member=cedar", "-s", "amount=1EUR", "--needs", "0.30EUR")
+    said = elsewhere(bank, tmp_path, "alder", "proposal", "open", *grant)
+    assert "P-0001 is open and active" in said
+    assert "pledges 2000000 micro and has 1000000" in refused(
+        "proposal", "pledge", "1", "2EUR", "--to", "cedar", "--seat", bank.seat("birch")
+    )
+    assert "goes to another member" in refused(
+        "proposal", "pledge", "1", "0.1EUR", "--seat", bank.seat("alder")
+    )
+    said = elsewhere(bank, tmp_path, "birch", "proposal", "pledge", "1", "0.30EUR")
+    assert "Its pledges come to 0.30 of the 0.30 it needs." in said
+    shown = typed(bank, "cedar", "proposal", "show", "1")
+    assert "is carried out only with pledges of 0.30; 0.30 stand" in shown
+    assert "birch pledges 0.30 for alder until" in shown and ": held" in shown
+    assert "0.30 of 0.30" in typed(bank, "cedar", "proposal", "list")
+    budgets = {
+        b["partner"]: b for b in json.loads(typed(bank, "birch", "budget", "show", "--json"))["budgets"]
+    }
+    assert (budgets["birch"]["held_micro"], budgets["birch"]["available_micro"]) == (300_000, 700_000)
+    for name in SITES:
+        typed(bank, name, "proposal", "vote", "1", "for")
+    eventually(lambda: bank.coordinator.desk.consortium.charter.version == 2)
+    assert (bank.budget("birch").spent_micro, bank.budget("alder").available_micro) == (300_000, 1_300_000)
+    assert ": paid" in typed(bank, "cedar", "proposal", "show", "1")
+    statement = typed(bank, "birch", "budget", "statement", "birch")
+    assert "pledge for alder" in statement, statement
+
+
+def test_motions_and_votes_on_members_are_signed_on_another_machine_too(bank: Bank, tmp_path: Path) -> None:
+    suspend = ("member", "suspend", "cedar", "--reason", "Silent.")
+    assert "P-0001 is open" in elsewhere(bank, tmp_path, "alder", *suspend)
+    for name in ("alder", "birch"):
+        told = elsewhere(bank, tmp_path, name, "proposal", "discuss", "1")
+    assert "P-0001 is paused." in told
+    assert "No further round opens" in elsewhere(bank, tmp_path, "cedar", "run", "pause", "--reason", "Stop.")
+
+
+def test_a_ballot_is_lodged_with_a_site_and_a_sites_own_bounds_are_told_by_their_step(
+    bank: Bank, tmp_path: Path
+) -> None:
+    file = tmp_path / "alder" / "site.toml"
+    save_signer(tmp_path / "alder" / "seat" / "site.key", signer("alder/alder"))
+    (tmp_path / "alder" / "own.txt").write_text("It is not read.")
+    file.write_text('[site]\nname = "alder"\npartner = "alder"\ntext = "own.txt"\n')
+    checked = invoke("site", "verify", str(file)).splitlines()
+    assert checked[0].startswith("1 checkpoint: ") and checked[7].startswith("13 policy: features any")
+    typed(bank, "alder", "proposal", "open", "roadmap", "-s", 'candidates=["fp8","lean"]')
+    text, note, lodged = tmp_path / "ballot.txt", tmp_path / "ballot.note", tmp_path / "ballot.lodged"
+    text.write_text(typed(bank, "birch", "proposal", "vote", "1", "rank lean", "--print-note"))
+    invoke("key", "sign", str(text), "--key", str(tmp_path / "birch.key"))
+    said = invoke("site", "lodge", str(note), str(file), "--out", str(lodged))
+    assert "birch's ballot is kept here; the coordinator has it as journal record" in said
+    (view,) = json.loads(typed(bank, "birch", "proposal", "list", "--json"))
+    assert (view["lodged"], [b["voter"] for b in view["ballots"]]) == (1, ["birch"])
+    proof = str(tmp_path / "charter.proof")
+    typed(bank, "birch", "charter", "proof", "--lodged", str(lodged), "--out", proof)
+    assert "holds" in invoke("charter", "verify", proof)
+    file.write_text(
+        file.read_text() + '\n[policy]\nbounds = [{ path = "/learning/inner_steps", most = 3 }]\n'
+    )
+    told = refused("site", "verify", str(file))
+    assert (
+        "has 4 at /learning/inner_steps, [[policy.bounds]] allows at most 3" in told
+        and "operator can" in told
+    )
+
+
 def test_the_charter_is_proven_compared_and_vouched_for_at_the_keyboard(bank: Bank, tmp_path: Path) -> None:
     typed(bank, "alder", "proposal", "open", "licence", "-s", "licence=MIT")
     for name in SITES:

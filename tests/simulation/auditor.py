@@ -98,6 +98,14 @@ def _take(books: Books, index: int, record: Record) -> None:
         case Kind.USAGE:
             text, said = _words(record)
             money.usage((said["run"], int(said["round"]), said["site"]), text, said)
+        case Kind.PLEDGE:
+            text, said = _words(record)
+            money.pledges.promised[sha(text).removeprefix("sha256:")[:32]] = said
+        case Kind.PROPOSAL:
+            text, said = _words(record)
+            money.pledges.needs[sha(text)] = int(said.get("needs_micro", 0))
+        case Kind.EXECUTION:
+            money.pledges.executed.add(json.loads(record.body)["proposal"])
         case Kind.DISPUTE:
             money.dispute_notes.add(sha(_words(record)[0]))
         case Kind.REJECTION:

@@ -30,6 +30,9 @@ class Flows:
     def add(self, period: str, facts: Facts) -> None:
         if period not in self.periods:
             self.periods.append(period)
+        if facts["type"] == "pledge-paid":
+            self.sums[period, facts["payer"]]["charged_micro"] += facts["amount_micro"]
+            self.sums[period, facts["to"]]["granted_micro"] += facts["amount_micro"]
         if facts["type"] not in FLOWS or "amount_micro" not in facts:
             return
         whose = "payer" if facts["type"] in ("settle", "reversal") else "partner"

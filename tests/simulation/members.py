@@ -18,6 +18,7 @@ from commons.claims import ConvertNote, CountersignNote, DisputeNote, RulingNote
 from commons.motions import Motion, Pause
 from commons.names import Digest
 from commons.notes import parse
+from commons.pledging import Pledge
 from commons.signed import text_digest
 from commons.wire.v1 import consortium_pb2 as wire
 from governance.ledger import Hold
@@ -86,6 +87,8 @@ class Members:
             "inner-steps": lambda: {"steps": dice.randrange(1, 4)},
             "strategy": lambda: dice.choice(_STRATEGIES),
             "balancing": lambda: {"rate": dice.choice((0.0, 0.01))},
+            "top-k": lambda: {"experts": dice.randrange(1, 4)},
+            "context-length": lambda: {"tokens": dice.choice((16, 24))},
             "merge": lambda: {"merge": dice.choice(("mean", "radial"))},
             "fragments": lambda: {"fragments": dice.randrange(1, 4)},
             "uplink-codec": lambda: {"trunk": dice.choice(("fp32", "int8")), "expert": "fp32"},
@@ -107,10 +110,13 @@ class Members:
             consortium=charter.consortium.name, proposer=dice.choice(members), title="A wish", feature=feature,
             parameters=wishes[feature](), charter=charter_file.digest(charter),
             effective_round=dice.choice((1, 1, dice.randrange(1, charter.learning.rounds + 2))), nonce=dice.randbytes(16).hex(),
+            needs_micro=dice.choice((0, 0, 0, dice.randrange(1, 2_000))),
         )  # fmt: skip
         self._say(proposal.proposer, proposal.compose())
         for member in members:
             world.message(partial(self._vote, proposal, member))
+        for _ in range(dice.randrange(3)):
+            world.message(partial(self._pledge, proposal))
         if charter.voting.officers:
             world.message(partial(self._move, proposal))
 
@@ -129,6 +135,17 @@ class Members:
             nonce=world.random.randbytes(16).hex(), cast_at="2026-11-23T18:40:12Z",
         )  # fmt: skip
         self._say(voter, ballot.compose())
+
+    def _pledge(self, proposal: Proposal) -> None:
+        """Somebody, for somebody, for a time that may be too short."""
+        world, dice = self._world, self._world.random
+        members = [member.name for member in world.charter.members]
+        pledge = Pledge(
+            consortium=proposal.consortium, proposal=proposal.id, member=dice.choice(members),
+            to=dice.choice(members), amount_micro=dice.choice((0, 1, 1_500, dice.randrange(1, 50_000))),
+            expires_ms=world.time_ms + dice.choice((500, 60_000, 10**9)), nonce=dice.randbytes(16).hex(),
+        )  # fmt: skip
+        self._say(pledge.member, pledge.text)
 
     def _move(self, proposal: Proposal) -> None:
         """Somebody withdraws, stops or vetoes it, or tries to; an officer pauses the rounds now and then."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests.simulation.flows import Flows
+from tests.simulation.pledges import Pledges
 from tests.simulation.values import NEVER, Facts, Hold, Lot, Where, period_of, root, sha, sides, where
 
 PICO = 1_000_000
@@ -46,6 +47,7 @@ class Money:
     """Period -> (begin, end, records, balance lines)."""
     flows: Flows = field(default_factory=Flows)
     dispute_notes: set[str] = field(default_factory=set)
+    pledges: Pledges = field(default_factory=Pledges)
     last_ms: int = 0
     size: int = 0
     _period: tuple[str, int, int] | None = None
@@ -98,7 +100,10 @@ class Money:
         for name in (facts["debit"], facts["credit"]):
             account = self.accounts.setdefault(name, [unit, 0, 0, 0, 0])
             assert account[0] == unit, f"{name} is in {account[0]}, not in {unit}"
-        getattr(self, "_" + facts["type"].replace("-", "_"))(facts, amount, at_ms)
+        if facts["type"].startswith("pledge"):
+            self.pledges.transfer(self, facts, amount, at_ms)
+        else:
+            getattr(self, "_" + facts["type"].replace("-", "_"))(facts, amount, at_ms)
         self._sound(facts)
         assert self._period is not None
         self.flows.add(self._period[0], facts)
@@ -123,6 +128,7 @@ class Money:
                 self._charged_rightly(name, hold)
         for tail, legs in self.conversions.items():
             self._converted_rightly(tail, legs)
+        self.pledges.finish()
 
     def totals(self, partner: str) -> dict[str, int]:
         """What the coordinator's budget view must say of the partner, as of the last record."""
@@ -174,7 +180,7 @@ class Money:
                 return
         limits = {key: facts[key] for key in ("priority", "not_before_ms", "expires_ms") if key in facts}
         self._post(facts, amount, "issuance", f"partner/{partner}/budget")
-        self._credit(partner, Lot(facts["id"], amount, **limits))
+        self.give(partner, Lot(facts["id"], amount, **limits))
 
     def _hold(self, facts: Facts, amount: int, at_ms: int) -> None:
         payer, charter = facts["payer"], self.charters[-1]
@@ -275,7 +281,7 @@ class Money:
         assert 0 < amount <= hold.left, f"{facts['id']} gives back {amount}, {hold.left} are left"
         self._post(facts, amount, source, f"partner/{payer}/budget")
         hold.reversed += amount
-        self._credit(payer, Lot(facts["id"], amount))
+        self.give(payer, Lot(facts["id"], amount))
 
     def _dispute(self, facts: Facts, amount: int, at_ms: int) -> None:
         hold, tail = self._charge(facts["disputes"]), facts["id"].removeprefix("dispute/")
@@ -297,7 +303,7 @@ class Money:
         self.conversions[facts["id"].split("/")[1]].append(facts)
         if facts.get("unit", "micro") == "micro":
             self._post(facts, amount, "fx/micro", f"partner/{partner}/budget")
-            self._credit(partner, Lot(facts["id"], amount))
+            self.give(partner, Lot(facts["id"], amount))
         else:
             device = facts["unit"].partition(":")[2]
             self._post(facts, amount, f"partner/{partner}/pledge/{device}", f"fx/{facts['unit']}")
@@ -307,7 +313,7 @@ class Money:
         self.accounts[debit][2] += amount
         self.accounts[credit][4] += amount
 
-    def _credit(self, partner: str, lot: Lot) -> None:
+    def give(self, partner: str, lot: Lot) -> None:
         self.lots[partner].append(lot)
         self.lots[partner].sort(key=lambda lot: (lot.priority, lot.expires_ms or NEVER))
 

@@ -34,7 +34,7 @@ STEPS = {
 """Where the coordinator makes something durable while rounds go on, and how."""
 KINDS = (
     "grant hold settle release expire contribution rounding breakage dispute dismiss reversal contribution-reversal "
-    "convert refused execution ruling rejection period countersign"
+    "convert refused execution ruling rejection period countersign pledge pledge-paid pledge-returned"
 )
 
 

@@ -38,6 +38,7 @@ from governance.bell import Bell
 from governance.consortium import Consortium
 from governance.journal import Journal
 from governance.ledger import decide_expire, decide_grants
+from governance.moments import Moments
 from governance.service import Chamber
 from governance.statements.closing import decide_close
 from governance.statements.issuing import Statements
@@ -251,7 +252,9 @@ class World:
             desk = Desk(consortium, runs, Live(self, bell, pulse), store, spool, self.log_key, bell)
             witnesses = Witnesses(consortium, bell, desk.stopping)
             self.statements = Statements(consortium, self.log_key)
-            self.chamber = Chamber(consortium, pulse, desk.stopping, {}, witnesses, self.statements)
+            self.chamber = Chamber(
+                consortium, Moments(pulse, bell), desk.stopping, {}, witnesses, self.statements
+            )
             self.operator = Operator(desk)
             if consortium.members.founded:
                 self.open_door(desk)

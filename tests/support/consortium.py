@@ -271,7 +271,7 @@ class FakeSite:
         update: dict[str, Any] = {
             "consortium": NAME, "run": order.run, "round": order.round, "site": self.name, "base": order.base,
             "manifest": digest(text), "payload": manifest.payload_digest, "payload_bytes": len(payload),
-            "steps": learning.inner_steps, "tokens": tokens, "loss": 2.5, "held_out_loss": 2.25,
+            "steps": learning.inner_steps, "tokens": tokens, "loss": 2.5, "held_out_loss": 2.25, "routed": "-",
         }  # fmt: skip
         usage: dict[str, Any] = {
             "consortium": NAME, "run": order.run, "round": order.round, "site": self.name, "lease": order.lease,

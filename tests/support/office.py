@@ -28,6 +28,7 @@ from governance.dashboard.office import Receipt
 from governance.dashboard.viewer import Role, Viewer
 from governance.journal import Journal
 from governance.ledger import decide_grants
+from governance.moments import Moments
 from governance.service import Chamber
 from governance.statements.issuing import Statements
 from hansa.chamber import VIEWS
@@ -88,7 +89,9 @@ class Office:
             "members": self._members,
         }
         statements = Statements(self.house, LOG)
-        self.chamber = Chamber(self.house, Bell(), self._closed, more, Unwitnessed(), statements)  # type: ignore[arg-type]
+        self.chamber = Chamber(
+            self.house, Moments(Bell(), Bell()), self._closed, more, Unwitnessed(), statements
+        )  # type: ignore[arg-type]
 
     def commit(self, decide: Any) -> list[int]:
         done = self.house.commit(decide)
@@ -97,7 +100,12 @@ class Office:
 
     def read(self, kind: type[V], key: str = "") -> V:
         name = next(name for name, found in VIEWS.items() if found is kind)
-        view = self.chamber._view(wire.ReadRequest(view=name, key=key))
+        if name in self.chamber._personal:
+            found = self.chamber._personal[name](self.subject, key)
+            if isinstance(found, Refusal):
+                raise Refused(found)
+            return found  # type: ignore[return-value]
+        view = self.chamber._view(wire.ReadRequest(view=name, key=key), self.subject)
         if isinstance(view, Refusal):
             raise Refused(view)
         return kind.model_validate_json(view)

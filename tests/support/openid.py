@@ -22,8 +22,8 @@ Claims = dict[str, Any]
 class OpenId:
     """`bend` changes a token's claims before it is signed; `sign` signs it."""
 
-    def __init__(self, port: int) -> None:
-        self.issuer = f"http://127.0.0.1:{port}"
+    def __init__(self, port: int, host: str = "127.0.0.1") -> None:
+        self.issuer = f"http://{host}:{port}"
         self.key = RSAKey.generate_key(2048, parameters={"kid": "one"})
         self.person: Claims = {"sub": "ada", "name": "Ada", "groups": ["acme-board"]}
         self.bend: Callable[[Claims], Claims] = lambda claims: claims
@@ -89,10 +89,16 @@ class OpenId:
 
 
 @contextmanager
-def openid() -> Iterator[OpenId]:
+def openid(host: str = "127.0.0.1") -> Iterator[OpenId]:
+    """Whoever comes with a browser is `person` and is sent back at once."""
+
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self._answer({})
+            if not self.path.startswith("/authorize?"):
+                return self._answer({})
+            self.send_response(302)
+            self.send_header("location", provider.authorize(self.path))
+            return self.end_headers()
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["content-length"])).decode()
@@ -111,7 +117,7 @@ def openid() -> Iterator[OpenId]:
             return
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    provider = OpenId(server.server_port)
+    provider = OpenId(server.server_port, host)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()
     try:

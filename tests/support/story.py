@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from commons import charter_file, notes
 from commons.ballots import Choice
@@ -14,8 +15,10 @@ from commons.work import EvaluationNote, UpdateNote, UsageNote
 from governance.consortium import Consortium
 from governance.ledger import Charge, HoldRequest, decide_grants, decide_hold, decide_settle
 from governance.ratecard import rate_card_digest
+from governance.statements.closing import decide_close
 from orchestrator.facts import close_fact, finish_fact, rejection_fact, round_fact, run_fact
 from orchestrator.progress import Runs
+from orchestrator.release.layout import NOTE_KEYS, NOTE_KIND
 from tests.support.chamber import LOG, ballot, charter, founding_notes, proposal, sign, signer
 
 RUN = RunId("first")
@@ -178,8 +181,9 @@ class Story:
             )
             assert not isinstance(decided, Refusal)
 
-    def propose(self, title: str, steps: int) -> Opening:
-        wish = proposal(self.consortium.charter, title=title, parameters={"steps": steps})
+    def propose(self, title: str, steps: int = 0, **changes: Any) -> Opening:
+        asked = {"parameters": {"steps": steps}} | changes
+        wish = proposal(self.consortium.charter, title=title, **asked)
         indices = self.submit(sign(wish))
         return Opening.from_facts(self.consortium.journal.record(indices[-1]).facts)
 
@@ -213,8 +217,26 @@ class Story:
     def finish(self, phase: str = "finished", reason: str = "") -> None:
         self.take(finish_fact(self.now, run=self.runs.by_id[RUN], phase=phase, reason=reason))
 
+    def release(self, number: int) -> Digest:
+        """The model after a round; the manifest's digest."""
+        manifest = notes.digest(f"manifest {number}".encode())
+        values = ("demo", RUN, str(number), state(number), manifest, "Apache-2.0")
+        note = LOG.sign(notes.compose(NOTE_KIND, list(zip(NOTE_KEYS, values, strict=True))))
+        self.take(Record(Kind.RELEASE, self.now, note))
+        return manifest
+
+    def vote_to_release(self, manifest: Digest, alias: str = "released") -> None:
+        parameters = {"manifest": manifest, "alias": alias, "licence": "Apache-2.0", "gates": state(95)}
+        opening = self.propose("Release it", feature="model-release", parameters=parameters)
+        self.vote(opening, acme="for", beta="for", coop="for")
+        self.execute(3)
+
+    def close_books(self) -> None:
+        """Of periods that are over."""
+        self.take(*decide_close(self.consortium.ledger, self.now))
+
     def tell(self) -> None:
-        """All of it."""
+        """All of it, but for releases."""
         self.found()
         self.open_run()
         self.open_round(1)

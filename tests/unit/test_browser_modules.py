@@ -8,20 +8,27 @@ from __future__ import annotations
 import base64
 import json
 import random
+import re
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from commons import notes
 from commons.ballots import CHOICES, Ballot
-from commons.motions import Motion
-from commons.notes import NoteError, Signer, open_note
+from commons.log import hash_text
+from commons.motions import BallotKey, Motion
+from commons.notes import NoteError, Signer, base64_text, open_note
 from commons.opening import Opening
+from commons.records import Kind, Record
 from commons.tally import tally
-from tests.support.chamber import ballot, signer
+from commons.vote_views import EvidenceView
+from governance.consortium import Consortium
+from governance.evidence import evidence_view
+from tests.support.chamber import LOG, Chamber, Log, ballot, signer
 
 SUPPORT = Path(__file__).parents[1] / "support"
 NODE = shutil.which("node")
@@ -75,6 +82,99 @@ def test_votes_count_the_same_and_changed_notes_are_judged_the_same() -> None:
     assert 20 < sum(text is not None for text in opened) < 600, (
         "chance makes notes that hold and notes that do not"
     )
+
+
+def voted() -> tuple[Chamber, dict[str, Any]]:
+    """A vote with a delegated ballot, one that was changed, a motion and an outcome; and its evidence."""
+    chamber = Chamber()
+    opening = chamber.propose()
+    own = Signer("acme/ballot", b"\x0b" * 32)
+    delegation = BallotKey(consortium="demo", member="acme", key=own.vkey, expires_ms=2**42, nonce="00" * 16)
+    chamber.submit(signer("acme").sign(delegation.text))
+    chamber.vote(opening, beta="against")
+    motion = Motion(
+        consortium="demo",
+        proposal=opening.proposal,
+        member="beta",
+        motion="discuss",
+        reason="Why?",
+        nonce="0" * 16,
+    )
+    chamber.submit(signer("beta").sign(motion.text))
+    chamber.submit(own.sign(ballot(opening, "acme", "for").compose()))
+    chamber.vote(opening, beta="for", coop="against")
+    chamber.close()
+    chamber.execute()
+    evidence = evidence_view(cast("Consortium", chamber), opening.proposal)
+    assert isinstance(evidence, EvidenceView)
+    return chamber, json.loads(evidence.model_dump_json())
+
+
+def told_otherwise(
+    chamber: Chamber, evidence: dict[str, Any], kind: Kind, change: Callable[[bytes], bytes]
+) -> Any:
+    """The evidence of a log that holds a record of `kind` changed: as a coordinator would tell it that lies from the start."""
+    log = Log()
+    indexes = [entry["index"] for entry in evidence["entries"]]
+    at = next(i for i in reversed(indexes) if chamber.journal.record(i).kind is kind)
+    for index, record in enumerate(chamber.journal.all):
+        body = change(record.body) if index == at else record.body
+        assert index != at or body != record.body
+        log.append([Record(record.kind, record.at_ms, body)])
+    entries = [
+        {
+            "index": i,
+            "leaf": base64_text(log.record(i).leaf),
+            "path": [*map(hash_text, log.inclusion(i, log.size))],
+        }
+        for i in indexes
+    ]
+    return {**evidence, "checkpoint": log.checkpoint().decode(), "entries": entries}
+
+
+@needs_node
+def test_a_vote_is_counted_again_from_its_records_and_no_lie_about_it_passes() -> None:
+    chamber, evidence = voted()
+    entries = evidence["entries"]
+
+    def without(kind: Kind) -> Any:
+        kept = [e for e in entries if chamber.journal.record(e["index"]).kind is not kind]
+        assert len(kept) < len(entries)
+        return {**evidence, "entries": kept}
+
+    def lie(kind: Kind, old: bytes, new: bytes) -> Any:
+        return told_otherwise(chamber, evidence, kind, lambda body: body.replace(old, new, 1))
+
+    elsewhere = {**entries[-1], "index": entries[-1]["index"] - 1}
+    asked = {
+        "as it was": (evidence, None),
+        "twice over": ({**evidence, "entries": entries + entries}, None),
+        "in another order": ({**evidence, "entries": entries[::-1]}, None),
+        "a ballot that says something else": (lie(Kind.BALLOT, b"choice against", b"choice for"), "forged"),
+        "a ballot of somebody else": (lie(Kind.BALLOT, b"voter coop", b"voter beta"), "not|no trusted key"),
+        "a delegation to another key": (lie(Kind.BALLOT_KEY, b"expires-ms", b"expires-mt"), "fields|delegated"),
+        "a motion with another reason": (lie(Kind.MOTION, b"Why?", b"Wow!"), "forged"),
+        "another title": (lie(Kind.PROPOSAL, b"Twice", b"Thrice"), "itself"),
+        "a heavier member": (lie(Kind.OPENING, b'"coop":1', b'"coop":9'), False),
+        "another outcome": (lie(Kind.OUTCOME, b'"state":"passed"', b'"state":"defeated"'), False),
+        "without the ballots": (without(Kind.BALLOT), False),
+        "without the delegation": (without(Kind.BALLOT_KEY), "delegated"),
+        "without the opening": (without(Kind.OPENING), "opening"),
+        "without the charter": (without(Kind.CHARTER), "charter"),
+        "without the proposal": (without(Kind.PROPOSAL), "itself"),
+        "a record in another place": ({**evidence, "entries": [*entries[:-1], elsewhere]}, "leaf|proof"),
+        "a checkpoint by nobody": ({**evidence, "checkpoint": chamber.journal.head.sign(Signer("demo", b"\x01" * 32)).decode()}, "trusted"),
+    }  # fmt: skip
+    given = {"log": LOG.vkey, "now_ms": chamber.now_ms, "evidence": [one for one, _ in asked.values()]}
+    answers = node("recounts", json.dumps(given))
+    for (name, (_, expected)), answer in zip(asked.items(), answers, strict=True):
+        if expected is None:
+            assert answer.get("agrees") is True and answer["ballots"] >= 4, (name, answer)
+            assert answer["outcome"]["state"] == answer["state"] == "passed"
+        elif expected is False:
+            assert answer.get("agrees") is False, (name, answer)
+        else:
+            assert re.search(expected, answer.get("refused", "")), (name, answer)
 
 
 def in_python(given: dict[str, Any]) -> dict[str, Any]:

@@ -315,6 +315,25 @@ def test_dropped_ballot_is_proven_by_the_voters_receipt() -> None:
     refused(answer, "5 votes", "beta's ballot on P-0001 has a receipt")
 
 
+def test_re_votes_in_another_order_than_they_came_contradict_the_voters_receipts() -> None:
+    chamber = Chamber()
+    opening = chamber.propose()
+    notes = [sign(ballot(opening, "beta", choice)) for choice in ("for", "against")]
+    for order in (notes, notes[::-1]):
+        made = Chamber()
+        made.propose()
+        receipts = [(made.submit(note)[0], note) for note in order]
+        made.vote(opening, acme="for", coop="for")
+        made.close()
+        made.execute()
+        assert isinstance(verify(made.journal.all, receipts=receipts), VerifiedCharter)
+        mine = [(index, other) for (index, _), other in zip(receipts, order[::-1], strict=True)]
+        for one in mine:
+            refused(
+                verify(made.journal.all, receipts=[one]), "5 votes", "beta's ballot on P-0001 has a receipt"
+            )
+
+
 def test_a_receipt_is_satisfied_when_its_ballot_counts_or_a_later_one_replaced_it() -> None:
     chamber = Chamber()
     opening = chamber.propose()

@@ -14,6 +14,7 @@ from typer.testing import CliRunner, Result
 
 from commons import charter_file
 from commons.errors import StoreError
+from commons.features import FEATURES
 from commons.written import money, size
 from hansa.cli import app
 
@@ -39,10 +40,20 @@ COMMANDS = dict(commands())
 CONTRACT = """demo; key new; charter new; charter show; charter sign; charter check; coordinator start; member join;
 site join; site start; site submit; site status; site logs; site stop; site verify; run start; run watch; run stop;
 budget show; budget forecast; budget quote; budget disputes; budget dispute; budget rule; budget convert; budget reverse;
-proposal open; proposal list; proposal vote; proposal show; release make; release verify; journal verify;
+proposal open; proposal list; proposal vote; proposal show; proposal pledge; proposal withdraw; proposal veto;
+proposal features; site lodge; release make; release verify; journal verify;
 journal prove; journal tiles; journal witness; journal fsck;
 expert list; expert add; expert retire; expert transfer; expert opt-out-report; expert opt-out-verify;
 seed make"""
+
+
+def test_the_registry_of_features_can_be_read() -> None:
+    told = json.loads(invoke("proposal", "features", "--json").stdout)
+    assert [f["feature"] for f in told] == list(FEATURES)
+    assert all(f["title"] and f["undone_by"] and f["parameters"]["type"] == "object" for f in told)
+    one = invoke("proposal", "features", "rollback").stdout
+    assert "needs a probe" in one and "may change /rollback" in one and '"sigmas"' in one
+    assert invoke("proposal", "features", "nonsense").exit_code == 2
 
 
 def test_every_promised_command_exists() -> None:

@@ -39,7 +39,7 @@ def services() -> dict[str, dict[str, object]]:
 
 def test_it_runs_every_role() -> None:
     names = set(services())
-    assert {"coordinator", "mlflow", "postgres"} <= names
+    assert {"coordinator", "dashboard", "mlflow", "postgres"} <= names
     assert len([n for n in names if n.startswith("site-")]) == 3
 
 

@@ -1,7 +1,9 @@
 """The life of a proposal follows from the journal and its time alone, and no state is left for one it does not lead to.
 
-The machine carries the rules that are published for OpenZeppelin's TimelockController and Governor (Certora:
-`stateConsistency`, `stateTransition`, `schedule`, `execute`, `cancel`), in our words.
+The machine carries the rules that are published for OpenZeppelin's TimelockController (Certora: `stateConsistency`,
+`stateTransition`, `schedule`, `execute`, `cancel`) and Governor (`startBeforeEnd`, `immutableFieldsAfterProposalCreation`,
+`noBothExecutedAndCanceled`, `executionOnlyIfQuorumReachedAndVoteSucceeded`, `noVoteOutsideTheWindow`, `doubleVoting`,
+`allFunctionsRevertIfExecuted`, `allFunctionsRevertIfCanceled`), in our words.
 """
 
 from __future__ import annotations
@@ -273,8 +275,11 @@ class Timelock(RuleBasedStateMachine):
         self.executions = 0
 
     def _act(self, note: bytes) -> None:
+        """allFunctionsRevertIfExecuted, allFunctionsRevertIfCanceled: nothing more is taken of what has ended."""
+        held = state(self.chamber, self.opening)
         answer = self.chamber.try_submit(note)
         if not isinstance(answer, Refusal):
+            assert not answer or held not in ENDED, f"it is {held} and took {answer[0].kind}"
             self.chamber.take(answer)
         self._step()
 
@@ -358,6 +363,30 @@ class Timelock(RuleBasedStateMachine):
         item = self.chamber.proposals.items[self.opening.proposal]
         if item.cancelled:
             assert not item.ballots and item.decided is None and self.executions == 0
+
+    @invariant()
+    def governor(self) -> None:
+        """startBeforeEnd, immutableFieldsAfterProposalCreation, noBothExecutedAndCanceled."""
+        item = self.chamber.proposals.items[self.opening.proposal]
+        assert item.opening.opened_ms < item.opening.closes_ms
+        recorded = self.chamber.journal.record(item.evidence[1]).facts
+        assert item.opening == self.opening == Opening.from_facts(recorded)
+        assert not (item.cancelled and item.ended)
+
+    @invariant()
+    def counting(self) -> None:
+        """noVoteOutsideTheWindow, doubleVoting, executionOnlyIfQuorumReachedAndVoteSucceeded."""
+        item, now_ms = self.chamber.proposals.items[self.opening.proposal], self.chamber.now_ms
+        count, electorate = item.tally(now_ms), self.opening.electorate
+        at = {index: at_ms for index, at_ms, _ in item.ballots}
+        assert not count.stray and set(count.counted) <= set(electorate)
+        assert all(
+            self.opening.opened_ms <= at[index] < count.closes_ms for _, index in count.counted.values()
+        )
+        assert count.turnout_weight == sum(electorate[voter] for voter in count.counted)
+        if item.ended == "executed":
+            assert count.turnout_weight * 100 >= 60 * count.total_weight
+            assert count.for_weight > count.against_weight
 
     @invariant()
     def the_window_is_at_most_what_pause_and_extension_allow(self) -> None:

@@ -6,7 +6,7 @@ import html
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from starlette.testclient import TestClient
@@ -15,6 +15,7 @@ from commons import notes
 from commons.ballots import Ballot
 from commons.motions import BallotKey, Motion
 from commons.notes import NOTE_BYTES_MAX, Signer
+from commons.pledging import Pledge
 from commons.views import ProposalView
 from governance.casting import ballot_text
 from governance.dashboard.viewer import Role
@@ -57,6 +58,13 @@ def shown_text(answer: Any) -> str:
     return html.unescape(found[1])
 
 
+def motion(which: str, member: str, what: Literal["discuss", "resume"], reason: str) -> str:
+    nonce = "0" * 32
+    return Motion(
+        consortium="demo", proposal=which, member=member, motion=what, reason=reason, nonce=nonce
+    ).text
+
+
 def delegation(member: str = "acme", *, key: Signer = BROWSER_KEY, by: Signer | None = None) -> bytes:
     text = BallotKey(consortium="demo", member=member, key=key.vkey, expires_ms=2**42, nonce="00" * 16).text
     return (by or signer(member)).sign(text)
@@ -72,6 +80,22 @@ def test_a_proposal_is_shown_with_what_it_changes_and_costs_beside_the_vote(
         text.index("Your vote, and what it costs") < text.index("EUR, at most") < text.index("See the ballot")
     )
     assert "Waiting for your ballot" in page.get("/proposals").text
+
+
+def test_what_is_pledged_for_a_proposal_stands_beside_it_and_its_cost(
+    office: Office, page: TestClient
+) -> None:
+    which = office.propose(needs_micro=400_000)
+    assert "only with pledges of 0.40; 0.00 stand" in page.get("/proposals/1").text
+    pledge = Pledge(
+        consortium="demo", proposal=which, member="coop", to="acme", amount_micro=250_000, expires_ms=2**42,
+        nonce="0" * 16,
+    )  # fmt: skip
+    office.submit(signer("coop").sign(pledge.text))
+    text = page.get("/proposals/1").text
+    assert "only with pledges of 0.40; 0.25 stand" in text and "<td>held</td>" in text
+    found = page.get("/proposals/1/evidence.json").json()
+    assert len(found["entries"]) == 4, "its charter, itself, its opening and the pledge"
 
 
 def test_the_text_shown_is_the_ballot_and_signing_it_elsewhere_counts(
@@ -193,6 +217,21 @@ def test_a_vote_that_is_over_takes_no_ballot(office: Office, page: TestClient) -
     assert cast(page, late, "9").status_code == 404
 
 
+def test_a_ballot_that_was_looked_at_before_a_discussion_began_waits_for_its_end(
+    office: Office, page: TestClient
+) -> None:
+    which = office.propose()
+    text = shown_text(page.get("/proposals/1/ballot", params={"choice": "for"}))
+    for member in ("beta", "coop"):
+        office.submit(signer(member).sign(motion(which, member, "discuss", "Why?")))
+    answer = cast(page, signer("acme").sign(text))
+    assert answer.status_code == 400 and "[proposal_closed]" in answer.text
+    assert page.get("/proposals/1/ballot", params={"choice": "for"}).status_code == 409
+    assert "hansa proposal resume 1" in page.get("/proposals/1").text
+    office.submit(signer("beta").sign(motion(which, "beta", "resume", "-")))
+    assert cast(page, signer("acme").sign(text)).status_code == 200, "nothing it names has changed"
+
+
 def test_the_voters_clock_decides_nothing(office: Office, page: TestClient) -> None:
     """A browser that is an hour off dates its ballot so; the journal's time counts."""
     which = office.propose()
@@ -260,15 +299,8 @@ def test_a_roadmap_is_ranked_by_places_and_by_credits(office: Office, page: Test
 def test_what_a_proposer_writes_is_text_on_every_page(office: Office, page: TestClient) -> None:
     evil = "<script>alert(1)</script> \" onload='x' </pre>"
     office.propose(title=evil)
-    reason = Motion(
-        consortium="demo",
-        proposal=office.read(ProposalView).id,
-        member="beta",
-        motion="discuss",
-        reason=evil,
-        nonce="0" * 16,
-    )
-    office.submit(signer("beta").sign(reason.text))
+    which = office.read(ProposalView).id
+    office.submit(signer("beta").sign(motion(which, "beta", "discuss", evil)))
     for path in ("/proposals", "/proposals/1", "/proposals/1/ballot?choice=for", "/"):
         text = page.get(path).text
         assert "<script>alert" not in text and "&lt;script&gt;alert" in text, path
@@ -290,6 +322,19 @@ def test_a_vote_is_shown_from_its_opening_to_its_law(office: Office, page: TestC
     ):
         assert said in text, said
     assert page.get("/proposals/1/ballot", params={"choice": "for"}).status_code == 409
+
+
+def test_pledges_stand_beside_the_vote_and_in_the_quote(office: Office, page: TestClient) -> None:
+    which = office.propose(needs_micro=500_000)
+    pledge = Pledge(
+        consortium="demo", proposal=which, member="beta", to="acme", amount_micro=400_000, expires_ms=2**42, nonce="0" * 32
+    )  # fmt: skip
+    office.submit(signer("beta").sign(pledge.text))
+    text = page.get("/proposals/1").text
+    assert "only with pledges of <b>0.50 EUR</b>; 0.40 stand" in text
+    assert re.search(r'acme \(you\)</th>.*?<td class="num">0.40</td>', text, re.DOTALL), (
+        "granted, if it becomes law"
+    )
 
 
 def test_the_records_of_a_vote_can_be_had_with_their_proofs(office: Office, page: TestClient) -> None:

@@ -10,7 +10,7 @@ from starlette.testclient import TestClient
 
 from governance.dashboard.door import Origin
 from governance.dashboard.door.door import within
-from governance.dashboard.door.limits import BODY_BYTES_MAX, SIGN_INS, SUBMITS
+from governance.dashboard.door.limits import FORM_BYTES_MAX, SIGN_INS, SUBMITS
 from governance.dashboard.door.sessions import IDLE_S, SESSIONS_OF_ONE_MAX, WHOLE_S, Sessions
 from governance.dashboard.viewer import Role, Viewer
 from tests.support.door import ACME, LOOPBACK, Time, app_of, by_link, csrf_of
@@ -70,7 +70,7 @@ def test_who_is_not_signed_in_is_led_to_the_sign_in_page_and_back(visit: Visit) 
     stranger = visit.another()
     led = stranger.get("/bill/acme?all=1", headers={"accept": "text/html"})
     assert (led.status_code, led.headers["location"]) == (303, "/sign-in?then=/bill/acme%3Fall%3D1")
-    assert "hansa dashboard" in stranger.get(led.headers["location"]).text
+    assert "Each link works once" in stranger.get(led.headers["location"]).text
     assert stranger.get("/me").status_code == 401
     back = stranger.get(f"{visit.links[-1]}&then=/bill/acme%3Fall%3D1")
     assert back.headers["location"] == "/bill/acme?all=1"
@@ -132,6 +132,12 @@ def test_a_session_ends_when_it_was_idle_and_however_busy_it_was(visit: Visit) -
     assert visit.client.get("/me").status_code == 200
     visit.time.now_s += IDLE_S + 1
     assert visit.client.get("/me").status_code == 401
+    left = Visit().sign_in()
+    left.time.now_s += IDLE_S
+    stream = {"accept": "text/event-stream"}
+    assert left.client.get("/me", headers=stream).status_code == 200, "a page that was left open"
+    left.time.now_s += 1
+    assert left.client.get("/me", headers=stream).status_code == 401
     busy = Visit().sign_in()
     for _ in range(int(WHOLE_S // IDLE_S)):
         busy.time.now_s += IDLE_S
@@ -156,6 +162,7 @@ def forged(visit: Visit) -> Iterator[tuple[str, dict[str, Any]]]:
     yield "not ASCII", {"headers": OWN, "data": {"csrf": "ü"}}
     yield "another site", {"headers": {"origin": "https://evil.example"}, "data": {"csrf": token}}
     yield "another port", {"headers": {"origin": "http://127.0.0.1:9999"}, "data": {"csrf": token}}
+    yield "another scheme", {"headers": {"origin": "https://127.0.0.1:8080"}, "data": {"csrf": token}}
     yield "no site", {"headers": {"origin": "null"}, "data": {"csrf": token}}
     yield "a sister", {"headers": {"sec-fetch-site": "same-site"}, "data": {"csrf": token}}
     yield (
@@ -199,21 +206,29 @@ def test_methods_that_no_page_uses_are_refused(visit: Visit, method: str) -> Non
     assert (answer.status_code, answer.headers["allow"]) == (405, "GET, HEAD, POST")
 
 
-def test_a_body_is_bounded_whether_or_not_it_says_how_long_it_is(visit: Visit) -> None:
+def test_a_body_is_bounded_whether_or_not_it_says_how_long_it_is(
+    visit: Visit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("governance.dashboard.door.guard.BODY_BYTES_MAX", 2**18)
     token, read = visit.csrf, 0
 
     def endless() -> Iterator[bytes]:
         nonlocal read
         for _ in range(1000):
             read += 1
-            yield b"x" * 8192
+            yield b"x" * 2**14
 
-    headers = {**OWN, "x-csrf": token}
-    assert visit.client.post("/echo", content=b"x" * BODY_BYTES_MAX, headers=headers).status_code == 200
-    assert visit.client.post("/echo", content=b"x" * (BODY_BYTES_MAX + 1), headers=headers).status_code == 413
-    assert visit.client.post("/echo", headers={**headers, "content-length": "99999999"}).status_code == 413
-    assert visit.client.post("/echo", headers={**headers, "content-length": "-1"}).status_code == 413
-    assert visit.client.post("/echo", content=endless(), headers=headers).status_code == 413
+    form = {**OWN, "content-type": "application/x-www-form-urlencoded"}
+    script = {**OWN, "x-csrf": token}
+    field = f"csrf={token}&note=".encode()
+    fitting = field + b"x" * (FORM_BYTES_MAX - len(field))
+    assert visit.client.post("/echo", content=fitting, headers=form).content == fitting
+    assert visit.client.post("/echo", content=fitting + b"x", headers=form).status_code == 413
+    assert visit.client.post("/echo", content=endless(), headers=form).status_code == 413
+    assert visit.client.post("/echo", content=b"x" * 2**18, headers=script).status_code == 200
+    assert visit.client.post("/echo", content=endless(), headers=script).status_code == 413
+    for length in ("99999999", "-1", "many"):
+        assert visit.client.post("/echo", headers={**script, "content-length": length}).status_code == 413
     assert visit.client.post("/echo", data={f"f{n}": "" for n in range(300)}, headers=OWN).status_code == 400
 
 

@@ -127,7 +127,7 @@ def test_a_certificate_that_is_revoked_in_mid_session_ends_it(wicket: Wicket) ->
     assert acme.ask("/me")[0] == beta.ask("/me")[0] == 200
     print_ = fingerprint(paper[0].read_bytes()).removeprefix("sha256:").upper()
     pairs = ":".join(print_[n : n + 2] for n in range(0, 64, 2))
-    wicket.revoked.write_text(f"{pairs}  # lost with a laptop\n")
+    wicket.revoked.write_text(f"sha256 Fingerprint={pairs}  # lost with a laptop\n")
     assert (acme.ask("/me")[0], beta.ask("/me")[0]) == (401, 200)
     status, text = acme.ask("/sign-in/certificate", "POST")
     assert status == 403 and "revoked" in text
@@ -199,11 +199,15 @@ def test_a_client_that_does_not_say_what_it_wants_is_let_go(
 def test_a_body_that_does_not_arrive_is_not_waited_for(
     wicket: Wicket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("governance.dashboard.door.limits.BODY_S", 0.2)
+    monkeypatch.setattr("governance.dashboard.door.guard.FORM_S", 0.2)
+    acme = wicket.paper(ACME)
+    cookie = wicket.browser(acme).sign_in().cookie.encode()
     context = ssl.create_default_context(cafile=str(wicket.folder / "ca.crt"))
+    context.load_cert_chain(*map(str, acme))
     with socket.create_connection(("127.0.0.1", wicket.port), 10) as plain:
         secure = context.wrap_socket(plain, server_hostname="127.0.0.1")
-        secure.sendall(b"POST /echo HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 9\r\n\r\nslow")
+        head = b"POST /echo HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 9\r\nCookie: " + cookie
+        secure.sendall(head + b"\r\n\r\nslow")
         assert secure.recv(4096).startswith(b"HTTP/1.1 408")
 
 

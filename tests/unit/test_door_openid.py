@@ -277,5 +277,12 @@ def test_nothing_is_published_without_tls(tmp_path: Path) -> None:
     assert str(Origin.of("::1", 8080, link)) == "http://[::1]:8080"
     with pytest.raises(ConfigError, match="without TLS"):
         Origin.of("0.0.0.0", 8080, link)
+    (tmp_path / "board.pem").write_text("")
+    path.write_text('way = "certificate"\n[tls]\ncertificate = "board.pem"\nkey = "board.pem"\n')
+    with_tls = settings.load(path)
+    assert str(Origin.of("board.example", 443, with_tls)) == "https://board.example"
+    for everywhere in ("0.0.0.0", "::"):
+        with pytest.raises(ConfigError, match="which one people use"):
+            Origin.of(everywhere, 443, with_tls)
     path.write_text('way = "link"\npublished = "http://127.0.0.1:8700"\n')
     assert str(Origin.of("0.0.0.0", 8080, settings.load(path))) == "http://127.0.0.1:8700"

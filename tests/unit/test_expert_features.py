@@ -91,7 +91,7 @@ def test_a_vote_on_experts_or_sites_changes_its_own_values_and_every_site_must_a
     switch = set() if key == "member-admit" else {f"/features/{key}"}
     assert {at for at, _, _ in diff(before, after)} == changed | switch | {"/version"}
     if switch:
-        refusal = forbids(Policy(features=("uplink-codec",)), after, site="alder", hold_micro=0)
+        refusal = forbids(Policy(features=("uplink-codec",)), after, founding=after, site="alder")
         assert refusal is not None and refusal.code == Code.POLICY_FORBIDS and key in refusal.message
 
 

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from commons import features
-from commons.charter import Charter, Grant
+from commons.accounting import Grant
+from commons.charter import Charter
 from commons.charter_file import canonical, diff
 from commons.errors import Code, Refusal
 from commons.experts.slices import Kind
@@ -284,7 +285,27 @@ def test_every_feature_of_the_registry_is_tried_above() -> None:
     tried = {case[0] for test in tests for mark in test.pytestmark for case in mark.args[1]}  # type: ignore[attr-defined]
     undone = {"member-readmit", "member-expel", "resume"}
     counsel = {key for key, feature in FEATURES.items() if not feature.binding}
-    assert tried | undone | counsel | {"config-patch"} == set(FEATURES)
+    elsewhere = {"image-modality", "distillation", "context-length", "top-k"}
+    assert tried | undone | counsel | elsewhere | {"config-patch"} == set(FEATURES)
+
+
+def test_what_nobody_can_carry_out_yet_is_registered_with_the_reason_and_refused() -> None:
+    for key, params in (("image-modality", {"encoder": "vit"}), ("distillation", {"teacher": PROBE})):
+        refused = apply(charter(), key, params)
+        assert isinstance(refused, Refusal) and refused.code is Code.CHARTER_INVALID
+        assert "no trainer here can" in refused.message and FEATURES[key].needs in refused.message
+
+
+def test_a_longer_sequence_makes_the_models_context_longer_and_a_shorter_one_leaves_it() -> None:
+    of = test_expert_features.of()
+    shorter = applied(of, "context-length", tokens=of.learning.sequence_length // 2)
+    assert shorter.model == of.model
+    longer = applied(of, "context-length", tokens=10_000)
+    assert longer.learning.sequence_length == longer.model.config["max_position_embeddings"] == 10_000
+    refused = apply(of, "top-k", {"experts": 99})
+    assert isinstance(refused, Refusal) and "99 but the sites own" in refused.message
+    broken = apply(charter(), "context-length", {"tokens": 100})
+    assert isinstance(broken, Refusal) and "model.config" in broken.message
 
 
 def test_what_was_done_to_a_member_or_to_the_rounds_is_undone_by_another_vote() -> None:

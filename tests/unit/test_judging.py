@@ -382,7 +382,7 @@ def test_what_each_update_and_each_expert_is_worth_is_measured_where_the_charter
     assert audit(stage.records()) == ()
     shown = worth_of(view(stage))
     assert [row["site"] for row in shown["updates"]] == list(SITES) and shown["rounds"] == [2]
-    assert shown["points"] == {"alder": 9998, "birch": 1, "cedar": 1}
+    assert shown["share_percent"] == {"alder": 100.0, "birch": 0.0, "cedar": 0.0}
     points = {(log.run, p.key): p.value for log in mirrored(stage) for p in log.points if "worth" in p.key}
     for site in SITES:
         assert points[f"run/run-1/partner/{site}", "worth/update_percent"] == found[f"{site}/2"] / 10_000

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from commons.charter import Rate, RateCard
+from commons.accounting import Rate, RateCard
 from commons.claims import CountersignNote
 from commons.errors import GRPC_STATUS, Code, Refusal
 from commons.names import Digest

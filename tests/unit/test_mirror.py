@@ -3,152 +3,28 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import sqlite3
-import subprocess
-import sys
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from commons.clock import Clock
-from governance.consortium import Consortium
-from governance.journal import Journal
 from governance.ledger import Charge, decide_release, decide_settle
-from governance.tracking import Mirror, mirror
+from governance.tracking import Mirror, feed
+from governance.tracking.cursor import CURSOR, Cursor, CursorFile
 from governance.tracking.items import File, Item, Log, Point, Start
+from governance.tracking.papers import Papers
+from governance.tracking.trouble import explain
 from tests.support.chamber import LOG
+from tests.support.mirrored import START_MS, mirror_all, mirrored, shown, uri, values
 from tests.support.story import RUN, Story
 
 mlflow_store = pytest.importorskip("governance.tracking.mlflow_store")
-START_MS = 1_700_000_000_000
-
-
-class Ticking(Clock):
-    """Every look at it takes a second: the same calls give the same times."""
-
-    def __init__(self) -> None:
-        self.ms = START_MS
-
-    def now_ms(self) -> int:
-        self.ms += 1_000
-        return self.ms
-
-
-@pytest.fixture(scope="session")
-def first_words(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A migrated, empty MLflow database (making one takes seconds) and all that was printed meanwhile."""
-    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    program = (
-        "import logging, os; logging.basicConfig(level=logging.INFO)\n"
-        "from governance.tracking.mlflow_store import MlflowClient\n"
-        f"MlflowClient('sqlite:///{path}').search_experiments()\n"
-        "assert os.environ['MLFLOW_DISABLE_TELEMETRY'] == 'true'\n"
-        "assert not logging.getLogger('orchestrator').disabled\n"
-    )
-    root = Path(__file__).parents[2]
-    command = [sys.executable, "-c", program]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 0, done.stderr
-    return path, done.stdout + done.stderr
-
-
-@pytest.fixture
-def empty_mlflow(first_words: tuple[Path, str]) -> Path:
-    return first_words[0]
-
-
-@pytest.fixture
-def home(tmp_path: Path, empty_mlflow: Path) -> Path:
-    shutil.copy(empty_mlflow, tmp_path / "mlflow.db")
-    return tmp_path
-
-
-@pytest.fixture
-def story(tmp_path: Path) -> Iterator[Story]:
-    clock = Ticking()
-    journal = Journal.open(tmp_path / "journal", signer=LOG, clock=clock)
-    yield Story(Consortium(journal, clock))
-    journal.close()
-
-
-@pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory, first_words: tuple[Path, str]) -> tuple[Path, int]:
-    """A home whose MLflow shows the whole story, and the time of its last record."""
-    home = tmp_path_factory.mktemp("told")
-    shutil.copy(first_words[0], home / "mlflow.db")
-    clock = Ticking()
-    journal = Journal.open(home / "journal", signer=LOG, clock=clock)
-    consortium = Consortium(journal, clock)
-    Story(consortium).tell()
-    mirror_all(consortium, home)
-    journal.close()
-    return home, clock.ms
-
-
-def uri(home: Path) -> str:
-    return f"sqlite:///{home / 'mlflow.db'}"
-
-
-def mirrored(consortium: Consortium, home: Path) -> Mirror:
-    found = Mirror(consortium, uri(home), home / "mirror.json")
-    found.start()
-    return found
-
-
-def mirror_all(consortium: Consortium, home: Path) -> None:
-    found = mirrored(consortium, home)
-    assert found.drain(60), found.trouble
-    found.close()
-
-
-def shown(home: Path) -> dict[str, dict[str, Any]]:
-    """What a user of MLflow sees: per run, by our tag, everything but MLflow's own ids."""
-    client = mlflow_store.MlflowClient(uri(home))
-    experiments = {e.experiment_id: e.name for e in client.search_experiments()}
-    runs = client.search_runs(list(experiments))
-    by_id = {run.info.run_id: run.data.tags["hansa.idem"] for run in runs}
-    assert len(set(by_id.values())) == len(runs), "a run stands twice"
-    found: dict[str, dict[str, Any]] = {}
-    for run in runs:
-        tags = {k: v for k, v in run.data.tags.items() if k != "mlflow.parentRunId"}
-        parent = run.data.tags.get("mlflow.parentRunId")
-        points = {
-            key: [(p.step, p.timestamp, p.value) for p in client.get_metric_history(run.info.run_id, key)]
-            for key in run.data.metrics
-        }
-        for key, history in points.items():
-            assert len(set(history)) == len(history), f"{key} holds a point twice"
-        found[by_id[run.info.run_id]] = {
-            "experiment": experiments[run.info.experiment_id],
-            "name": run.info.run_name,
-            "status": run.info.status,
-            "times": (run.info.start_time, run.info.end_time),
-            "parent": by_id[parent] if parent else None,
-            "params": run.data.params,
-            "tags": tags,
-            "points": {k: sorted(v) for k, v in points.items()},
-            "files": files(client, run.info.run_id),
-        }
-    return found
-
-
-def files(client: Any, run_id: str, folder: str = "") -> dict[str, str]:
-    found: dict[str, str] = {}
-    for entry in client.list_artifacts(run_id, folder):
-        if entry.is_dir:
-            found |= files(client, run_id, entry.path)
-        else:
-            found[entry.path] = Path(client.download_artifacts(run_id, entry.path)).read_text()
-    return found
-
-
-def values(run: dict[str, Any], key: str) -> list[tuple[int, float]]:
-    return [(step, value) for step, _, value in run["points"][key]]
 
 
 def test_a_run_is_a_parent_with_a_child_per_partner_and_a_step_per_round(told: tuple[Path, int]) -> None:
@@ -183,7 +59,8 @@ def test_a_run_is_a_parent_with_a_child_per_partner_and_a_step_per_round(told: t
 def test_times_are_those_of_the_journal(told: tuple[Path, int]) -> None:
     for run in shown(told[0]).values():
         times = [t for points in run["points"].values() for _, t, _ in points]
-        assert START_MS < run["times"][0] <= min(times) <= max(times) <= run["times"][1] <= told[1]
+        began, ended = run["times"]
+        assert START_MS < began <= min(times) <= max(times) <= (ended or told[1]) <= told[1]
 
 
 def test_a_proposal_is_a_run_with_its_ballots_and_tally(told: tuple[Path, int]) -> None:
@@ -200,11 +77,12 @@ def test_a_proposal_is_a_run_with_its_ballots_and_tally(told: tuple[Path, int]) 
     assert executed["tags"]["proposal.ballot.beta"] == "against"
     assert set(executed["files"]) == {
         "proposal.note",
-        "ballots/acme.note",
-        "ballots/beta.note",
-        "ballots/coop.note",
+        "proposal.tlog-proof",
+        *(f"ballots/{name}.{kind}" for name in ("acme", "beta", "coop") for kind in ("note", "tlog-proof")),
         "tally.json",
+        "tally.tlog-proof",
         "execution.json",
+        "execution.tlog-proof",
     }
     assert executed["files"]["ballots/acme.note"].startswith("hansa-ballot/v1\n")
 
@@ -247,7 +125,7 @@ def test_a_mirror_killed_again_and_again_shows_the_same_as_one_that_never_was(
     story: Story, home: Path, told: tuple[Path, int], monkeypatch: pytest.MonkeyPatch, after: str
 ) -> None:
     story.tell()
-    monkeypatch.setattr(mirror, "BATCH_RECORDS", 9)
+    monkeypatch.setattr(feed, "BATCH_RECORDS", 9)
     lives = 0
     for calls in (1, 2, 3, 4, 6, 8, 11, 13, 16, 21, 26, 31, 10_000):
         with monkeypatch.context() as patched:
@@ -298,7 +176,8 @@ def test_a_lost_mlflow_is_written_anew_although_the_cursor_says_all_was_written(
     story: Story, home: Path, told: tuple[Path, int]
 ) -> None:
     story.tell()
-    mirror.write_cursor(home / "mirror.json", story.consortium.size, uri(home))
+    size = story.consortium.size
+    CursorFile(home / CURSOR).write(Cursor(uri(home), size, size))
     mirror_all(story.consortium, home)
     assert shown(home) == shown(told[0])
 
@@ -326,8 +205,10 @@ def test_records_after_the_start_arrive_while_the_mirror_runs(story: Story, home
     assert shown(home)[f"run/{RUN}"]["status"] == "FINISHED"
 
 
-def test_nobody_waits_for_an_mlflow_that_is_down(story: Story, home: Path) -> None:
-    found = Mirror(story.consortium, "http://127.0.0.1:9", home / "mirror.json")
+def test_nobody_waits_for_an_mlflow_that_is_down(
+    story: Story, home: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    found = Mirror(story.consortium, LOG, "http://hansa:secret@127.0.0.1:9", home / CURSOR)
     found.start()
     began = time.monotonic()
     story.tell()
@@ -336,16 +217,54 @@ def test_nobody_waits_for_an_mlflow_that_is_down(story: Story, home: Path) -> No
     deadline = time.monotonic() + 30
     while not found.trouble and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert "127.0.0.1" in found.trouble
+    assert "127.0.0.1:9 cannot be reached" in found.trouble
     found.close()
+    assert [r.message for r in caplog.records if r.name == "hansa.mirror"] == [
+        f"{found.trouble}. Training goes on; the mirror tries again"
+    ]
+    assert "secret" not in caplog.text
     mirror_all(story.consortium, home)
     assert f"run/{RUN}" in shown(home)
 
 
+class Answering(BaseHTTPRequestHandler):
+    """Whatever is asked, the answer is the server's one status."""
+
+    def do_GET(self) -> None:
+        self.send_error(self.server.status)  # type: ignore[attr-defined]
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        (
+            401,
+            "does not let the mirror in (401): start the coordinator with the right MLFLOW_TRACKING_USERNAME",
+        ),
+        (403, "lets the mirror read and not write (403)"),
+        (500, "answers with an error of its own (500)"),
+        (503, "answers with an error of its own (503)"),
+    ],
+)
+def test_what_an_mlflow_answers_becomes_a_sentence(story: Story, status: int, said: str) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answering) as server:
+        server.status = status  # type: ignore[attr-defined]
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        uri = f"http://127.0.0.1:{server.server_port}"
+        with pytest.raises(Exception) as raised:
+            mlflow_store.MlflowStore(uri, "demo", Papers(story.consortium, LOG))
+        server.shutdown()
+    assert said in explain(raised.value, uri)
+
+
 def test_a_value_mlflow_never_takes_does_not_hold_up_the_others(
-    home: Path, caplog: pytest.LogCaptureFixture
+    story: Story, home: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    store = mlflow_store.MlflowStore(uri(home), "demo")
+    store = mlflow_store.MlflowStore(uri(home), "demo", Papers(story.consortium, LOG))
+    store.prepare()
     good, bad = Point("good", 1.0, 1, START_MS), Point("bad?*", 1.0, 1, START_MS)
     items: list[Item] = [
         Start("a", "training", "a", START_MS),

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from commons.accounting import Rate, RateCard
 from commons.amounts import AMOUNT_LIMIT, PICO_PER_MICRO
-from commons.charter import Rate, RateCard
 from commons.errors import Code, Refusal
 from governance.ratecard import Price, price, rate_card_digest
 from tests.support.chamber import charter

@@ -46,6 +46,25 @@ def test_paths_count_from_the_files_own_folder(tmp_path: Path) -> None:
     assert site.policy.max_charge_micro_per_round == 250_000
 
 
+def test_the_owners_bounds_on_the_charter_stand_in_the_file(tmp_path: Path) -> None:
+    bounds = """changes = ["/learning", "/rounds"]
+
+[[policy.bounds]]
+path = "/learning/inner_steps"
+most = 500
+
+[[policy.bounds]]
+path = "/privacy/mode"
+among = ["secagg", "dp"]
+"""
+    policy = load(written(tmp_path, GOOD + bounds)).policy
+    assert policy.changes == ("/learning", "/rounds")
+    assert [(b.path, b.most, b.among) for b in policy.bounds] == [
+        ("/learning/inner_steps", 500, ()),
+        ("/privacy/mode", None, ("secagg", "dp")),
+    ]
+
+
 def test_left_out_tables_mean_an_embedded_ray_and_everything_allowed(tmp_path: Path) -> None:
     site = load(written(tmp_path, GOOD.partition("[ray]")[0]))
     assert (site.ray.address, site.ray.cpus) == ("local", 1)

@@ -87,7 +87,7 @@ class CertificateWay:
 
 
 class Revoked:
-    """Fingerprints in a file, one a line, with or without ``sha256:`` and colons; after ``#`` a note."""
+    """Fingerprints in a file, one a line, as `openssl x509 -fingerprint -sha256` or Hansa write them; after ``#`` a note."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._stamp, self._found = path, -1, frozenset[str]()
@@ -109,7 +109,8 @@ class Revoked:
     def _read(self, text: str) -> list[str]:
         found = []
         for number, line in enumerate(text.splitlines(), 1):
-            written = line.partition("#")[0].strip().lower().removeprefix("sha256:").replace(":", "")
+            written = line.partition("#")[0].strip().lower().rpartition("=")[2]
+            written = written.removeprefix("sha256:").replace(":", "")
             if written and (len(written) != 64 or set(written) - set("0123456789abcdef")):
                 raise HansaError(
                     f"{self._path}:{number}: {line[:80]!r} is no SHA-256 fingerprint, so nobody is let in; "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from urllib.parse import urlsplit
@@ -19,6 +20,8 @@ from governance.dashboard.door.origin import Origin
 from governance.dashboard.door.sessions import Sessions
 from governance.dashboard.door.ways import Way
 from governance.dashboard.viewer import Viewer
+
+log = logging.getLogger("hansa.dashboard")
 
 MEMBERS_S = 5.0
 """For so long a charter that was read is believed to be in force."""
@@ -58,6 +61,7 @@ class Door:
     def admit(self, request: Request, viewer: Viewer, *, bound_to: str = "", then: str = "/") -> Response:
         """Whatever session the browser came with ends, so that nobody goes on in one that was planted there."""
         self._end(request)
+        log.info("%r of %s signed in from %s", viewer.name, viewer.partner or "no member", _address(request))
         response = RedirectResponse(within(then), 303)
         response.set_cookie(
             self.origin.cookie("session"),
@@ -81,7 +85,8 @@ class Door:
 
     def attempt(self, request: Request) -> None:
         """Count an attempt to sign in. Raises HTTPException 429."""
-        if (wait_s := self.sign_ins.wait_s(address_of(request.scope.get("client")))) > 0:
+        if (wait_s := self.sign_ins.wait_s(_address(request))) > 0:
+            log.warning("too many attempts to sign in from %s", _address(request))
             raise slow_down(wait_s)
 
     async def _sign_in(self, request: Request) -> Response:
@@ -106,6 +111,10 @@ class Door:
         session = self.sessions.find(cookie(request, self.origin.cookie("session")))
         if session is not None:
             self.sessions.end(session)
+
+
+def _address(request: Request) -> str:
+    return address_of(request.scope.get("client"))
 
 
 def within(then: str) -> str:

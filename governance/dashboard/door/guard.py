@@ -21,11 +21,13 @@ from commons.errors import HansaError
 from governance.dashboard.door.limits import (
     BODY_BYTES_MAX,
     BODY_S,
-    TooLarge,
-    TooSlow,
+    FORM_BYTES_MAX,
+    FORM_S,
     address_of,
+    bounded,
     replay,
-    whole_body,
+    too_large,
+    whole,
 )
 from governance.dashboard.door.sessions import Session
 
@@ -78,10 +80,7 @@ class Guard:
         session = await self._session(request)
         if request.method == "POST":
             self._check_rate(request, session)
-            body = await _body(request, receive)
-            receive = replay(body, receive)
-            if session is not None:
-                _check_token(request, session, body)
+            receive = await _checked_body(request, session, receive)
         open_to_all = request.url.path == SIGN_IN or request.url.path.startswith(_OPEN)
         if session is None and not open_to_all:
             return self._stranger(request)
@@ -112,7 +111,9 @@ class Guard:
             )
 
     async def _session(self, request: Request) -> Session | None:
-        session = self._door.sessions.find(cookie(request, self._door.origin.cookie("session")))
+        by_itself = "text/event-stream" in request.headers.get("accept", "")
+        held = cookie(request, self._door.origin.cookie("session"))
+        session = self._door.sessions.find(held, used=not by_itself)
         if session is None:
             return None
         try:
@@ -184,35 +185,36 @@ def cookie(request: Request, name: str) -> str:
     return values[0] if len(values) == 1 else ""
 
 
-async def _body(request: Request, receive: Receive) -> bytes:
-    declared = request.headers.get("content-length", "0")
-    too_large = HTTPException(
-        413, f"That is more than the {BODY_BYTES_MAX // 1024} KiB that the dashboard takes."
-    )
-    if not declared.isdecimal() or int(declared) > BODY_BYTES_MAX:
-        raise too_large
-    try:
-        return await whole_body(receive)
-    except TooLarge:
-        raise too_large from None
-    except TooSlow:
-        raise HTTPException(408, f"The rest did not arrive within {BODY_S:.0f} s.") from None
-
-
-def _check_token(request: Request, session: Session, body: bytes) -> None:
-    """Raises HTTPException 403 unless the page that sent this was made for this session."""
+async def _checked_body(request: Request, session: Session | None, receive: Receive) -> Receive:
+    """How the page reads the body. Raises HTTPException 403 unless the page that sent it was made for this session."""
     shown = request.headers.get("x-csrf", "")
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if not shown and kind == "application/x-www-form-urlencoded":
-        try:
-            fields = parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=_FIELDS_MAX)
-        except ValueError:
-            raise HTTPException(400, "The form cannot be read.") from None
-        shown = next((value for name, value in fields if name == "csrf"), "")
+    most, time_s = (BODY_BYTES_MAX, BODY_S) if shown else (FORM_BYTES_MAX, FORM_S)
+    declared = request.headers.get("content-length", "0")
+    if not declared.isdecimal() or int(declared) > most:
+        raise too_large(most)
+    receive = bounded(receive, most, time_s)
+    if session is None:
+        return receive
+    if not shown:
+        body = await whole(receive)
+        shown, receive = _token_in(request, body), replay(body, receive)
     if not hmac.compare_digest(shown.encode(), session.csrf.encode()):
         raise HTTPException(
             403, "The page this came from is older than your session. Nothing was done; load it again."
         )
+    return receive
+
+
+def _token_in(request: Request, form: bytes) -> str:
+    """Empty: there is none. Raises HTTPException 400 for a form that cannot be read."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/x-www-form-urlencoded":
+        return ""
+    try:
+        fields = parse_qsl(form.decode(), keep_blank_values=True, max_num_fields=_FIELDS_MAX)
+    except ValueError:
+        raise HTTPException(400, "The form cannot be read.") from None
+    return next((value for name, value in fields if name == "csrf"), "")
 
 
 async def _explained(request: Request, refused: HTTPException) -> Response:

@@ -9,12 +9,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import anyio
+from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive
 
-BODY_BYTES_MAX = 64 * 2**10
-"""A signed note has 16 KiB at most (`commons.notes`), three times that when it is form-encoded."""
-BODY_S = 10.0
-"""How long a body may take to arrive."""
+FORM_BYTES_MAX = 64 * 2**10
+"""Of a form, which is held in memory until its token is found. A signed note has 16 KiB (`commons.notes`), three times
+that when it is form-encoded."""
+FORM_S = 10.0
+"""How long a form may take to arrive."""
+BODY_BYTES_MAX = 32 * 2**20
+"""Of what a script sends with the token in a header; the page that takes it reads it bit by bit and may want less."""
+BODY_S = 120.0
 KEYS_MAX = 10_000
 
 
@@ -62,32 +67,36 @@ def address_of(client: tuple[str, int] | None) -> str:
     return host
 
 
-class TooLarge(Exception):
-    """The body has more than `BODY_BYTES_MAX` bytes."""
+def bounded(receive: Receive, most: int, time_s: float) -> Receive:
+    """A `receive` that raises HTTPException: 413 at the first byte too many, 408 when the whole takes too long."""
+    left, until_s = most, anyio.current_time() + time_s
 
-
-class TooSlow(Exception):
-    """The body did not arrive within `BODY_S`."""
-
-
-async def whole_body(receive: Receive) -> bytes:
-    """The body, bounded while it is read. Raises TooLarge or TooSlow; a client that goes gives what came."""
-    chunks, held = [], 0
-    try:
-        with anyio.fail_after(BODY_S):
-            while True:
+    async def within() -> Message:
+        nonlocal left
+        try:
+            with anyio.fail_after(max(0.0, until_s - anyio.current_time())):
                 message = await receive()
-                if message["type"] == "http.disconnect":
-                    break
-                chunk = message.get("body", b"")
-                held += len(chunk)
-                if held > BODY_BYTES_MAX:
-                    raise TooLarge
-                chunks.append(chunk)
-                if not message.get("more_body", False):
-                    break
-    except TimeoutError:
-        raise TooSlow from None
+        except TimeoutError:
+            raise HTTPException(408, f"It did not arrive within {time_s:.0f} s.") from None
+        left -= len(message.get("body", b""))
+        if left < 0:
+            raise too_large(most)
+        return message
+
+    return within
+
+
+def too_large(most: int) -> HTTPException:
+    return HTTPException(413, f"That is more than the {most // 1024:,} KiB that are taken here.")
+
+
+async def whole(receive: Receive) -> bytes:
+    """The body; what came of it when the client went."""
+    chunks = []
+    while (message := await receive())["type"] != "http.disconnect":
+        chunks.append(message.get("body", b""))
+        if not message.get("more_body", False):
+            break
     return b"".join(chunks)
 
 

@@ -49,7 +49,7 @@ class LinkWay:
 
     async def invite(self, request: Request) -> Invitation:
         return Invitation(
-            ("Open the link that `hansa dashboard` printed where it was started. Each one works once.",)
+            ("Open the link that was printed where this dashboard was started. Each link works once.",)
         )
 
     async def still(self, scope: Scope, session: Session, entry: Entry) -> str:

@@ -155,7 +155,8 @@ def viewer_of(claims: dict[str, Any], grants: Sequence[Grant], name_claim: str =
     """The one partner and all the roles that the claims are granted. Raises TokenRefused for none, or for two partners."""
     met = [grant for grant in grants if _has(claims.get(grant.claim), grant.value)]
     said = claims.get(name_claim)
-    name = (said if isinstance(said, str) and said.strip() else str(claims["sub"]))[:100]
+    name = said if isinstance(said, str) and said.strip() else str(claims["sub"])
+    name = "".join(filter(str.isprintable, name))[:100]
     if not met:
         raise TokenRefused(
             f"nothing here is granted to {name}; whoever keeps the dashboard can add it to the door file"

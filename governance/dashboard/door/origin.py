@@ -9,6 +9,7 @@ from commons.errors import ConfigError
 from governance.dashboard.door.settings import DoorFile, is_loopback
 
 _LOOPBACK_NAMES = frozenset({"127.0.0.1", "localhost", "[::1]"})
+_ALL = frozenset({"0.0.0.0", "[::]"})
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -21,7 +22,8 @@ class Origin:
 
     @classmethod
     def of(cls, host: str, port: int, door: DoorFile) -> Origin:
-        """Of a listener and a door file. Raises ConfigError where sessions would travel in the clear."""
+        """Of a listener and a door file. Raises ConfigError where sessions would travel in the clear, or where the name
+        that people use is not known."""
         if door.published:
             split = urlsplit(door.published)
             name = split.hostname or ""
@@ -30,12 +32,19 @@ class Origin:
         else:
             bare = host.strip("[]")
             origin = cls("https" if door.tls else "http", f"[{bare}]" if ":" in bare else bare, port)
+        what = ""
         if not origin.secure and not is_loopback(origin.host):
             what = (
                 f"the dashboard would be reached at {origin} without TLS, and whoever listens on the way could act as "
                 "anybody: listen on 127.0.0.1, or give [tls] in the door file, or say in `published` which https "
                 "address stands before it"
             )
+        elif origin.host in _ALL:
+            what = (
+                f"nobody reaches the dashboard by the name {origin.host}, which stands for all addresses of this machine: "
+                "listen on one name, or say in `published` of the door file which one people use"
+            )
+        if what:
             raise ConfigError([what])
         return origin
 

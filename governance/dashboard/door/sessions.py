@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from governance.dashboard.viewer import Viewer
 
 IDLE_S = 2 * 3600.0
-"""A session without a request ends. A page left open for its live figures makes one every few minutes."""
+"""A session that nobody uses ends. What an open page fetches by itself is no use of it."""
 WHOLE_S = 12 * 3600.0
 """No session is longer, however busy."""
 SESSIONS_MAX = 2000
@@ -61,8 +61,8 @@ class Sessions:
         self._held[key] = Session(key, viewer, bound_to, now_s, now_s)
         return identifier
 
-    def find(self, identifier: str) -> Session | None:
-        """The session, which has now been used; None when it never was, was ended or is over."""
+    def find(self, identifier: str, *, used: bool = True) -> Session | None:
+        """The session, which has now been `used`; None when it never was, was ended or is over."""
         key, now_s = _digest(identifier), self._clock()
         session = self._held.get(key)
         if session is None:
@@ -70,8 +70,9 @@ class Sessions:
         if _over(session, now_s):
             del self._held[key]
             return None
-        session.seen_s = now_s
-        self._held.move_to_end(key)
+        if used:
+            session.seen_s = now_s
+            self._held.move_to_end(key)
         return session
 
     def holds(self, session: Session) -> bool:

@@ -44,7 +44,8 @@ class Grant(Section):
 
     @property
     def held(self) -> frozenset[Role]:
-        return frozenset(Role(role) for role in self.roles)
+        """Whoever is let in may read."""
+        return frozenset({Role.READER, *map(Role, self.roles)})
 
 
 class Oidc(Section):

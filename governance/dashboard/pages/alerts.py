@@ -10,7 +10,7 @@ from governance.dashboard.pages.scene import VIEWS, scene
 
 
 def context(hall: Hall, request: Request) -> Context:
-    now = scene(hall)
+    now = scene(hall, request.state.viewer)
     return {"alerts": alerts(now), "run": now.run}
 
 

@@ -20,13 +20,14 @@ from commons.views import BudgetsView, BudgetView, CharterView, DisputesView
 from commons.written import money
 from governance.burndown import forecast_of, levels
 from governance.dashboard.page import Context, Hall, Page
-from governance.dashboard.pages.scene import charter_in_force, now_ms, rounds_ahead
+from governance.dashboard.pages.scene import charter_in_force, charter_of, now_ms, rounds_ahead
 from governance.dashboard.svg import stack
-from governance.dashboard.viewer import Role, Viewer, require
+from governance.dashboard.viewer import Role, Viewer, require, require_bill
 from governance.forecast import Forecast
-from governance.statements.bill import FORMATS, examine, fetch_bundle
+from governance.statements.bill import FORMATS, examine, fetch_bundle, read_statement
+from governance.statements.note_page import statement_page
 
-CHARGES_SHOWN = 100
+CHARGES_SHOWN = 40
 FILE_BYTES_MAX = 32 * 2**20
 SUFFIXES = {"note": "txt", "focus": "csv", "hledger": "journal", "beancount": "beancount", "json": "json"}
 _PERIOD = re.compile(r"current|last|[0-9]{4}-([0-9]{2}|q[1-4])")
@@ -34,10 +35,15 @@ _PARTNER = re.compile(r"[a-z][a-z0-9-]{0,31}")
 
 
 def context(hall: Hall, request: Request) -> Context:
-    view, run = hall.feed.latest(BudgetsView), hall.feed.latest(NowView)
-    charter, disputes = charter_in_force(hall), hall.feed.latest(DisputesView)
-    budgets = view.budgets if view else ()
     viewer: Viewer = request.state.viewer
+    whole, run = hall.feed.latest(BudgetsView), hall.feed.latest(NowView)
+    charter, disputes = charter_in_force(hall), hall.feed.latest(DisputesView)
+    view = viewer.part_of(whole, charter) if whole else None
+    budgets = view.budgets if view else ()
+
+    def concerned(partner: str) -> bool:
+        return charter is not None and viewer.may_see_bill(partner, "budgets", charter)
+
     rounds, now = rounds_ahead(run), now_ms()
     found = {b.partner: forecast_of(b, view, rounds, now) for b in budgets} if view else {}
     chosen = request.query_params.get("partner") or viewer.partner or (budgets[0].partner if budgets else "")
@@ -48,23 +54,17 @@ def context(hall: Hall, request: Request) -> Context:
         "forecasts": [found[b.partner] for b in budgets],
         "chosen": chosen if chosen in found else "",
         "burndown": _burndown(found[chosen]) if chosen in found else None,
-        "bills": [b.partner for b in budgets if sees_bill(viewer, b.partner)],
-        "charges": [c for c in reversed(view.charges) if sees_bill(viewer, c.payer)][:CHARGES_SHOWN]
-        if view
-        else [],
-        "disputes": [
-            d
-            for d in (reversed(disputes.disputes) if disputes else ())
-            if sees_bill(viewer, d.partner) or sees_bill(viewer, d.owner)
+        "bills": [
+            b.partner for b in budgets if charter and viewer.may_see_bill(b.partner, "statements", charter)
         ],
+        "charges": list(reversed(view.charges))[:CHARGES_SHOWN] if view else [],
+        "charges_total": view.charges_total if view else 0,
+        "disputes": [d for d in reversed(disputes.disputes) if concerned(d.partner) or concerned(d.owner)]
+        if disputes
+        else [],
         "sponsors": [s for s in charter.sites if s.payer != s.partner] if charter else [],
         "pledges": view.pledges if view else (),
     }
-
-
-def sees_bill(viewer: Viewer, partner: str) -> bool:
-    """A partner sees its own bill; the operator, who belongs to nobody, sees all."""
-    return Role.ACCOUNTANT in viewer.roles and viewer.partner in (None, partner)
 
 
 def _whole(budget: BudgetView) -> int:
@@ -96,10 +96,11 @@ def _more(hall: Hall) -> Sequence[BaseRoute]:
     def bill(request: Request) -> HTMLResponse:
         bundle = _fetch(hall, request)
         checks = examine(bundle, _log(hall)).checks
-        page = FORMATS["note"](bundle)
+        page = statement_page(read_statement(bundle))
         return hall.render(
-            request, "statement.html.j2", page=PAGE, note=bundle.note, text=page, checks=checks, formats=SUFFIXES,
+            request, "statement.html.j2", page=PAGE, note=bundle.note, text=page, signed=bundle.statement, checks=checks, formats=SUFFIXES,
             countersigned=bundle.countersign is not None,
+            earlier=bundle.opening is not None and bundle.note.closed != "yes",
         )  # fmt: skip
 
     def download(request: Request) -> Response:
@@ -131,7 +132,7 @@ def _fetch(hall: Hall, request: Request) -> Bundle:
         raise HTTPException(
             404, "There is no such statement; a period is written 2026-11, 2026-q4, current or last."
         )
-    require(request, Role.ACCOUNTANT, partner=partner)
+    require_bill(request, partner, "statements", charter_of(hall))
     return fetch_bundle(hall.office, _log(hall), partner, period)
 
 

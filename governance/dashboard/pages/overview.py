@@ -21,7 +21,7 @@ BARS_MAX = 12
 
 
 def context(hall: Hall, request: Request) -> Context:
-    now, curves = scene(hall), hall.feed.latest(CurvesView)
+    now, curves = scene(hall, request.state.viewer), hall.feed.latest(CurvesView)
     sites = now.run.sites if now.run else ()
     online = [s for s in sites if is_online(s)]
     losses = [point.loss for point in curves.points[-ROUNDS_DRAWN:]] if curves else []

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
@@ -24,6 +23,7 @@ from governance.quoting import Preview, preview_proposal
 
 OPEN = ("pending", "active", "paused")
 WAITING = ("queued", "vetoed", "succeeded")
+OVER_SHOWN = 100
 
 
 class FromFeed:
@@ -44,11 +44,16 @@ def all_proposals(hall: Hall) -> tuple[ProposalView, ...]:
 
 
 def find(hall: Hall, which: str) -> ProposalView:
-    """By number, P-number or id. Raises HTTPException 404."""
+    """By number, P-number or id, as open pages are shown it. Raises Refused when there is none."""
     for p in all_proposals(hall):
         if which in (str(p.number), f"P-{p.number:04d}", p.id):
             return p
-    raise HTTPException(404, f"There is no proposal {which[:80]!r}; the list has all there are.")
+    return ask(hall, which)
+
+
+def ask(hall: Hall, which: str) -> ProposalView:
+    """The same as the coordinator has it this moment: for what is about to be signed or handed in."""
+    return hall.office.read(ProposalView, which)
 
 
 def list_context(hall: Hall, request: Request) -> Context:
@@ -56,16 +61,16 @@ def list_context(hall: Hall, request: Request) -> Context:
     every = all_proposals(hall)[::-1]
     mine = [p for p in every if awaits(p, viewer)]
     rest = [p for p in every if p not in mine]
+    over = [p for p in rest if p.state in ENDED]
     groups = (
         ("Waiting for your ballot", mine),
         ("Open", [p for p in rest if p.state in OPEN]),
         ("Passed, and waiting for their time", [p for p in rest if p.state in WAITING]),
-        ("Over", [p for p in rest if p.state in ENDED]),
+        ("Over", over[:OVER_SHOWN]),
     )
-    return {
-        "groups": [(name, found) for name, found in groups if found],
-        "bars": {p.id: bar(p) for p in every},
-    }
+    shown = [(name, found) for name, found in groups if found]
+    bars = {p.id: bar(p) for _, found in shown for p in found}
+    return {"groups": shown, "bars": bars, "older": len(over[OVER_SHOWN:])}
 
 
 def awaits(p: ProposalView, viewer: Viewer) -> bool:
@@ -106,11 +111,11 @@ def bar(p: ProposalView) -> Any:
     return stack(parts, said, total=total, mark=None if p.objection else needed)
 
 
-def quorum(p: ProposalView) -> float:
-    """The weight that has to vote: of those that are not dormant, at least of a half of all (`commons.tally`)."""
+def quorum(p: ProposalView) -> int:
+    """The least weight that makes a quorum: of those that are not dormant, or of a half of all (`commons.tally`)."""
     total = sum(p.electorate.values())
     asleep = sum(p.electorate[member] for member in p.dormant)
-    return p.quorum_percent * max(2 * (total - asleep), total) / 200
+    return -(-p.quorum_percent * max(2 * (total - asleep), total) // 200)
 
 
 def rules(p: ProposalView) -> str:
@@ -146,6 +151,28 @@ def timeline(p: ProposalView) -> list[tuple[int, str, int | None]]:
     return sorted(found, key=lambda one: one[0])
 
 
+def moves(p: ProposalView) -> list[tuple[str, str]]:
+    """(what may be done about it now, the command): motions are signed with a member's own key."""
+    match p.state:
+        case "pending":
+            return [(f"{p.proposer} may withdraw it", f"hansa proposal withdraw {p.number}")]
+        case "active" if not any(m.motion == "resume" for m in p.motions):
+            return [
+                ("Two members who call for it pause the vote, once", f"hansa proposal discuss {p.number}")
+            ]
+        case "paused":
+            return [("Who called for the discussion may end it", f"hansa proposal resume {p.number}")]
+        case "queued" if p.officers:
+            who = ", ".join(p.officers)
+            return [(f"{who} may veto it until its time comes", f"hansa proposal veto {p.number} --reason …")]
+        case "vetoed":
+            return [
+                ("The members may lift the veto", f"hansa proposal open override-veto -s proposal={p.id}")
+            ]
+        case _:
+            return []
+
+
 def outcome(p: ProposalView) -> str:
     if p.candidates:
         return "the order stands"
@@ -167,10 +194,12 @@ def one_context(hall: Hall, request: Request) -> Context:
         "rules": rules(p),
         "cast": {member: next((b for b in p.ballots if b.voter == member), None) for member in p.electorate},
         "timeline": timeline(p),
+        "moves": moves(p),
         "preview": None if isinstance(shown, str) else shown,
         "why_no_preview": shown if isinstance(shown, str) else "",
         "why_not": why_not(p, viewer),
         "own": own_ballot(p, viewer),
+        "currency": budgets.currency if (budgets := hall.feed.latest(BudgetsView)) else "",
         "log_key": hall.office.log_key,
     }
 

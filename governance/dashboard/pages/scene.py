@@ -11,6 +11,7 @@ from commons.run_views import NowView, RoundsView
 from commons.views import BudgetsView, CharterView, JournalView, ProposalsView, SiteView, View
 from governance.dashboard.alerts import Scene
 from governance.dashboard.page import Hall
+from governance.dashboard.viewer import Viewer
 
 VIEWS: tuple[type[View], ...] = (
     NowView,
@@ -24,14 +25,16 @@ VIEWS: tuple[type[View], ...] = (
 """What a `scene` is made from."""
 
 
-def scene(hall: Hall) -> Scene:
-    feed = hall.feed
+def scene(hall: Hall, viewer: Viewer) -> Scene:
+    """As the viewer may see it."""
+    feed, charter = hall.feed, charter_in_force(hall)
+    budgets = feed.latest(BudgetsView)
     return Scene(
         now_ms(),
-        charter_in_force(hall),
+        charter,
         feed.latest(NowView),
         feed.latest(RoundsView),
-        feed.latest(BudgetsView),
+        viewer.part_of(budgets, charter) if budgets else None,
         feed.latest(ProposalsView),
         feed.latest(MembersView),
         feed.latest(JournalView),
@@ -45,6 +48,12 @@ def now_ms() -> int:
 def charter_in_force(hall: Hall) -> Charter | None:
     view = hall.feed.latest(CharterView)
     return charter_file.from_canonical(view.text.encode()) if view else None
+
+
+def charter_of(hall: Hall) -> Charter:
+    """The charter in force, asked for where it has not come yet. Raises HansaError."""
+    found = charter_in_force(hall)
+    return found or charter_file.from_canonical(hall.office.read(CharterView).text.encode())
 
 
 def is_online(site: SiteView) -> bool:

@@ -29,7 +29,7 @@ from commons.vote_views import ExtensionView
 from governance.casting import ballot_text
 from governance.dashboard.office import Receipt
 from governance.dashboard.page import Context, Hall, Page
-from governance.dashboard.pages.proposals import dry_run, find, own_ballot, why_not
+from governance.dashboard.pages.proposals import ask, dry_run, own_ballot, why_not
 from governance.dashboard.pages.roadmap import chosen
 from governance.dashboard.viewer import Role, Viewer, require
 
@@ -41,8 +41,8 @@ DAYS = 90
 
 def ballot_context(hall: Hall, request: Request) -> Context:
     """The text of the ballot that was asked for, fresh each time."""
-    p = find(hall, request.path_params["which"])
     viewer = require(request, Role.VOTER)
+    p = ask(hall, request.path_params["which"])
     if why := why_not(p, viewer):
         raise HTTPException(409, why)
     choice = chosen(p, request.query_params)
@@ -57,6 +57,7 @@ def ballot_context(hall: Hall, request: Request) -> Context:
         "text": text,
         "preview": None if isinstance(shown, str) else shown,
         "own": own_ballot(p, viewer),
+        "delegated": delegated(hall, str(viewer.partner)),
         "log_key": hall.office.log_key,
     }
 
@@ -149,7 +150,7 @@ def receipt_facts(receipt: Receipt) -> dict[str, Any]:
 def routes(hall: Hall) -> Sequence[BaseRoute]:
     async def cast(request: Request) -> Response:
         viewer = require(request, Role.VOTER)
-        p = await run_in_threadpool(find, hall, request.path_params["which"])
+        p = await run_in_threadpool(ask, hall, request.path_params["which"])
         data = await note_of(request)
         ballot, receipt = await run_in_threadpool(hand_in_ballot, hall, viewer, p, data)
         facts = {"choice": ballot.choice, "proposal": p.id, "receipt": receipt_facts(receipt)}

@@ -12,11 +12,12 @@ function colours() {
 function draw(element) {
   const data = JSON.parse(element.dataset.plot);
   const c = colours();
+  const value = (plot, found) => (found == null ? "" : String(Math.round(found * 1e4) / 1e4));
   const flat = (value) => data.x.map(() => value);
-  const series = [{ label: "round" }, { label: data.what, stroke: c.accent, width: 2, points: { size: 5, fill: c.accent } }];
+  const series = [{ label: "round", value }, { label: data.what, value, spanGaps: true, stroke: c.accent, width: 2, points: { size: 5, fill: c.accent } }];
   const columns = [data.x, data.y];
   const more = (label, values, stroke, dash) => {
-    series.push({ label, stroke, dash, width: 1.5, points: { show: false } });
+    series.push({ label, value, stroke, dash, width: 1.5, points: { show: false } });
     columns.push(values);
   };
   if (data.alone != null) more("alone", flat(data.alone), c.held, [6, 4]);

@@ -52,6 +52,7 @@ function tick() {
   }
 }
 
+document.querySelector("nav [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
 tick();
 setInterval(tick, 1000);
 if (document.body.hasAttribute("data-live")) follow();

@@ -36,14 +36,14 @@ const get = (name, key) => inStore(name, "readonly", (store) => store.get(key));
 const put = (name, key, value) => inStore(name, "readwrite", (store) => store.put(value, key));
 const remove = (name, key) => inStore(name, "readwrite", (store) => store.delete(key));
 
-/** Whether this browser can hold a key at all; else why not. */
+/** Why this browser can neither sign nor check a signature; empty: it can. */
 export async function unable() {
-  if (!isSecureContext) return "This address is not secure: a browser signs only on https, or on this very machine.";
+  if (!isSecureContext) return "This address is not secure: a browser signs and checks only on https, or on its own machine.";
   try {
     await crypto.subtle.generateKey("Ed25519", false, ["sign", "verify"]);
     return "";
   } catch {
-    return "This browser cannot sign with Ed25519; Chromium 137, Firefox 129 and Safari 17 can.";
+    return "This browser does not know Ed25519; Chromium 137, Firefox 129 and Safari 17 do.";
   }
 }
 

@@ -47,3 +47,9 @@ export async function handIn(url, note) {
 
 /** Base64 hashes that lead from the log's first `old` records to its first `size`. */
 export const extension = async (old, size) => (await fetchJson(`/voting/extension.json?sizes=${old}-${size}`)).path;
+
+/** What a checked record is worth, in a sentence. `before`: records that this browser knew already. */
+export function proven(index, checkpoint, before) {
+  const grown = before ? `It extends the ${before} records seen here before.` : "It is the first checkpoint seen here.";
+  return `Checked here: record ${index} of ${checkpoint.size}, under a checkpoint that the log signed. ${grown}`;
+}

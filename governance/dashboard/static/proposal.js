@@ -1,7 +1,7 @@
 // A proposal's page: the time that is left, and the vote counted again from its records.
 
 import { serverNow, skew, span } from "./clock.js";
-import { hold, receiptOf } from "./memory.js";
+import { hold, receiptOf, unable } from "./memory.js";
 import { element, extension, fetchJson } from "./page.js";
 import { Verifier } from "./verify/notes.js";
 import { recount } from "./verify/recount.js";
@@ -35,6 +35,8 @@ function offerRecount(place) {
 }
 
 async function counted({ recount: url, logKey, proposal }) {
+  const why = await unable();
+  if (why) return [notice(why, "warn")];
   try {
     const evidence = await fetchJson(url);
     const found = await recount(evidence, await Verifier.fromVkey(logKey), evidence.now_ms);
@@ -74,5 +76,6 @@ function log(checkpoint, before) {
 const notice = (text, kind) => element("p", { className: `notice ${kind}`, textContent: text });
 
 for (const place of document.querySelectorAll("[data-recount]")) offerRecount(place);
+document.addEventListener("part", tick);
 tick();
 setInterval(tick, 1000);

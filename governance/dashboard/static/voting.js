@@ -2,7 +2,7 @@
 
 import { serverNow } from "./clock.js";
 import { ballotKey, forgetBallotKey, forgetLog, hold, keepReceipt, makeBallotKey, unable } from "./memory.js";
-import { attempt, element, extension, handIn, say } from "./page.js";
+import { attempt, element, extension, handIn, proven, say } from "./page.js";
 import { ballotKeyText, readBallot } from "./verify/ballots.js";
 import { equal, hex } from "./verify/bytes.js";
 import { openReceipt } from "./verify/log.js";
@@ -15,10 +15,10 @@ async function offerBallot(place) {
   const why = await unable();
   const { consortium, member } = place.dataset;
   const key = why ? null : await ballotKey(consortium, member);
-  if (!key) {
-    const link = element("a", { href: "/voting", textContent: "make a voting key in it" });
-    const text = why || `This browser has no key of ${member}: `;
-    place.replaceChildren(element("p", { className: "note" }, text, ...(why ? [] : [link, "."])));
+  if (!key || !counts(key.verifier, place.dataset)) {
+    const link = element("a", { href: "/voting", textContent: key ? "have it delegated" : "make one" });
+    const lacks = key ? `${member} has not delegated its ballots to this browser's key: ` : `This browser has no key of ${member}: `;
+    place.replaceChildren(element("p", { className: "note" }, why || lacks, ...(why ? [] : [link, "."])));
     return;
   }
   const button = element("button", { type: "button", textContent: "Sign with this browser's key and vote" });
@@ -28,6 +28,9 @@ async function offerBallot(place) {
   });
   place.replaceChildren(button, element("p", { className: "note" }, "The key is ", element("code", { className: "wrap", textContent: key.verifier.vkey })));
 }
+
+/** Whether ballots that this key signs are the member's, by what the server shows of its delegation. */
+const counts = ({ vkey }, { delegated, delegatedUntil }) => vkey === delegated && Number(delegatedUntil) > serverNow();
 
 async function cast(shown, key) {
   const text = document.getElementById("ballot-text").textContent;
@@ -46,12 +49,13 @@ async function cast(shown, key) {
 
 /** That the record is the note, in the log this browser knows. Throws what does not hold. */
 async function checkReceipt(receipt, logKey, note) {
+  const why = await unable();
+  if (why) throw new Error(why);
   const log = await Verifier.fromVkey(logKey);
   const { record, index, checkpoint } = await openReceipt(receipt, log);
   if (note && !equal(record.body, note)) throw new Error("The receipt is for another note. Keep yours, and tell the other members.");
   const before = await hold(checkpoint, logKey, extension);
-  const grown = before ? `It extends the ${before} records seen here before.` : "It is the first checkpoint seen here.";
-  return `Checked here: record ${index} of ${checkpoint.size}, under a checkpoint that the log signed. ${grown}`;
+  return proven(index, checkpoint, before);
 }
 
 function showReceipt(receipt) {
@@ -85,9 +89,8 @@ async function offerKey(place) {
 }
 
 function described(verifier, place) {
-  const { consortium, member, days, expires, delegated, delegatedUntil } = place.dataset;
+  const { consortium, member, days, expires } = place.dataset;
   const { vkey } = verifier;
-  const counts = delegated === vkey && Number(delegatedUntil) > serverNow();
   const forget = element("button", { type: "button", className: "quiet", textContent: "Forget this key" });
   forget.addEventListener("click", () => attempt(async () => {
     await forgetBallotKey(consortium, member);
@@ -95,7 +98,7 @@ function described(verifier, place) {
     say("The key is gone from this browser; take its delegation away too.");
   }));
   const shown = [element("p", {}, "Its public key: ", code(vkey, "vkey"))];
-  if (counts) return [...shown, element("p", { className: "notice good", textContent: `${member} has delegated its ballots to it.` }), forget];
+  if (counts(verifier, place.dataset)) return [...shown, element("p", { className: "notice good", textContent: `${member} has delegated its ballots to it.` }), forget];
   const nonce = hex(crypto.getRandomValues(new Uint8Array(16)));
   const text = ballotKeyText({ consortium, member, key: vkey, "expires-ms": expires, nonce });
   const file = `${member}-ballot.pub`;
@@ -104,7 +107,7 @@ function described(verifier, place) {
     element("p", { className: "notice warn", textContent: `It signs nothing yet: ${member} has to delegate its ballots to it, with its own key. Either so, with a seat:` }),
     element("pre", { className: "wrap", tabIndex: 0, textContent: `echo '${vkey}' > ${file}\nhansa member ballot-key ${file} --days ${days}\n` }),
     element("p", {}, "or by signing this text (", code("hansa key sign delegation.txt"), ") and handing in the note beside:"),
-    element("pre", { id: "delegation-text", tabIndex: 0, textContent: text }),
+    element("pre", { id: "delegation-text", className: "exact", tabIndex: 0, textContent: text }),
     forget,
   ];
 }

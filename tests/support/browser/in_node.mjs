@@ -1,5 +1,6 @@
 // Runs the browser's modules in node. `vectors`: judge the golden vectors. `answers`: read {tallies, notes} as JSON from
-// standard input and say what each comes to. Either way JSON goes to standard output.
+// standard input and say what each comes to. `recounts`: the same of {log, now_ms, evidence: [...]}. JSON goes to standard
+// output.
 
 import { readFile } from "node:fs/promises";
 import { text } from "node:stream/consumers";
@@ -24,6 +25,20 @@ async function answers(asked) {
   return { tallies: counts, notes: opened };
 }
 
+async function recounts({ log, now_ms, evidence }) {
+  const { Verifier } = await import(new URL("notes.js", MODULES));
+  const { recount } = await import(new URL("recount.js", MODULES));
+  const verifier = await Verifier.fromVkey(log);
+  const told = ({ count, outcome, agrees, ballots }) => ({ state: count.state, outcome, agrees, ballots: ballots.length });
+  const all = evidence.map((one) => recount(one, verifier, now_ms).then(told, (error) => ({ refused: error.message })));
+  return Promise.all(all);
+}
+
 const load = (name) => readFile(new URL(`${name}.json`, VECTORS), "utf8");
-const done = process.argv[2] === "vectors" ? await judge(MODULES, load) : await answers(await text(process.stdin));
+const TASKS = {
+  vectors: () => judge(MODULES, load),
+  answers: async () => answers(await text(process.stdin)),
+  recounts: async () => recounts(JSON.parse(await text(process.stdin))),
+};
+const done = await TASKS[process.argv[2]]();
 process.stdout.write(JSON.stringify(done, (_, value) => (typeof value === "bigint" ? String(value) : value)));

@@ -181,7 +181,8 @@ export function splitKey(written, what) {
 export async function importKey(name, publicBytes) {
   try {
     return await crypto.subtle.importKey("raw", publicBytes, "Ed25519", true, ["verify"]);
-  } catch {
+  } catch (error) {
+    if (error.name === "NotSupportedError") throw error;
     throw new NoteError(`the key of '${name}' is no Ed25519 public key`);
   }
 }
