@@ -278,8 +278,9 @@ def _far(t1: Runs) -> Iterator[Row]:
 def _encoded(t1: Runs) -> Iterator[Row]:
     """What an encoding of the exchanged deltas costs, nothing else changed."""
     for variant, what, most in (
-        ("lean-int4", "int4 with error feedback", 0.1),
-        ("lean-int2", "two bits with error feedback (trunk)", 0.3),
+        ("lean-int4", "int4 with error feedback, experts once at the end", 0.1),
+        ("lean-trunk-int4", "int4 with error feedback, trunk alone", 0.1),
+        ("lean-int2", "two bits with error feedback, trunk; experts once in int4", 0.3),
     ):
         title, gap = f"loss above fp32, {what}, H = 10", t1.gap(variant, UNREAD)
         if gap is None:

@@ -138,11 +138,15 @@ def write(
         "verdict": verdict(measured["losses"], site.domain),
         "residue": RESIDUE,
     }
+    _sign(folder, report, signer)
+    return report
+
+
+def _sign(folder: Path, report: Mapping[str, Any], signer: Signer) -> None:
     data = canonical_json(report)
-    named = {**report, **models.digests, "report": digest(data)}
+    named = {**report, **report["models"], "report": digest(data)}
     write_file(folder / REPORT, data)
     write_file(folder / NOTE, signer.sign(compose(KIND, [(key, str(named[key])) for key in KEYS])))
-    return report
 
 
 def verdict(losses: Mapping[str, Mapping[str, float]], own: str) -> dict[str, Any]:
