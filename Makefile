@@ -18,7 +18,7 @@ ifdef ARGS
 	$(BIN)/python -m pytest $(ARGS)
 else
 	$(BIN)/python -m pytest -q -n 2 --ignore tests/processes --ignore tests/browser
-	$(BIN)/python -m pytest tests/processes tests/browser
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests/processes tests/browser
 endif
 
 browser:                  ## Chromium and axe-core, for the tests in a real browser; without them these are skipped

@@ -249,6 +249,7 @@ def _next_card(stage: Stage) -> list[str]:
     return [
         "What to try next",
         f"  mlflow ui --backend-store-uri sqlite:///{folder / 'home' / 'mlflow.db'}",
+        f"  hansa coordinator start --home {folder / 'home'} &  hansa dashboard --seat {folder / 'home' / 'operator'}",
         f"  hansa release verify {folder / 'release'}    then change one byte of model.safetensors and verify again",
         f"  hansa journal verify --home {folder / 'home'}",
         f"  {again(folder, '--resume', '--full', '--central')}    measure everybody alone, and central",

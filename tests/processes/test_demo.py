@@ -9,12 +9,16 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from hansa.demo.processes import birth, descendants
+from tests.browser.browser import chromium, lacking
+from tests.browser.shown import Dashboard
 
 ROOT = Path(__file__).parents[2]
 ROUNDS = 5
@@ -155,6 +159,55 @@ class TestADemo:
         resumed = json.loads((folder / "summary.json").read_text())
         assert resumed["model_digest"] == demo[1]["model_digest"]
         assert len(resumed["charges"]) == len(demo[1]["charges"]), "nothing is charged twice"
+
+    @pytest.mark.skipif(bool(lacking()), reason=lacking())
+    def test_the_dashboard_shows_all_of_it(self, demo: Demo, tmp_path: Path) -> None:
+        folder, summary, _ = demo
+        expected = {
+            "/": ["finished", f"round {ROUNDS} of {ROUNDS}"],
+            "/rounds": ["cedar-site", "budget of cedar"],
+            "/experts": ["alder-site", "dogwood-site"],
+            "/learning": sorted(summary["loss"]["consortium"]),
+            "/budgets": ["alder", "elm"],
+            "/proposals": ["P-0001", "executed"],
+            "/roadmap": [],
+            "/members": ["alder", "elm"],
+            "/journal": [summary["journal"]["root"]],
+            "/releases": [],
+            "/alerts": [],
+        }
+        with _coordinator(folder / "home"), chromium(tmp_path) as browser:
+            dashboard = Dashboard(folder / "home" / "operator", tmp_path / "dashboard.log")
+            try:
+                browser.open(dashboard.link())
+                base = browser.driver.current_url.rstrip("/")
+                assert {a.get_dom_attribute("href") for a in browser.all("nav.side a")} == set(expected)
+                for path, words in expected.items():
+                    browser.open(base + path)
+                    assert [w for w in words if w not in browser.text] == [], (path, browser.text)
+                assert browser.complaints() == []
+            finally:
+                dashboard.close()
+
+
+@contextmanager
+def _coordinator(home: Path) -> Iterator[None]:
+    """Of a home that was there before, on a port of its own."""
+    command = [sys.executable, "-m", "hansa", "coordinator", "start", "--home", str(home), "--json"]
+    running = subprocess.Popen(
+        [*command, "--listen", "127.0.0.1:0"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        assert running.stdout is not None
+        assert json.loads(running.stdout.readline())["state"] == "ready"
+        yield
+    finally:
+        running.terminate()
+        running.wait(10)
 
 
 def _wait_for(ready: Any, timeout_s: float = 150) -> None:
