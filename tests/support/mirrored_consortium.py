@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -158,7 +159,10 @@ class Mirrored:
         if self.traffic is not None:
             self.traffic.end()
         while (before := self.written) < self.recorded:
-            self.wait_until(lambda before=before: self.written > before, "mirror that catches up")
+            self.wait_until(partial(self._has_written_beyond, before), "mirror that catches up")
+
+    def _has_written_beyond(self, index: int) -> bool:
+        return self.written > index
 
     def records(self) -> list[Record]:
         journal = open_readonly(self.home)
