@@ -7,22 +7,35 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from io import BytesIO
+from itertools import product
 from pathlib import Path
 from urllib.parse import urlsplit
+
+from PIL import Image
 
 from tests.browser.browser import LOOKS, chromium
 from tests.browser.shown import Dashboard
 from tests.support.lively import lively
 
-WANTED = (
-    ("/", "light"),
-    ("/", "phone"),
-    ("/rounds", "dark"),
-    ("/learning", "light"),
-    ("/budgets", "light"),
-    ("/proposals/3", "light"),
-)
-"""(path, look)."""
+PAGES = {
+    "overview": "/",
+    "rounds": "/rounds",
+    "experts": "/experts",
+    "learning": "/learning",
+    "budgets": "/budgets",
+    "proposals": "/proposals",
+    "proposal": "/proposals/3",
+    "roadmap": "/roadmap",
+    "voting-key": "/voting",
+    "members": "/members",
+    "journal": "/journal",
+    "record": "/journal/1",
+    "releases": "/releases",
+    "alerts": "/alerts",
+}
+COLOURS = 64
+"""Enough for pages of flat colours, at a third of the bytes."""
 
 
 def main(folder: Path) -> None:
@@ -35,17 +48,16 @@ def main(folder: Path) -> None:
                 parts = urlsplit(browser.driver.current_url)
                 stage.office.start_run(stage.folder / "seed", "run-2")
                 stage.office.wait(lambda view: len(view.history) > 6, 120)
-                for path, look in WANTED:
+                for (name, path), look in product(PAGES.items(), LOOKS):
                     browser.look(look)
                     browser.open(f"{parts.scheme}://{parts.netloc}{path}")
                     browser.until(
                         lambda b: not b.all("[data-live]") or b.all("[data-pulse][data-state=live]")
                     )
-                    _, width, height = LOOKS[look]
-                    name = path.strip("/").split("/")[0] or "overview"
                     file = folder / f"dashboard-{name}-{look}.png"
-                    browser.driver.save_screenshot(str(file))
-                    print(f"{file}: {width} x {height}, {file.stat().st_size // 1000} kB")
+                    shot = Image.open(BytesIO(browser.driver.get_screenshot_as_png()))
+                    shot.convert("RGB").quantize(COLOURS).save(file, optimize=True)
+                    print(f"{file}: {shot.width} x {shot.height}, {file.stat().st_size // 1000} kB")
         finally:
             board.close()
 

@@ -436,7 +436,7 @@ def test_an_amount_that_is_off_by_one_is_found_in_every_kind_of_transfer(
     assert found and found[0].index >= index, f"{kind} {by:+d} at record {index}:\n{said(found)}"
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(3))
 def test_no_record_may_stand_twice(seed: int, histories: Histories) -> None:
     records = histories.of(seed)
     for index in range(1, len(records)):
