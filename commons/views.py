@@ -28,6 +28,9 @@ class SiteView(View):
     tokens_per_s: float = 0.0
     loss: float | None = None
     held_out_loss: float | None = None
+    update_norm: float | None = None
+    """L2 norm of its last update that was admitted since the coordinator started, as that measured it; what is masked is
+    not in it."""
     epsilon: float | None = None
     """Spent of its privacy over all runs, by the journal, at the charter's delta; None where updates are not noised."""
     epsilon_max: float | None = None

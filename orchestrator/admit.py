@@ -50,7 +50,10 @@ def admit(
     if norm is None:
         return None
     refusal = check_norm(claim.site, norm)
-    return _record(desk, claim) if refusal is None else _refuse(desk, claim, refusal)
+    if refusal is not None:
+        return _refuse(desk, claim, refusal)
+    desk.live.weighed(claim.site, norm)
+    return _record(desk, claim)
 
 
 def _is_wanted(desk: Desk, claim: Claim) -> RoundState | int | Refusal:

@@ -107,6 +107,7 @@ def _site(
         tokens_per_s=beat.tokens_per_s if state == "training" else 0.0,
         loss=beat.loss if beat.loss is not None else (update.loss if update else None),
         held_out_loss=update.held_out_loss if update else None,
+        update_norm=live.norm(name),
         bytes_up=beat.bytes_up,
         bytes_down=beat.bytes_down,
         model_bytes=beat.model_bytes,

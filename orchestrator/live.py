@@ -60,8 +60,19 @@ class Live:
         self._sites: dict[SiteId, Presence] = {}
         self._streams = 0
         self._fetched = 0
+        self._norms: dict[SiteId, float] = {}
         self.trouble = ""
         """What holds up the run at the coordinator itself, such as a full disk; empty when nothing does."""
+
+    def weighed(self, site: SiteId, norm: float) -> None:
+        """The L2 norm of an update that is about to be admitted."""
+        with self._lock:
+            self._norms[site] = norm
+
+    def norm(self, site: SiteId) -> float | None:
+        """Of its last one since this coordinator started; None: there was none."""
+        with self._lock:
+            return self._norms.get(site)
 
     @contextmanager
     def stream(self, site: SiteId) -> Iterator[int]:

@@ -14,6 +14,7 @@ from commons import features, notes
 from commons.ballots import Ballot, Proposal
 from commons.motions import Motion
 from commons.opening import Opening
+from commons.pledging import Pledge
 from commons.records import Kind, Record
 from commons.tally import tally
 from governance.proposals import label
@@ -26,6 +27,7 @@ class _Vote:
     binding: bool = True
     ballots: list[tuple[int, int, Ballot]] = field(default_factory=list)
     motions: list[tuple[int, int, Motion]] = field(default_factory=list)
+    pledges: list[Pledge] = field(default_factory=list)
 
 
 class Votes:
@@ -45,6 +47,8 @@ class Votes:
                 return self._ballot(index, record)
             case Kind.MOTION:
                 return self._motion(index, record)
+            case Kind.PLEDGE:
+                return self._pledge(index, record)
             case Kind.OUTCOME:
                 return self._outcome(index, record)
             case Kind.EXECUTION:
@@ -116,6 +120,18 @@ class Votes:
         if motion.motion == "withdraw":
             items += [Log(run, tags={"proposal.state": "cancelled"}), End(run, "KILLED", record.at_ms)]
         return items
+
+    def _pledge(self, index: int, record: Record) -> list[Item]:
+        """What was pledged so far, whatever became of it; what is paid stands in the books."""
+        pledge = Pledge.from_note(notes.parse(record.body))
+        vote, run = self._votes[pledge.proposal], _run(pledge.proposal)
+        vote.pledges.append(pledge)
+        total, path = sum(p.amount_micro for p in vote.pledges), f"pledges/{pledge.member}-{pledge.tail[:8]}"
+        return [
+            Log(run, (Point("pledges/micro", total, len(vote.pledges), record.at_ms),)),
+            File(run, f"{path}.note", record.body.decode()),
+            Proof(run, f"{path}.tlog-proof", index),
+        ]
 
     def _outcome(self, index: int, record: Record) -> list[Item]:
         facts = record.facts

@@ -23,6 +23,7 @@ from commons.log import open_proof_file
 from commons.notes import Verifier
 from commons.records import Record
 from commons.roll_views import RECORDS_SHOWN, MembersView, RecordsView, ReleasesView
+from commons.views import RunView
 from governance.budgets import budgets_view
 from governance.dashboard import live
 from governance.dashboard.app import dashboard
@@ -119,6 +120,13 @@ def read(client: TestClient, path: str) -> str:
     answer = client.get(path)
     assert answer.status_code == 200, f"{path}: {answer.status_code} {answer.text[-600:]}"
     return answer.text
+
+
+def test_the_norm_of_each_sites_last_update_stands_beside_it(chamber: Chamber, client: TestClient) -> None:
+    norms = {site.site: site.update_norm for site in chamber.read(RunView).sites}
+    page = read(client, "/rounds")
+    assert len(set(norms.values())) == len(norms) > 1
+    assert all(norm and f'<td class="num">{norm:.3g}</td>' in page for norm in norms.values()), norms
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,8 @@ from governance.statements.focus import focus_csv
 from governance.statements.hledger import hledger_journal
 from governance.statements.note_page import statement_page
 from governance.statements.reading import read_statement
+from governance.tracking.items import File, Log
+from governance.tracking.votes import Votes
 from tests.support.chamber import LOG, MEMBERS, START_MS, Chamber, ballot, charter, proposal, sign, signer
 from tests.support.months import Months
 
@@ -90,6 +92,23 @@ def bank() -> Bank:
 
 def refused(answer: list[Record] | Refusal, code: Code, why: str) -> None:
     assert isinstance(answer, Refusal) and answer.code is code and why in answer.message, answer
+
+
+def test_mlflow_shows_what_was_pledged_on_the_proposals_run(bank: Bank) -> None:
+    opening, votes = bank.propose(needs_micro=300_000), Votes()
+    bank.pledge(opening)
+    bank.pledge(opening, amount_micro=50_000, nonce="1" * 16)
+    told = [item for index, record in enumerate(bank.journal.all) for item in votes.apply(index, record)]
+    points = [p for item in told if isinstance(item, Log) for p in item.points if p.key == "pledges/micro"]
+    assert [(p.value, p.step) for p in points] == [(300_000, 1), (350_000, 2)]
+    files = {
+        item.path: item.text
+        for item in told
+        if isinstance(item, File) and item.path.startswith("pledges/acme-")
+    }
+    assert sorted(files.values()) == sorted(
+        record.body.decode() for record in bank.journal.all if record.kind is Kind.PLEDGE
+    )
 
 
 def test_a_pledge_is_held_at_once_and_paid_in_the_transaction_that_makes_the_charter(bank: Bank) -> None:
