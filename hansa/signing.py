@@ -8,7 +8,7 @@ from pathlib import Path
 
 from commons.errors import ConfigError, HansaError
 from commons.identity import load_signer
-from commons.notes import NOTE_BYTES_MAX, NoteError, Signer, parse
+from commons.notes import NOTE_BYTES_MAX, Note, NoteError, Signer, parse
 from hansa.chamber import Chamber
 from hansa.joining import MEMBER_KEY
 
@@ -27,10 +27,13 @@ class Signing:
 def say(chamber: Chamber, signing: Signing, make: Callable[[str], str]) -> int | str:
     """Journal index of the note, or its text where that is to be shown. `make` composes it for a member, by name.
 
-    Raises ConfigError for words that no note can hold, and for a file that is no signed note.
+    Raises ConfigError for words that no note can hold, and for a file that is no signed note, or says something else
+    than the command.
     """
     if signing.submit is not None:
-        return chamber.submit(read_note(signing.submit))
+        note = parse(read_note(signing.submit))
+        _check_says(note, make(note.signatures[0].name.partition("/")[0]), signing.submit)
+        return chamber.submit(note.data)
     try:
         if signing.print_note:
             return make(chamber.seat.subject.partner)
@@ -38,6 +41,25 @@ def say(chamber: Chamber, signing: Signing, make: Callable[[str], str]) -> int |
         return chamber.submit(signer.sign(make(signer.name.partition("/")[0])))
     except NoteError as error:
         raise ConfigError([f"it cannot be written down: {error}"]) from None
+
+
+_WHAT = ("proposal", "choice", "motion", "to", "amount-micro", "feature", "parameters")
+"""Fields of notes that the words of a command decide; others, such as the nonce, are new each time."""
+
+
+def _check_says(note: Note, wanted: str, file: Path) -> None:
+    has, asked = _fields(note.text), _fields(wanted)
+    for key in _WHAT:
+        if key in has and key in asked and has[key] != asked[key]:
+            raise ConfigError(
+                [
+                    f"{file} says {key} {has[key]!r}, the command {asked[key]!r}: nothing is handed in; give the words it was signed for"
+                ]
+            )
+
+
+def _fields(text: str) -> dict[str, str]:
+    return {key: value for key, _, value in (line.partition(" ") for line in text.splitlines())}
 
 
 def read_note(file: Path) -> bytes:

@@ -13,8 +13,10 @@ from typer.testing import CliRunner
 from benchmarks.governance_parts.storm import vote_at_once
 from commons import charter_file
 from commons.chain_file import ChainFile
+from commons.errors import Refused
 from commons.identity import save_signer
 from commons.notes import Signer
+from hansa.chamber import Chamber
 from hansa.cli import app
 from tests.contract.test_budget import Bank, invoke
 from tests.contract.test_services import eventually
@@ -77,9 +79,10 @@ def test_a_ballot_is_signed_on_another_machine_and_by_a_delegated_key(bank: Bank
     ballot = tmp_path / "ballot.txt"
     ballot.write_text(text)
     invoke("key", "sign", str(ballot), "--key", str(tmp_path / "birch.key"))
-    assert "counts" in typed(
-        bank, "birch", "proposal", "vote", "1", "rank lean > fp8", "--submit", str(tmp_path / "ballot.note")
-    )
+    submit = ("--submit", str(tmp_path / "ballot.note"))
+    said = refused("proposal", "vote", "1", "rank fp8 > lean", *submit, "--seat", bank.seat("birch"))
+    assert "says choice 'rank lean > fp8', the command 'rank fp8 > lean'" in said
+    assert "counts" in typed(bank, "birch", "proposal", "vote", "1", "rank lean > fp8", *submit)
     own = Signer("cedar/ballot", b"\x09" * 32)
     save_signer(tmp_path / "cedar-ballot.key", own)
     (tmp_path / "cedar-ballot.pub").write_text(own.vkey + "\n")
@@ -130,7 +133,12 @@ def test_a_ballot_file_that_was_damaged_on_the_way_is_refused_with_the_reason(
         "--seat",
         bank.seat("birch"),
     )
-    assert "hides or reorders text" in said
+    assert "says choice 'f\\u202eor', the command 'for'" in said
+    with (
+        Chamber.at(Path(bank.seat("birch"))) as chamber,
+        pytest.raises(Refused, match="hides or reorders text"),
+    ):
+        chamber.submit((tmp_path / "ballot.note").read_bytes())
 
 
 def test_a_member_is_admitted_suspended_and_readmitted_by_the_others(bank: Bank, tmp_path: Path) -> None:
