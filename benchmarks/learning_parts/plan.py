@@ -106,8 +106,8 @@ class Variant:
     """Parts of trunk and router that take turns: a round exchanges one of them (the charter's `fragments`)."""
     overlap: int = 0
     """Steps of a round made before the last exchange is taken in (the charter's `overlap_steps`)."""
-    closing: float = 0.0
-    """Share of the rounds, at the end, in which everything is exchanged every round."""
+    closing: Sent | None = None
+    """Codec of the run's last exchange, in place of those of trunk and experts (the charter's `codecs.closing`)."""
     experts_by: Literal["owner", "alike", "routed"] = "owner"
     """Whose deltas move an expert: its owner's; all sites' alike; all sites' by the tokens they routed to it."""
     router_by: Literal["alike", "routed"] = "alike"
@@ -148,8 +148,8 @@ class Variant:
     """What is wrong with the last site; empty: nothing."""
     rule: Robust | None = None
     """How shared slices are combined in place of their mean."""
-    judged: Literal["", "watched", "rollback"] = ""
-    """Whether rounds are measured on a probe; `watched`: what each update is worth, and nothing is done about it."""
+    judged: Literal["", "watched", "rollback", "summed"] = ""
+    """Whether rounds are measured on a probe, and by which rules (`judged.RULES`)."""
     note: str = ""
 
     @property
@@ -180,6 +180,7 @@ _LEAN_ONCE = replace(_LEAN, trunk_every=NEVER, experts_every=NEVER)
 _COPIES = replace(_RADIAL, name="copies", inner_steps=5, radial_end=0.0)
 _KINDS: tuple[Bad, ...] = ("", "little", "random", "shuffled", "flipped", "huge")
 _AGAINST: tuple[Bad, ...] = ("", "random", "flipped", "huge")
+_RULES: tuple[Literal["rollback", "summed"], ...] = ("rollback", "summed")
 _BAD = (
     *(replace(_LEAN, name=f"bad-{kind}", bad=kind) for kind in (*_KINDS[1:], "absent")),
     *(
@@ -190,8 +191,18 @@ _BAD = (
         for kind in _AGAINST
     ),
     replace(_LEAN, name="bad-none-watched", judged="watched"),
-    *(replace(_LEAN, name=f"bad-{kind or 'none'}-rollback", bad=kind, judged="rollback") for kind in _KINDS),
+    *(
+        replace(_LEAN, name=f"bad-{kind or 'none'}-{rules}", bad=kind, judged=rules)
+        for rules in _RULES
+        for kind in _KINDS
+    ),
 )
+_ENCODED: tuple[tuple[str, int, Sent], ...] = (
+    ("lean-int4", 10, "int4"),
+    ("lean-130-int4", 130, "int4"),
+    ("lean-int2", 10, "int2"),
+)
+_CLOSING: tuple[Sent, ...] = ("bf16", "int8")
 
 _ALL = (
     _CENTRAL,
@@ -245,6 +256,18 @@ _ALL = (
     replace(_LEAN, name="lean-int4", trunk_codec="int4", expert_codec="int4"),
     replace(_LEAN, name="lean-trunk-int4", trunk_codec="int4"),
     replace(_LEAN, name="lean-int2", trunk_codec="int2", expert_codec="int4", note="experts are sent once"),
+    *(
+        replace(
+            _LEAN,
+            name=f"{name}-closing{'' if codec == 'bf16' else f'-{codec}'}",
+            inner_steps=steps,
+            trunk_codec=sent,
+            expert_codec="int4",
+            closing=codec,
+        )
+        for name, steps, sent in _ENCODED
+        for codec in _CLOSING
+    ),
     replace(_CENTRAL, name="untrained", trains="nothing", note="B2, the seed"),
     replace(_LEAN, name="lean-scratch", start="scratch"),
     replace(_LEAN, name="lean-8", sites=8),
