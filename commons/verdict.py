@@ -119,11 +119,11 @@ def dragging_still(
     before: History,
     flagged: Collection[str],
 ) -> list[Name]:
-    """Those of `dragging` whose site dragged (`flagged`) the last time it was appraised, too, and of whose update this appraisal
-    by itself says the same: a site that has mended is not left out for what it was."""
+    """Those of `dragging` whose site dragged (`flagged`) the last time it was appraised, too, and whose update does not help its
+    own kind of text now either: a site that has mended is not left out for what it was."""
     idle = helping_nobody(own)
     found = dragging(worth, own, rules, before)
-    return [name for name in found if name[0] in flagged and worth[name] < 0 and name in idle]
+    return [name for name in found if name[0] in flagged and name in idle]
 
 
 def changes_of(

@@ -175,7 +175,7 @@ def appraisals(site: str, *said: tuple[int, int]) -> dict[str, tuple[Said, ...]]
         ([(-1500, 0)], (-1500, 0), True, True),
         ([(-1500, 0)], (-1200, 0), False, False),
         ([(-9000, 0)], (-1, 0), True, True),
-        ([(-9000, 0)], (1, 0), True, False),
+        ([(-9000, 0)], (1, 0), True, True),
         ([(-9000, -20000)], (-1, 4000), True, False),
         ([(-9000, 9000)], (-1500, -1), False, False),
         ([(-9000, 9000), (-1500, -9000)], (-1500, -1), True, True),
