@@ -177,6 +177,7 @@ _SPES = replace(_SHARDS, name="spes", nearest=0.05, note="B6, without its auxili
 _ROUTED = replace(_FEDAVG, name="routed", experts_by="routed", router_by="routed", note="")
 _RADIAL = replace(_ROUTED, name="routed-radial", radial=1.0)
 _LEAN_ONCE = replace(_LEAN, trunk_every=NEVER, experts_every=NEVER)
+_LEAN_INT4 = replace(_LEAN, name="lean-int4", trunk_codec="int4", expert_codec="int4")
 _COPIES = replace(_RADIAL, name="copies", inner_steps=5, radial_end=0.0)
 _KINDS: tuple[Bad, ...] = ("", "little", "random", "shuffled", "flipped", "huge")
 _AGAINST: tuple[Bad, ...] = ("", "random", "flipped", "huge")
@@ -197,13 +198,6 @@ _BAD = (
         for kind in _KINDS
     ),
 )
-_ENCODED: tuple[tuple[str, int, Sent], ...] = (
-    ("lean-int4", 10, "int4"),
-    ("lean-130-int4", 130, "int4"),
-    ("lean-int2", 10, "int2"),
-)
-_CLOSING: tuple[Sent, ...] = ("bf16", "int8")
-
 _ALL = (
     _CENTRAL,
     replace(_CENTRAL, name="central-double-rate", rate=2.0),
@@ -252,22 +246,13 @@ _ALL = (
     replace(_CENTRAL, name="central-32", experts=32),
     replace(_LEAN, name="lean-momentum", outer=HALF),
     replace(_LEAN, name="lean-130", inner_steps=130),
-    replace(_LEAN, name="lean-130-int4", inner_steps=130, trunk_codec="int4", expert_codec="int4"),
-    replace(_LEAN, name="lean-int4", trunk_codec="int4", expert_codec="int4"),
+    replace(_LEAN_INT4, name="lean-130-int4", inner_steps=130),
+    _LEAN_INT4,
     replace(_LEAN, name="lean-trunk-int4", trunk_codec="int4"),
     replace(_LEAN, name="lean-int2", trunk_codec="int2", expert_codec="int4", note="experts are sent once"),
-    *(
-        replace(
-            _LEAN,
-            name=f"{name}-closing{'' if codec == 'bf16' else f'-{codec}'}",
-            inner_steps=steps,
-            trunk_codec=sent,
-            expert_codec="int4",
-            closing=codec,
-        )
-        for name, steps, sent in _ENCODED
-        for codec in _CLOSING
-    ),
+    replace(_LEAN_INT4, name="lean-int4-closing", closing="bf16"),
+    replace(_LEAN_INT4, name="lean-130-int4-closing", inner_steps=130, closing="bf16"),
+    replace(_LEAN_INT4, name="lean-int2-closing", trunk_codec="int2", closing="bf16"),
     replace(_CENTRAL, name="untrained", trains="nothing", note="B2, the seed"),
     replace(_LEAN, name="lean-scratch", start="scratch"),
     replace(_LEAN, name="lean-8", sites=8),
@@ -326,7 +311,7 @@ VARIANTS: dict[str, Variant] = {v.name: v for v in _ALL}
 RANKED = tuple(v.name for v in _ALL)
 """The short regime, one seed."""
 OURS, OURS_SCRATCH, EIGHT = "lean-read", "lean-read-scratch", "lean-read-8"
-UNREAD, FAR, OFTEN = "lean", "lean-130-int4", "lean-read-2"
+UNREAD, FAR, OFTEN = "lean", "lean-130-int4-closing", "lean-read-2"
 _ONE, _THREE = (0,), (0, 1, 2)
 T1: dict[str, tuple[int, ...]] = {
     "central": _THREE,
@@ -343,6 +328,9 @@ T1: dict[str, tuple[int, ...]] = {
     "lean-130-int4": _ONE,
     "lean-130": _ONE,
     "lean-int4": _ONE,
+    "lean-int4-closing": _THREE,
+    "lean-130-int4-closing": _ONE,
+    "lean-int2-closing": _ONE,
     "lean-trunk-int4": _ONE,
     "lean-int2": _ONE,
     "lean-8": _ONE,
