@@ -13,7 +13,7 @@ from typing import Any
 from benchmarks.learning_parts.combining import State
 from commons.charter import Model
 from commons.experts.map import ExpertMap
-from commons.judging import Rollback
+from commons.judging import Contribution, Rollback
 from commons.names import SiteId
 from commons.verdict import Said, change, culprit, dragging, dragging_still, limit, remembering
 from workers.data import Rows
@@ -22,13 +22,11 @@ from workers.shard import build_shard
 
 _TWICE = Rollback(on=True, drag_percent=0.3, quarantine_rounds=12)
 RULES = {
-    "watched": Rollback(),
-    "rollback": _TWICE,
-    "summed": _TWICE.model_copy(update={"drag_memory": 0.75}),
+    "watched": (Rollback(), Contribution(every=1)),
+    "rollback": (_TWICE, Contribution(every=2)),
+    "summed": (_TWICE.model_copy(update={"drag_memory": 0.75}), Contribution(every=1)),
 }
 """By what a variant is judged. `watched`: it is only written down what each update is worth."""
-EVERY = 2
-"""Rounds from one appraisal to the next: a site that comes back from its quarantine is looked at at once."""
 _KEPT = ("losses", "changes", "out_until", "dragged", "appraised", "log")
 Combine = Callable[[Sequence[str]], State]
 """Sites -> the shared slices, combined from their updates alone."""
@@ -42,6 +40,7 @@ class Judge:
     map: ExpertMap
     rows: Mapping[str, Rows] = field(compare=False)
     rules: Rollback
+    appraising: Contribution
     losses: Losses = field(default_factory=dict)
     """Of the state the round begins from."""
     changes: list[int] = field(default_factory=list)
@@ -70,7 +69,7 @@ class Judge:
             harm = self.rules.on and rise > most
             entry: dict[str, Any] = {"round": number, "change_ppm": rise, "limit_ppm": most}
             self.log.append(entry)
-            if harm or not self.rules.on or number % EVERY == 0:
+            if harm or number % self.appraising.every == 0:
                 named = self._accused(number, local, after, combine, sites, rise if harm else None, entry)
                 if self.rules.on and named:
                     entry["left_out"] = named

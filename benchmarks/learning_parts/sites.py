@@ -73,7 +73,7 @@ class Consortium:
         self.judge: Judge | None = None
         if variant.judged:
             rows = {d: spread_rows(t, length=size.length, limit=PROBE_ROWS) for d, t in texts.probe.items()}
-            self.judge = Judge(size.model, self.map, rows, RULES[variant.judged])
+            self.judge = Judge(size.model, self.map, rows, *RULES[variant.judged])
         self._size, self._public = size, getattr(texts, variant.public)
         self._trainers = {s: self._trainer(size, s, text, public) for s, (_, text) in self.texts.items()}
         self._load()
