@@ -16,8 +16,8 @@ from commons.notes import digest, parse
 from commons.records import Kind, Record
 from commons.verdict import Said, changes_of, remembering
 from commons.work import EvaluationNote, ProbeNote, UpdateNote, UsageNote
+from governance.noised import Noised
 from orchestrator.measured import Measured
-from orchestrator.noised import Noised
 from orchestrator.usages import Usages
 
 
