@@ -14,12 +14,14 @@ from commons.charter import Charter
 from commons.cosignature import WITNESSES_MAX
 from commons.errors import ConfigError, HansaError, Refusal, Refused, StoreError
 from commons.experts.map import model_problems
+from commons.experts.tokenizer import Tokenizer
 from commons.founding import Founding, check_founding
 from commons.identity import load_signer, write_file
 from commons.learning import Codecs, Learning, Outer
 from commons.names import Digest
 from commons.records import canonical_json
 from commons.written import money
+from hansa import tokenizers
 from hansa.keys import read_public
 from hansa.models import MODELS, USUAL
 
@@ -58,16 +60,20 @@ def new_charter(
     rounds: int,
     inner_steps: int,
     model: str = USUAL,
+    tokenizer: Path | None = None,
+    end: str = "",
 ) -> dict[str, Any]:
     """Write a charter in which each of `members` has a site of two experts and pays for it; its JSON form.
 
-    The first funder, if any, pays for the last site. Raises StoreError when the file exists, HansaError for a `model`
-    that is none of `hansa.models.MODELS`.
+    The first funder, if any, pays for the last site. `tokenizer` is put beside it, `end` ends its documents. Raises
+    StoreError when the file exists, HansaError for a `model` that is none of `hansa.models.MODELS` and for a tokenizer
+    that no run can use.
     """
     if model not in MODELS:
         raise HansaError(f"there is no model {model[:64]!r} to start from; choose one of {', '.join(MODELS)}")
     if file.exists():
         raise StoreError(f"{file} exists and was left as it is; edit it, or choose another name")
+    described = tokenizers.describe(tokenizer, end) if tokenizer else None
     log, sited, funding = (
         read_public(log_key),
         [read_public(p) for p in members],
@@ -85,6 +91,11 @@ def new_charter(
             for v in sited
         ],
     )  # fmt: skip
+    if described:
+        named, data = described
+        config = MODELS[model]["config"] | {"vocab_size": named.tokens}
+        document["model"] = MODELS[model] | {"config": config, "tokenizer": named.model_dump()}
+        tokenizers.put_beside(file, data)
     charter = Charter.model_validate_json(canonical_json(document))
     charter_file.write(charter, file)
     return charter.model_dump(mode="json")
@@ -149,8 +160,10 @@ def site_entry(partner: str, *, payer: str, domain: str, statement: str) -> dict
 
 
 def check_charter(file: Path, founding: Path) -> Checked:
-    """Raises ConfigError with every problem of the file, or of a signature in `founding` that does not hold."""
+    """Raises ConfigError with every problem of the file, or of a signature in `founding` that does not hold, HansaError
+    where its tokenizer is not beside it or none that a run can use."""
     charter = load_charter(file)
+    tokenizers.check_beside(file, charter)
     digest = charter_file.digest(charter)
     signed: list[str] = []
     for note in sorted(founding.glob(f"*{NOTE}")) if founding.is_dir() else []:
@@ -168,6 +181,7 @@ def check_charter(file: Path, founding: Path) -> Checked:
 def sign_charter(file: Path, key: Path, founding: Path) -> tuple[Path, Digest]:
     """Write `founding/MEMBER.note`; the note's path and the charter's digest."""
     charter, signer = load_charter(file), load_signer(key)
+    tokenizers.check_beside(file, charter)
     member = charter.member(signer.name)
     if member is None or member.key != signer.vkey:
         named = ", ".join(m.name for m in charter.members)
@@ -222,7 +236,7 @@ def charter_text(charter: Charter, digest: Digest) -> list[str]:
         )
     return [
         *lines,
-        f"Model: {c.model.family}, {len(c.experts)} experts{_read(c.model.reader)}",
+        f"Model: {c.model.family}, {len(c.experts)} experts{_read(c.model.reader)}, {_tokens(c.model.tokenizer)}",
         f"Run: {_rounds(learning)}, {learning.strategy}, {learning.routing} routing{_inner(learning)}",
         f"Sent: {_sent(codecs)}",
         f"Price: {rates}",
@@ -235,6 +249,10 @@ def charter_text(charter: Charter, digest: Digest) -> list[str]:
 
 def _read(width: int) -> str:
     return f", chosen by readers of width {width}" if width else ""
+
+
+def _tokens(tokenizer: Tokenizer) -> str:
+    return f"{tokenizer.tokens} tokens of {tokenizer.file}" if tokenizer.file else "tokens are bytes"
 
 
 def _rounds(learning: Learning) -> str:

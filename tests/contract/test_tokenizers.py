@@ -1,0 +1,102 @@
+"""A run whose tokens are not bytes: real sites fetch the charter's tokenizer over real gRPC, train, and a release carries it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+from commons.charter import Charter
+from commons.experts.tokenizer import FILE
+from commons.identity import Seat
+from commons.records import Kind
+from commons.wire.v1 import consortium_pb2 as wire
+from governance.fsck import judge
+from hansa.released import encoder_of, load, released_losses
+from orchestrator.release.check import verify
+from tests.contract.test_fragments import Site
+from tests.support.consortium import SITES, Office, charter, enrol, found, over, signer, started
+from tests.support.tokenizers import model_of, trained
+from workers import site_file
+from workers.encoder import Encoder
+
+PROBE = "somebody says 16 and 4, naïve café\n\n".encode() * 12
+
+
+class Stage:
+    def __init__(self, folder: Path) -> None:
+        self.data = trained(folder)
+        self.of: Charter = charter(
+            model=model_of(self.data), rounds={"quorum": 3, "grace_s": 20, "lease_s": 60},
+            probe={"text": f"sha256:{hashlib.sha256(PROBE).hexdigest()}", "bytes": len(PROBE)},
+            learning__learning_rate=0.02,
+        )  # fmt: skip
+        self.folder, self.home = folder, found(folder, self.of)
+        (self.home / FILE).write_bytes(self.data)
+        self.coordinator = started(self.home)
+        self.office = Office(Seat.load(self.home / "operator"))
+        self.sites: list[Site] = []
+
+    def start(self, *, placed: bytes = b"") -> None:
+        """`placed`: what alder's operator has put where the tokenizer belongs."""
+        for name in SITES:
+            home = self.folder / name
+            enrol(self.coordinator, "site", name, home / "seat")
+            key = home / "seat" / "site.key"
+            key.write_text(signer(f"{name}/{name}").to_text())
+            key.chmod(0o600)
+            (home / "words.txt").write_text("\n\n".join(f"{name} says {i * i} and {i}" for i in range(200)))
+            (home / "probe.txt").write_bytes(PROBE)
+            about = f'[site]\nname = "{name}"\npartner = "{name}"\ntext = "words.txt"\nprobe = "probe.txt"\n'
+            (home / "SITE.toml").write_text(about)
+            if placed and name == "alder":
+                (home / "state").mkdir()
+                (home / "state" / FILE).write_bytes(placed)
+            self.sites.append(Site(site_file.load(home / "SITE.toml")))
+        self.office.start_run(self.folder / "seed")
+
+    def facts(self, kind: Kind) -> list[dict[str, object]]:
+        return [dict(r.facts) for r in self.coordinator.desk.consortium.journal.records() if r.kind is kind]
+
+    def close(self) -> None:
+        for site in self.sites:
+            site.close()
+        self.office.close()
+        self.coordinator.stop()
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Iterator[Stage]:
+    stage = Stage(tmp_path)
+    yield stage
+    stage.close()
+
+
+def test_a_run_with_a_trained_tokenizer_ends_in_a_release_that_carries_it(stage: Stage) -> None:
+    stage.start()
+    view = stage.office.wait(over, 120)
+    assert all((s.file.home / FILE).read_bytes() == stage.data for s in stage.sites)
+    assert judge(list(stage.coordinator.desk.consortium.journal.records())) == ()
+    encoder = Encoder.load(stage.home / FILE, stage.of.model.tokenizer)
+    measured = view.evaluation
+    folder = stage.folder / "release"
+    stage.office.operator.MakeRelease(wire.ReleaseRequest(folder=str(folder)))
+    assert verify(folder) == []
+    texts = {f"{name}-text": stage.folder / name / "words.txt" for name in SITES}
+    model = load(folder)
+    assert released_losses(model, texts, length=16, encoder=encoder_of(folder)) == pytest.approx(
+        measured, abs=1e-4
+    )
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    ids = tokenizer("alder says 16 and 4", return_tensors="pt").input_ids
+    [expected] = encoder.encode([b"alder says 16 and 4"])
+    np.testing.assert_array_equal(ids[0], expected)
+    more = model.generate(ids, max_new_tokens=5, do_sample=False)
+    assert tokenizer.decode(more[0]).startswith("alder says 16 and 4") and more.dtype == torch.int64
+    (folder / FILE).write_bytes(stage.data + b"\n")
+    assert any(stage.of.model.tokenizer.file in problem for problem in verify(folder))
