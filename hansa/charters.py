@@ -14,7 +14,7 @@ from commons.charter import Charter
 from commons.cosignature import WITNESSES_MAX
 from commons.errors import ConfigError, HansaError, Refusal, Refused, StoreError
 from commons.experts.map import model_problems
-from commons.experts.tokenizer import Tokenizer
+from commons.experts.tokenizer import FILE, Tokenizer
 from commons.founding import Founding, check_founding
 from commons.identity import load_signer, write_file
 from commons.learning import Codecs, Learning, Outer
@@ -23,7 +23,7 @@ from commons.records import canonical_json
 from commons.written import money
 from hansa import tokenizers
 from hansa.keys import read_public
-from hansa.models import MODELS, USUAL
+from hansa.models import MODELS, USUAL, of_checkpoint
 
 NOTE = ".note"
 CPU_PEAK_GFLOPS = 20_000
@@ -62,18 +62,20 @@ def new_charter(
     model: str = USUAL,
     tokenizer: Path | None = None,
     end: str = "",
+    checkpoint: Path | None = None,
 ) -> dict[str, Any]:
     """Write a charter in which each of `members` has a site of two experts and pays for it; its JSON form.
 
-    The first funder, if any, pays for the last site. `tokenizer` is put beside it, `end` ends its documents. Raises
-    StoreError when the file exists, HansaError for a `model` that is none of `hansa.models.MODELS` and for a tokenizer
-    that no run can use.
+    The first funder, if any, pays for the last site. `tokenizer` is put beside it, `end` ends its documents. `checkpoint`: a
+    Hugging Face folder whose model and tokenizer it is, its experts dealt to the sites in order. Raises StoreError when the
+    file exists, HansaError for a `model` that is none of `hansa.models.MODELS`, and for a tokenizer or a checkpoint that no
+    run can use.
     """
-    if model not in MODELS:
-        raise HansaError(f"there is no model {model[:64]!r} to start from; choose one of {', '.join(MODELS)}")
     if file.exists():
         raise StoreError(f"{file} exists and was left as it is; edit it, or choose another name")
-    described = tokenizers.describe(tokenizer, end) if tokenizer else None
+    tokenizer = checkpoint / FILE if checkpoint and tokenizer is None else tokenizer
+    described, data = tokenizers.describe(tokenizer, end) if tokenizer else (Tokenizer(), b"")
+    chosen, experts = _model(model, described, checkpoint, 2 * len(members))
     log, sited, funding = (
         read_public(log_key),
         [read_public(p) for p in members],
@@ -88,17 +90,40 @@ def new_charter(
         members=[{"name": v.name, "key": v.vkey, "budget_micro": budget_micro} for v in (*sited, *funding)],
         sites=[
             site_entry(v.name, payer=payers[v.name], domain=v.name, statement="say here where the text comes from")
-            for v in sited
+            | {"experts": _experts(v.name, n, len(sited), experts)}
+            for n, v in enumerate(sited)
         ],
     )  # fmt: skip
-    if described:
-        named, data = described
-        config = MODELS[model]["config"] | {"vocab_size": named.tokens}
-        document["model"] = MODELS[model] | {"config": config, "tokenizer": named.model_dump()}
+    document["model"] = chosen
+    if data:
         tokenizers.put_beside(file, data)
     charter = Charter.model_validate_json(canonical_json(document))
     charter_file.write(charter, file)
     return charter.model_dump(mode="json")
+
+
+def _model(
+    name: str, tokenizer: Tokenizer, checkpoint: Path | None, experts: int
+) -> tuple[dict[str, Any], int]:
+    """The charter's `[model]`, and how many experts it has."""
+    if checkpoint is not None:
+        model, experts = of_checkpoint(checkpoint)
+    elif name in MODELS:
+        model = MODELS[name]
+        if tokenizer.file:
+            model = model | {"config": model["config"] | {"vocab_size": tokenizer.tokens}}
+    else:
+        raise HansaError(f"there is no model {name[:64]!r} to start from; choose one of {', '.join(MODELS)}")
+    return model | {"tokenizer": tokenizer.model_dump()}, experts
+
+
+def _experts(partner: str, number: int, sites: int, experts: int) -> list[str]:
+    """Of the site with this number, from 0: as many as the others have, or one more."""
+    if experts < sites:
+        raise HansaError(f"a model of {experts} experts cannot be shared by {sites} sites; each needs one")
+    count = experts // sites + (number < experts % sites)
+    letters = [chr(ord("a") + n) for n in range(count)] if count <= 26 else [f"{n:03d}" for n in range(count)]
+    return [f"{partner}-{letter}" for letter in letters]
 
 
 def template(

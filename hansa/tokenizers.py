@@ -58,7 +58,10 @@ def _documents(texts: Sequence[Path]) -> Iterator[str]:
 def facts(file: Path, end: str = "") -> dict[str, Any]:
     """Digest, size, tokens and end of a file that a charter can name. Raises HansaError where none can."""
     found, data = describe(file, end)
-    return {"path": file, **found.model_dump(), "end_token": text_of(json.loads(data), found.end)}
+    return {
+        "path": file, "digest": found.file, "bytes": found.bytes, "tokens": found.tokens, "end": found.end,
+        "end_token": text_of(json.loads(data), found.end),
+    }  # fmt: skip
 
 
 def describe(file: Path, end: str = "") -> tuple[Tokenizer, bytes]:
@@ -87,7 +90,7 @@ def _end(file: Path, data: bytes, end: str) -> int:
         raise EncoderError(f"{file} cannot be read as a tokenizer.json: {error}") from error
     wanted = [end] if end else [text for text in ENDS if text in found]
     if not wanted or wanted[0] not in found:
-        what = f"the token {end!r}" if end else f"none of {', '.join(ENDS)}"
+        what = f"no token {end!r}" if end else f"none of {', '.join(ENDS)}"
         raise EncoderError(f"{file} has {what} to end documents with; name one that it has with --end")
     return int(found[wanted[0]])
 

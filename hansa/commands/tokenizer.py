@@ -65,7 +65,7 @@ def check(
 
 def _show(found: dict[str, Any], *, as_json: bool) -> None:
     text = [
-        f"{found['path']}: {found['tokens']} tokens, {found['bytes']} bytes, {found['file']}",
+        f"{found['path']}: {found['tokens']} tokens, {found['bytes']} bytes, {found['digest']}",
         f"Documents end in {found['end_token']!r}, token {found['end']}.",
         f"Name it in a charter: hansa charter new --tokenizer {found['path']} ...",
     ]
