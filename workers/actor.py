@@ -14,7 +14,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -63,6 +63,11 @@ class Bench:
     tokenizer: Path
     """Where the charter's lies, if it names one."""
     threads: int
+
+    @property
+    def kept(self) -> Path:
+        """Folder of texts' tokens."""
+        return self.tokenizer.with_name("tokens")
 
 
 @dataclass(frozen=True)
@@ -271,8 +276,11 @@ class TrainingActor:
         )
 
     def _corpus(self, path: Path, charter: Charter) -> Corpus:
-        length = charter.learning.sequence_length
-        return Corpus.load(path, sequence_length=length, encoder=self._encoder(charter))
+        length, encoder = charter.learning.sequence_length, self._encoder(charter)
+        before, self._progress = self._progress, replace(self._progress, why=f"reading {path.name}")
+        corpus = Corpus.load(path, sequence_length=length, encoder=encoder, kept=self._bench.kept)
+        self._progress = before
+        return corpus
 
     def _encoder(self, charter: Charter) -> Encoder:
         wanted = charter.model.tokenizer

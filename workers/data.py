@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from commons.names import Digest
+from workers.encoded import encoded
 from workers.encoder import BYTES, Encoder, Ids
 
 Rows = NDArray[np.int64]
@@ -67,22 +68,33 @@ class Corpus:
     encoder: Encoder = BYTES
 
     @classmethod
-    def load(cls, path: Path, *, sequence_length: int, name: str = "", encoder: Encoder = BYTES) -> Corpus:
-        """Read, encode and split the text at `path`. Raises CorpusError."""
-        documents = read_documents(path)
-        encoded = list(encoder.encode(documents))
-        out = _held_out(path, documents, [len(ids) + 1 for ids in encoded], sequence_length + 1, encoder.unit)
-        digest = hashlib.sha256()
+    def load(
+        cls,
+        path: Path,
+        *,
+        sequence_length: int,
+        name: str = "",
+        encoder: Encoder = BYTES,
+        kept: Path | None = None,
+    ) -> Corpus:
+        """Read, encode and split the text at `path`. `kept`: folder where its tokens stay (`workers.encoded`).
+
+        Raises CorpusError, StoreError when they cannot be kept.
+        """
+        documents, total = read_documents(path), hashlib.sha256()
         for document in documents:
-            digest.update(len(document).to_bytes(8, "big") + document)
+            total.update(len(document).to_bytes(8, "big") + document)
+        digest = Digest("sha256:" + total.hexdigest())
+        ids = encoded(path, documents, digest, encoder, kept)
+        out = _held_out(path, documents, [len(i) + 1 for i in ids], sequence_length + 1, encoder.unit)
         return cls(
             name=name or path.stem,
-            train=_joined((ids for ids, held in zip(encoded, out, strict=True) if not held), encoder),
-            held_out=_joined((ids for ids, held in zip(encoded, out, strict=True) if held), encoder),
+            train=_joined((i for i, held in zip(ids, out, strict=True) if not held), encoder),
+            held_out=_joined((i for i, held in zip(ids, out, strict=True) if held), encoder),
             documents=len(documents),
             held_out_documents=sum(out),
             bytes=sum(map(len, documents)),
-            digest=Digest("sha256:" + digest.hexdigest()),
+            digest=digest,
             encoder=encoder,
         )
 

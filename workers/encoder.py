@@ -26,6 +26,7 @@ from commons.experts.tokenizer import (
     letters,
     read_named,
 )
+from commons.notes import digest
 
 Ids = NDArray[np.unsignedinteger[Any]]
 _AT_ONCE = 256
@@ -55,8 +56,9 @@ class Encoder:
     """The token behind each document."""
     sizes: NDArray[np.int64]
     """Bytes of text that each id stands for; one for the end of a document."""
+    name: str = ""
+    """Of the file and the library that reads it; empty: tokens are bytes."""
     _library: Any = field(default=None, repr=False)
-    """None: tokens are bytes."""
 
     @classmethod
     def load(cls, path: Path, tokenizer: Tokenizer) -> Encoder:
@@ -79,12 +81,14 @@ class Encoder:
 
     @classmethod
     def _read(cls, data: bytes, end: int) -> Encoder:
+        import tokenizers
+
         library, described = _opened(data)
         sizes = _sizes(library, described)
         if not 0 <= end < len(sizes) or library.id_to_token(end) is None:
             raise _Unusable(f"has no token {end} to end documents with")
         sizes[end] = 1
-        encoder = cls(end, sizes, library)
+        encoder = cls(end, sizes, f"{digest(data)} tokenizers {tokenizers.__version__}", library)
         encoder._check_that_text_comes_back(described)
         return encoder
 

@@ -33,6 +33,10 @@ _UNKNOWN = ("rope_scaling", "clip_qkv")
 """Keys that a checkpoint may set and that nothing here carries out."""
 
 
+_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
+"""How releases of transformers call the number of experts, whatever the family calls it."""
+
+
 def model_of(published: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
     """`[model]` of a charter for this config.json, without a tokenizer, and how many experts it has.
 
@@ -50,8 +54,10 @@ def model_of(published: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
             config[key] = tuple(value) if isinstance(value, list) else value
     if isinstance(context := config.get("max_position_embeddings"), int):
         config["max_position_embeddings"] = min(context, LARGEST)
-    experts = said.get(family.experts_key)
-    if not isinstance(experts, int):
+    experts = next(
+        (n for key in (family.experts_key, *_EXPERTS) if isinstance(n := said.get(key), int)), None
+    )
+    if experts is None:
         raise SettingError(family.experts_key, "is missing")
     family.settings(config)
     return {"family": family.name, "config": config}, experts

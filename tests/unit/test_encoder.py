@@ -245,3 +245,32 @@ def test_a_trained_tokenizer_is_one_that_transformers_loads(data: bytes, tmp_pat
     [ours] = encoder(data).encode([b"somebody says 16 and 4"])
     assert theirs("somebody says 16 and 4").input_ids == ours.tolist()
     assert torch.tensor(theirs("<|endoftext|>").input_ids).tolist() == [0]
+
+
+def test_tokens_are_kept_until_the_text_or_the_tokenizer_is_another(
+    data: bytes, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, by, asked = tmp_path / "kept", encoder(data), list[int]()
+
+    def load(with_: Encoder = by) -> Corpus:
+        return Corpus.load(text, sequence_length=LENGTH, encoder=with_, kept=kept)
+
+    def watched(self: Encoder, documents: Any) -> Any:
+        asked.append(len(documents))
+        return encode(self, documents)
+
+    encode, other = Encoder.encode, encoder(changed(data, normalizer={"type": "NFC"}))
+    first = load()
+    monkeypatch.setattr(Encoder, "encode", watched)
+    again = load()
+    assert not asked and np.array_equal(again.train, first.train) and again.train.dtype == first.train.dtype
+    [file] = kept.iterdir()
+    assert file.stat().st_mode & 0o077 == 0, "as private as the text"
+    file.write_bytes(file.read_bytes()[:-7])
+    assert np.array_equal(load().held_out, first.held_out) and len(asked) == 1
+    text.write_text(TEXT + "\n\nmore of it", "utf-8")
+    assert load().documents == first.documents + 1 and len(asked) == 2
+    load(other)
+    assert asked == [first.documents, first.documents + 1, first.documents + 1]
+    load(BYTES)
+    assert len(list(kept.iterdir())) == 1
