@@ -61,13 +61,8 @@ class Bench:
     probe: Path | None
     home: Path
     tokenizer: Path
-    """Where the charter's lies, if it names one."""
+    """Where the charter's lies, if it names one; texts' tokens are kept beside it."""
     threads: int
-
-    @property
-    def kept(self) -> Path:
-        """Folder of texts' tokens."""
-        return self.tokenizer.with_name("tokens")
 
 
 @dataclass(frozen=True)
@@ -278,7 +273,8 @@ class TrainingActor:
     def _corpus(self, path: Path, charter: Charter) -> Corpus:
         length, encoder = charter.learning.sequence_length, self._encoder(charter)
         before, self._progress = self._progress, replace(self._progress, why=f"reading {path.name}")
-        corpus = Corpus.load(path, sequence_length=length, encoder=encoder, kept=self._bench.kept)
+        kept = self._bench.tokenizer.with_name("tokens")
+        corpus = Corpus.load(path, sequence_length=length, encoder=encoder, kept=kept)
         self._progress = before
         return corpus
 

@@ -29,8 +29,8 @@ from commons.experts.tokenizer import (
 from commons.notes import digest
 
 Ids = NDArray[np.unsignedinteger[Any]]
-_AT_ONCE = 256
-"""Documents encoded in one call: what the library holds of them is far larger than they are."""
+_AT_ONCE_BYTES = 4 << 20
+"""Of text that is encoded in one call: what the library holds of it is far larger than it is."""
 _SPACE = "\u2581"
 _SAMPLE = (
     "The Quick brown fox",
@@ -100,8 +100,8 @@ class Encoder:
         if self._library is None:
             yield from (np.frombuffer(document, np.uint8) for document in documents)
             return
-        for first in range(0, len(documents), _AT_ONCE):
-            texts = [document.decode("utf-8", "ignore") for document in documents[first : first + _AT_ONCE]]
+        for some in _in_portions(documents):
+            texts = [document.decode("utf-8", "ignore") for document in some]
             for found in self._library.encode_batch_fast(texts, add_special_tokens=False):
                 yield np.array(found.ids, self.dtype)
 
@@ -129,6 +129,19 @@ class Encoder:
 BYTES = Encoder(END_OF_DOCUMENT, np.ones(VOCABULARY, np.int64))
 
 
+def _in_portions(documents: Sequence[bytes]) -> Iterator[list[bytes]]:
+    """Of `_AT_ONCE_BYTES` each; a document that is larger is one by itself."""
+    some, size = list[bytes](), 0
+    for document in documents:
+        if some and size + len(document) > _AT_ONCE_BYTES:
+            yield some
+            some, size = [], 0
+        some.append(document)
+        size += len(document)
+    if some:
+        yield some
+
+
 def _opened(data: bytes) -> tuple[Any, dict[str, Any]]:
     from tokenizers import Tokenizer as Library
 
@@ -153,6 +166,8 @@ def _sizes(library: Any, described: dict[str, Any]) -> NDArray[np.int64]:
     byte_of = {letter: byte for byte, letter in enumerate(letters())}
     by_letter = _has(described.get("decoder"), "ByteLevel")
     whole = byte_of if by_letter else {f"<0x{byte:02X}>": byte for byte in range(256)}
+    if described["model"].get("dropout"):
+        raise _Unusable("draws the tokens of a text at random (dropout)")
     if not by_letter and not described["model"].get("byte_fallback"):
         raise _Unusable("is neither byte-level nor falls back to bytes, so there are texts it cannot write")
     if lacking := whole.keys() - vocabulary.keys():

@@ -139,6 +139,9 @@ BAD: dict[str, tuple[Callable[[bytes], bytes], int, str]] = {
     ),
     "not byte-level": (lambda d: changed(d, decoder=None), 0, "neither byte-level nor falls back to bytes"),
     "a byte is missing": (without_a_byte, 0, "no token for 1 of the 256 bytes"),
+    "tokens at random": (
+        lambda d: changed(d, model={**json.loads(d)["model"], "dropout": 0.1}), 0, "draws the tokens of a text at random",
+    ),
     "no such end": (lambda d: d, TOKENS, f"has no token {TOKENS} to end documents with"),
 }  # fmt: skip
 
