@@ -84,7 +84,7 @@ def schema() -> dict[str, Any]:
 
 
 def write(charter: Charter, path: Path) -> None:
-    """Write the charter as commented TOML; an existing file is replaced whole or not at all.
+    """Write the charter as commented TOML, with its folder; an existing file is replaced whole or not at all.
 
     `load` of the file gives an equal charter.
     """
@@ -101,6 +101,7 @@ def write(charter: Charter, path: Path) -> None:
     text = re.sub(r"\n{3,}", "\n\n", tomlkit.dumps(document))
     text = re.sub(r"^(# .*\n)\n(?=\[)", r"\1", text, flags=re.MULTILINE)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
         temporary.write_text(text, encoding="utf-8")
         temporary.replace(path)

@@ -272,7 +272,7 @@ class TrainingActor:
 
     def _corpus(self, path: Path, charter: Charter) -> Corpus:
         length, encoder = charter.learning.sequence_length, self._encoder(charter)
-        before, self._progress = self._progress, replace(self._progress, why=f"reading {path.name}")
+        before, self._progress = self._progress, replace(self._progress, why="reading its text")
         kept = self._bench.tokenizer.with_name("tokens")
         corpus = Corpus.load(path, sequence_length=length, encoder=encoder, kept=kept)
         self._progress = before
