@@ -110,7 +110,8 @@ def test_a_run_with_a_trained_tokenizer_ends_in_a_release_that_carries_it(stage:
     assert all((s.file.home / FILE).read_bytes() == stage.data for s in stage.sites)
     assert judge(list(stage.coordinator.desk.consortium.journal.records())) == ()
     encoder = Encoder.load(stage.home / FILE, stage.of.model.tokenizer)
-    measured = view.evaluation
+    measured, losses = view.evaluation, [r.probe_loss for r in view.history]
+    assert len(losses) == 2 and all(loss is not None and 0 < loss < 6 for loss in losses)
     folder = stage.folder / "release"
     stage.office.operator.MakeRelease(wire.ReleaseRequest(folder=str(folder)))
     assert verify(folder) == []
