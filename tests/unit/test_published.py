@@ -21,6 +21,7 @@ from commons.experts.map import ExpertMap
 from commons.experts.published import differences, model_of
 from commons.experts.tokenizer import FILE
 from commons.identity import write_file
+from commons.names import ExpertId, SiteId
 from commons.states import StateStore
 from hansa.charters import check_charter, new_charter
 from orchestrator.seed import described_otherwise, load_seed
@@ -173,6 +174,61 @@ def test_the_configuration_of_every_family_is_read_back_as_transformers_writes_i
     assert experts == 4 and list(differences(Model.model_validate(read), 4, written)) == []
     again = FAMILIES[model.family].hf_config(read["config"], 4)
     assert {k: v for k, v in again.items() if v != ours[k]} == {}
+
+
+_ALIKE = {"hidden_act": "silu", "rope_scaling": None, "tie_word_embeddings": False, "attention_bias": False}
+PUBLISHED: dict[str, tuple[dict[str, Any], int]] = {
+    "OLMoE-1B-7B": (
+        {
+            **_ALIKE, "model_type": "olmoe", "clip_qkv": None, "hidden_size": 2048, "intermediate_size": 1024,
+            "max_position_embeddings": 4096, "norm_topk_prob": False, "num_attention_heads": 16, "num_experts": 64,
+            "num_experts_per_tok": 8, "num_hidden_layers": 16, "num_key_value_heads": 16, "rms_norm_eps": 1e-5,
+            "rope_theta": 10000.0, "vocab_size": 50304,
+        },
+        6_919_161_856,
+    ),
+    "Mixtral-8x7B": (
+        {
+            **_ALIKE, "model_type": "mixtral", "hidden_size": 4096, "intermediate_size": 14336,
+            "max_position_embeddings": 32768, "num_attention_heads": 32, "num_experts_per_tok": 2, "num_hidden_layers": 32,
+            "num_key_value_heads": 8, "num_local_experts": 8, "rms_norm_eps": 1e-5, "rope_theta": 1e6,
+            "sliding_window": None, "vocab_size": 32000,
+        },
+        46_702_792_704,
+    ),
+    "Qwen3-30B-A3B": (
+        {
+            **_ALIKE, "model_type": "qwen3_moe", "decoder_sparse_step": 1, "head_dim": 128, "hidden_size": 2048,
+            "intermediate_size": 6144, "max_position_embeddings": 40960, "mlp_only_layers": [], "moe_intermediate_size": 768,
+            "norm_topk_prob": True, "num_attention_heads": 32, "num_experts": 128, "num_experts_per_tok": 8,
+            "num_hidden_layers": 48, "num_key_value_heads": 4, "rms_norm_eps": 1e-6, "rope_theta": 1e6, "vocab_size": 151936,
+        },
+        30_532_122_624,
+    ),
+}  # fmt: skip
+"""What matters of config.json, and the model's parameters as published."""
+
+
+@pytest.mark.parametrize(("published", "parameters"), PUBLISHED.values(), ids=PUBLISHED)
+def test_a_charter_of_a_published_model_has_as_many_parameters_as_it(
+    published: dict[str, Any], parameters: int
+) -> None:
+    read, experts = model_of(published)
+    model = Model.model_validate(read)
+    owners = {ExpertId(f"e{n}"): SiteId("site") for n in range(experts)}
+    assert ExpertMap.from_owners(model, owners).parameters().total == parameters
+    assert list(differences(model, experts, published)) == []
+
+
+def test_what_of_deepseek_v3_is_not_here_is_named() -> None:
+    published = {
+        "model_type": "deepseek_v3", "n_group": 8, "topk_group": 4, "rope_scaling": {"type": "yarn", "factor": 40},
+        "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "kv_lora_rank": 12, "qk_nope_head_dim": 8,
+        "qk_rope_head_dim": 4, "v_head_dim": 6, "moe_intermediate_size": 16, "num_experts_per_tok": 2, "n_routed_experts": 16,
+    }  # fmt: skip
+    read, experts = model_of(published)
+    found = list(differences(Model.model_validate(read), experts, published))
+    assert [what.split()[0] for what in found] == ["n_group", "topk_group", "it"] and "yarn" in found[-1]
 
 
 def test_a_model_with_fewer_experts_than_sites_makes_no_charter(checkpoint: Path, tmp_path: Path) -> None:
