@@ -17,7 +17,7 @@ from commons.experts.map import model_problems
 from commons.experts.tokenizer import FILE, Tokenizer
 from commons.founding import Founding, check_founding
 from commons.identity import load_signer, write_file
-from commons.learning import Codecs, Learning, Outer
+from commons.learning import SEQUENCE_MIN, Codecs, Learning, Outer
 from commons.names import Digest
 from commons.records import canonical_json
 from commons.written import money
@@ -26,6 +26,8 @@ from hansa.keys import read_public
 from hansa.models import MODELS, USUAL, of_checkpoint
 
 NOTE = ".note"
+CONTINUED: dict[str, Any] = {"learning_rate": 1e-4, "sequence_length": 1024}
+"""Of a model that has learned already: what suits random weights would undo it."""
 CPU_PEAK_GFLOPS = 20_000
 """Above what a server with two large processors reaches in fp32; usage that claims more is refused."""
 
@@ -95,6 +97,11 @@ def new_charter(
         ],
     )  # fmt: skip
     document["model"] = chosen
+    if checkpoint:
+        length = min(
+            CONTINUED["sequence_length"], chosen["config"].get("max_position_embeddings", SEQUENCE_MIN)
+        )
+        document["learning"] |= CONTINUED | {"sequence_length": length}
     if data:
         tokenizers.put_beside(file, data)
     charter = Charter.model_validate_json(canonical_json(document))

@@ -67,6 +67,9 @@ def test_a_charter_made_from_a_checkpoint_has_its_model_its_tokenizer_and_all_it
 ) -> None:
     assert [len(site.experts) for site in made.sites] == [3, 2]
     assert (made.model.config["rope_theta"], made.model.config["vocab_size"]) == (500.0, 352)
+    assert (made.learning.sequence_length, made.learning.learning_rate) == (64, 1e-4), (
+        "the context has 64 tokens"
+    )
     assert (tmp_path / FILE).read_bytes() == (checkpoint / FILE).read_bytes()
     assert charter_file.load(tmp_path / "charter.toml") == made
     assert described_otherwise(checkpoint, made) is None
