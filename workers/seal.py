@@ -119,6 +119,7 @@ def _encode(
     noise: Noise | None,
 ) -> Part:
     digests: list[str] = []
+    data: bytes | memoryview
     written = 0
     for number, first in enumerate(range(0, part.size, FRAME)):
         values = delta[first : first + FRAME]

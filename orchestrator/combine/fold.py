@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 
 from typing_extensions import Self
 
-from commons.codec import decode_frame, encode_frame, encode_with_feedback, encoded_bytes
+from commons.codec import add_frame, decode_frame, encode_frame, encode_with_feedback, encoded_bytes
 from commons.exchange import Exchange
 from commons.experts.map import Kind, Slice
 from commons.learning import Codec
@@ -166,7 +166,7 @@ class _Fold:
                     frames.write(data)
                 weights = bench.base[:count]
                 base.read_into(first, weights)
-                weights += decode_frame(codec, data, count, bench.scratch)
+                add_frame(codec, data, count, 1.0, weights, bench.scratch)
                 new.write(weights)
         new.close(_step(blob, codec, frames))
 

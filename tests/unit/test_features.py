@@ -286,15 +286,25 @@ def test_every_feature_of_the_registry_is_tried_above() -> None:
     tried = {case[0] for test in tests for mark in test.pytestmark for case in mark.args[1]}  # type: ignore[attr-defined]
     undone = {"member-readmit", "member-expel", "resume"}
     counsel = {key for key, feature in FEATURES.items() if not feature.binding}
-    elsewhere = {"image-modality", "distillation", "context-length", "top-k"}
+    elsewhere = {"image-modality", "distillation", "tokenizer", "context-length", "top-k"}
     assert tried | undone | counsel | elsewhere | {"config-patch"} == set(FEATURES)
 
 
 def test_what_nobody_can_carry_out_yet_is_registered_with_the_reason_and_refused() -> None:
-    for key, params in (("image-modality", {"encoder": "vit"}), ("distillation", {"teacher": PROBE})):
+    for key, params in (
+        ("image-modality", {"encoder": "vit"}), ("distillation", {"teacher": PROBE}), ("tokenizer", {"file": PROBE}),
+    ):  # fmt: skip
         refused = apply(charter(), key, params)
         assert isinstance(refused, Refusal) and refused.code is Code.CHARTER_INVALID
-        assert "no trainer here can" in refused.message and FEATURES[key].needs in refused.message
+        assert FEATURES[key].needs in refused.message and len(FEATURES[key].needs) > 60
+    patched = {
+        "patch": [{"op": "replace", "path": "/model/tokenizer/end", "value": 1}],
+        "base": PROBE,
+        "result": PROBE,
+    }
+    refused = apply(charter(), "config-patch", patched)
+    assert isinstance(refused, Refusal) and refused.code is Code.FEATURE_PARAMETERS_INVALID
+    assert "fixed at the founding" in refused.message
 
 
 def test_a_longer_sequence_makes_the_models_context_longer_and_a_shorter_one_leaves_it() -> None:
