@@ -24,7 +24,7 @@ _TWICE = Rollback(on=True, drag_percent=0.3, quarantine_rounds=12)
 RULES = {
     "watched": (Rollback(), Contribution(every=1)),
     "rollback": (_TWICE, Contribution(every=2)),
-    "summed": (_TWICE.model_copy(update={"drag_memory": 0.75}), Contribution(every=1)),
+    "summed": (_TWICE.model_copy(update={"drag_memory": 0.9}), Contribution(every=1)),
 }
 """By what a variant is judged. `watched`: it is only written down what each update is worth."""
 _KEPT = ("losses", "changes", "out_until", "dragged", "appraised", "log")
