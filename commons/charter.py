@@ -218,7 +218,7 @@ class Charter(Section):
 
     def _unkeepable_privacy(self) -> list[str]:
         codecs = dict(self.learning.codecs)
-        owned = ("down",) if self.learning.strategy == "diloco" else ("expert", "down")
+        owned = ("down", "closing") if self.learning.strategy == "diloco" else ("expert", "down", "closing")
         return conflicts(
             self.privacy,
             sites=len(self.sites),

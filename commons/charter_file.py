@@ -322,6 +322,7 @@ _COMMENTS = {
     "rollback.rise_percent": "a rise up to this is never harm",
     "rollback.sigmas": "nor one within so many deviations of recent rounds' changes",
     "rollback.drag_percent": "appraised rounds: better by more than this without an update, it is left out; 0: never",
+    "rollback.drag_memory": "share of the sum over a site's appraisals that stays; 0: the last alone",
     "rollback.quarantine_rounds": "for which a site stays out whose update did the harm",
     "contribution": "What single updates and experts are worth on the probe.",
     "contribution.every": "rounds between two measurements; 0: never",

@@ -312,6 +312,7 @@ def _sent(codecs: Codecs) -> str:
     named = {
         "norms": codecs.vector,
         "router": codecs.router,
+        "last round": codecs.closing,
         "new state as a step": None if codecs.down == "fp32" else codecs.down,
     }
     others = "".join(f", {what} {codec}" for what, codec in named.items() if codec)

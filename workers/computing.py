@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from commons.charter import Charter
-from commons.codec import FRAME, decode_frame, frame_bytes
+from commons.codec import CELL, FRAME, add_frame, frame_bytes
 from commons.errors import HansaError
 from commons.experts.map import Slice
 from commons.names import Digest, SiteId
@@ -180,7 +180,7 @@ class Computing:
             return
         blobs = self._store.manifest(base)
         own = {part.name: part for part in order.expert_map.owned_by(self._name)}
-        weights, delta = np.empty(FRAME, np.float32), np.empty(FRAME, np.float32)
+        weights, scratch = np.empty(FRAME, np.float32), np.empty(CELL, np.float32)
         with sealed.payload.open("rb") as payload, self._store.writer() as ahead:
             for part in UpdateManifest.from_bytes(sealed.manifest).parts:
                 if part.name not in own:
@@ -194,7 +194,7 @@ class Computing:
                         data = payload.read(frame_bytes(part.plain, count))
                         block = weights[:count]
                         old.read_into(first, block)
-                        block += decode_frame(part.plain, data, count, delta)
+                        add_frame(part.plain, data, count, 1.0, block, scratch)
                         new.write(block)
                 new.close()
             ahead.publish()

@@ -65,7 +65,8 @@ class Link:
         self.address = seat.address
         self._status, self._store, self._parts, self._stop = status, store, parts, stop
         self._channel = channel.connect(seat)
-        self._calls, self._lines = Calls(seat.address, stop), Lines(seat, self._channel)
+        self._calls = Calls(seat.address, stop)
+        self._lines = Lines(seat, self._channel, self._calls)
         self._sending = Sending(self._calls, self._lines, status, lambda: self._epoch)
         self._fetching = Fetching(self._calls, self._lines, status, store, parts)
         self._site, self._chamber = SiteLinkStub(self._channel), ChamberStub(self._channel)

@@ -41,6 +41,7 @@ PROBE = "sha256:" + "ab" * 32
             {"/learning/codecs/trunk", "/learning/codecs/vector"},
         ),
         ("downlink-codec", {"down": "int8"}, {"/learning/codecs/down"}),
+        ("closing-codec", {"closing": "bf16"}, {"/learning/codecs/closing"}),
         ("inner-steps", {"steps": 20}, {"/learning/inner_steps"}),
         ("fragments", {"fragments": 4}, {"/learning/fragments"}),
         ("learning-rate", {"learning_rate": 0.5}, {"/learning/learning_rate"}),
@@ -388,6 +389,7 @@ def test_the_last_member_cannot_be_suspended() -> None:
         ("inner-steps", {"steps": 20, "rounds": 1}, Code.FEATURE_PARAMETERS_INVALID),
         ("inner-steps", {"steps": 10}, Code.FEATURE_PARAMETERS_INVALID),
         ("uplink-codec", {"trunk": "fp7", "expert": "fp32"}, Code.FEATURE_PARAMETERS_INVALID),
+        ("closing-codec", {"closing": "int4"}, Code.FEATURE_PARAMETERS_INVALID),
         ("grant", {**SPRING, "amount": 0}, Code.FEATURE_PARAMETERS_INVALID),
         ("grant", {**SPRING, "amount": 2**63}, Code.FEATURE_PARAMETERS_INVALID),
         ("grant", {**SPRING, "amount": 1.5}, Code.FEATURE_PARAMETERS_INVALID),
@@ -495,6 +497,20 @@ def test_a_kind_without_a_codec_of_its_own_follows_the_trunk_and_may_do_so_again
     three = applied(two, "uplink-codec", trunk="int8", expert="bf16", vector=None, router=None)
     assert three.learning.codecs == codecs
     assert b"vector" not in canonical(three), "a charter from before these fields keeps its digest"
+
+
+def test_a_last_round_is_encoded_finer_and_nothing_coarser_and_the_others_as_ever() -> None:
+    coarse = applied(charter(), "uplink-codec", trunk="int4", expert="int8", router="fp32")
+    coarse = applied(coarse, "downlink-codec", down="top_k")
+    assert b"closing" not in canonical(coarse), "a charter from before this field keeps its digest"
+    last = coarse.learning.rounds
+    assert coarse.learning.codecs_in(last) == coarse.learning.codecs
+    for wanted, found in (("bf16", "bf16"), ("int8", "int8"), ("fp32", "fp32")):
+        closing = applied(coarse, "closing-codec", closing=wanted).learning
+        before, codecs = closing.codecs_in(last - 1), closing.codecs_in(last)
+        assert [before.of(kind) for kind in Kind] == ["int4", "int4", "fp32", "int8", "int8"]
+        assert [codecs.of(kind) for kind in Kind] == [found, found, "fp32", found, found]
+        assert (before.down, codecs.down) == ("top_k", found)
 
 
 def test_a_value_left_alone_by_the_patch_still_counts_as_its_ground() -> None:
