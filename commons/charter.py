@@ -14,6 +14,8 @@ from pydantic import Field, model_validator
 from commons.accounting import Accounting, Grant, RateCard, Ruling
 from commons.experts.added import Added
 from commons.experts.settings import Value
+from commons.experts.tokenizer import Tokenizer
+from commons.experts.tokenizer import conflicts as tokenizer_conflicts
 from commons.judging import Contribution, Probe, Rollback, unjudgeable
 from commons.learning import Learning
 from commons.privacy.terms import Privacy, conflicts
@@ -63,7 +65,7 @@ class Site(Section):
 class Model(Section):
     """The model all partners train: a Hugging Face family and its configuration."""
 
-    LATER: ClassVar[frozenset[str]] = frozenset({"reader"})
+    LATER: ClassVar[frozenset[str]] = frozenset({"reader", "tokenizer"})
 
     family: Literal["glm4_moe", "llama4_text", "deepseek_v3", "qwen3_moe", "mixtral", "olmoe", "flex_olmo"]
     config: dict[str, Value]
@@ -71,6 +73,7 @@ class Model(Section):
     reader: Annotated[int, Field(ge=0, le=4096)] = 0
     """Width of each site's reader, by which a site's experts are chosen for a text (`commons.experts.readers`). 0: there
     are none, and experts are chosen by the learned router."""
+    tokenizer: Tokenizer = Tokenizer()
 
 
 class Rounds(Section):
@@ -204,6 +207,7 @@ class Charter(Section):
             *self._voteless(),
             *self._unpriced_precisions(),
             *self._idle_readers(),
+            *tokenizer_conflicts(self.model.tokenizer),
         ]
         if self.learning.since is not None and self.version == 1:
             found.append("learning.since is set but no vote has changed this charter")
@@ -214,7 +218,7 @@ class Charter(Section):
 
     def _unkeepable_privacy(self) -> list[str]:
         codecs = dict(self.learning.codecs)
-        owned = ("down",) if self.learning.strategy == "diloco" else ("expert", "down")
+        owned = ("down", "closing") if self.learning.strategy == "diloco" else ("expert", "down", "closing")
         return conflicts(
             self.privacy,
             sites=len(self.sites),

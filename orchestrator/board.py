@@ -10,9 +10,9 @@ from commons.names import SiteId
 from commons.privacy.terms import DP
 from commons.views import RoundView, RunView, SiteView
 from governance.ledger import Ledger
+from governance.noised import Noised
 from orchestrator.late import words
 from orchestrator.live import WORKING, Live
-from orchestrator.noised import Noised
 from orchestrator.progress import RoundState, RunState
 
 STATES = WORKING | {"idle", "admitted", "refused"}
@@ -54,7 +54,7 @@ def run_view(
 
 def round_view(run: RunState, found: RoundState, charter: Charter) -> RoundView:
     updates = {site: admitted.update for site, admitted in sorted(found.admitted.items())}
-    codecs = charter.learning.codecs
+    codecs = charter.learning.codecs_in(found.number)
     takes = run.late if found is run.open_round else found.takes
     late = {site: run.history[of - 1].late[site].update for site, of in sorted(takes.items())}
     return RoundView(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -52,11 +53,13 @@ class Computing:
         masks: SiteMasks,
         spending: Spending,
         stop: threading.Event,
+        tokenizer: Path,
     ) -> None:
+        """`tokenizer`: where the charter's is kept, if it names one."""
         self._link, self._status, self._store, self._outbox = link, status, store, outbox
         self._trainer, self._meter, self._allowance = trainer, meter, allowance
         self._signer, self._masks, self._spending, self._stop = signer, masks, spending, stop
-        self._name = SiteId(signer.name.partition("/")[2])
+        self._name, self._tokenizer = SiteId(signer.name.partition("/")[2]), tokenizer
 
     def train(self, order: Order) -> Sealed:
         """One round, whole or as far as what is held for it goes; durable on return.
@@ -199,6 +202,7 @@ class Computing:
     def _fetch(self, order: Order, parts: Sequence[Slice]) -> dict[str, seal.Array]:
         """These slices of the order's base. Older states make room for it."""
         self._status.enter("fetching")
+        self._link.tokenizer(order.charter.model.tokenizer, self._tokenizer)
         base = Digest(order.note.base)
         self._link.fetch(base, [])
         self._store.prune([base])

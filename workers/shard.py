@@ -47,7 +47,7 @@ def build_shard(
     if not present:
         raise ValueError("a shard needs at least one expert: this site owns none and takes no guests")
     family = FAMILIES[model.family]
-    described = family.hf_config(model.config, len(expert_map.experts))
+    described = family.hf_config(model.config, len(expert_map.experts), end=model.tokenizer.end)
     architecture = getattr(transformers, family.architecture)
     config = architecture.config_class(**described)
     config._attn_implementation = "sdpa"

@@ -51,8 +51,7 @@ class ExpertMap:
     @classmethod
     def from_charter(cls, charter: Charter) -> ExpertMap:
         """Raises SettingError naming a key of `[model.config]` that cannot be."""
-        if (given := charter.model.config.get("vocab_size", VOCABULARY)) != VOCABULARY:
-            raise SettingError("vocab_size", f"must be {VOCABULARY}, not {given!r}: tokens are bytes")
+        _check_vocabulary(charter.model)
         owners = {ExpertId(e): SiteId(s) if s else None for e, s in charter.owners.items()}
         return cls.from_owners(charter.model, owners)
 
@@ -158,6 +157,17 @@ def model_problems(charter: Charter) -> Iterator[Problem]:
         yield Problem(
             ("learning", "sequence_length"),
             f"{length} tokens do not fit the model's context of {context} (max_position_embeddings)",
+        )
+
+
+def _check_vocabulary(model: Model) -> None:
+    given, tokenizer = model.config.get("vocab_size", VOCABULARY), model.tokenizer
+    if not tokenizer.file and given != VOCABULARY:
+        raise SettingError("vocab_size", f"must be {VOCABULARY}, not {given!r}: tokens are bytes")
+    if isinstance(given, int) and given < tokenizer.tokens:
+        raise SettingError(
+            "vocab_size",
+            f"is {given} but the charter's tokenizer has {tokenizer.tokens} tokens; it must be that or more",
         )
 
 
