@@ -19,7 +19,8 @@ NAMED_MAX = 3
 def load_seed(folder: Path, expert_map: ExpertMap, store: StateStore) -> Digest | Refusal:
     """Save every ``*.safetensors`` of `folder` as one state; its digest. One block is in memory at a time.
 
-    Refused when the tensors are not exactly those of the charter's model, in fp32.
+    Own layers that are not there begin as the trunk they are in place of. Refused when the tensors are not exactly those of
+    the charter's model, in fp32.
     """
     files = sorted(folder.glob("*.safetensors"))
     if not files:
@@ -30,6 +31,8 @@ def load_seed(folder: Path, expert_map: ExpertMap, store: StateStore) -> Digest 
             for file in files
             for name, entry in by_slice(read_header(file), expert_map).items()
         }
+        begun = ((s.name, s.stands_for) for s in expert_map.slices if s.stands_for in where)
+        where = {name: where[plain] for name, plain in begun if plain} | where
         problems = list(_problems({name: entry for name, (_, entry) in where.items()}, expert_map))
         if problems:
             return _wrong(folder, f"does not fit the charter's model: {'; '.join(problems[:NAMED_MAX])}")
