@@ -260,6 +260,7 @@ _COMMENTS = {
     "consortium.log_key": "public key of the coordinator's journal",
     "model": "A Hugging Face family and its configuration; experts come from the sites.",
     "model.reader": "width of each site's reader, which finds the experts for a text; 0: none",
+    "model.own_from": "first decoder layer whose trunk is each site's own; none: all is shared",
     "learning": "How the model is trained; features voted on change values here.",
     "learning.routing": "joint: frozen guest experts beside one's own; lean: own experts only",
     "learning.inner_steps": "per round, between two exchanges",

@@ -216,6 +216,11 @@ def _posterior(heard: Tensor, now: Tensor | None) -> Tensor:
     return torch.stack(found, 1)
 
 
+def levelled(hidden: Tensor) -> Tensor:
+    """States that come from no norm, at the length of those that do."""
+    return F.rms_norm(hidden, hidden.shape[-1:])
+
+
 def _windows(hidden: Tensor, before: Tensor | None = None) -> Tensor:
     """[rows, length, H] -> [rows, length + 1, SPAN H]: what is read before each token and after the last, the nearest first.
 

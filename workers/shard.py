@@ -30,7 +30,7 @@ from commons.names import ExpertId, SiteId
 from workers.experts import Experts, InputGated, expert
 from workers.readers import Readers, read_with
 from workers.routers import Router
-from workers.tails import cut_early, cut_tail, join
+from workers.tails import Cut, cut_early, cut_tail, hear_before, join
 
 Array = NDArray[np.float32]
 State = Mapping[str, Array]
@@ -60,7 +60,10 @@ def build_shard(
         with torch.device("meta"):
             shard = _bare(model, expert_map, present, owned)
             if model.reader:
-                _listen(shard, _readers(model, expert_map, groups, owned))
+                readers = _readers(model, expert_map, groups, owned)
+                _listen(shard, readers)
+                if model.own_from is not None:
+                    hear_before(shard, Cut.before(model.own_from, expert_map.routed_layers[0]), readers)
         _allocate(shard)
         if len(groups) == 1:
             shard.own_layers = expert_map.late, *groups
@@ -84,12 +87,13 @@ def _in_tails(
     model: Model, expert_map: ExpertMap, groups: Mapping[SiteId, Sequence[int]], owned: set[int]
 ) -> nn.Module:
     """What sites share before the first router, once, and the rest of each site's shard; weights are those of nobody yet."""
-    family, first = FAMILIES[model.family], expert_map.routed_layers[0]
+    assert model.own_from is not None, "sites have layers of their own"
+    family, cut = FAMILIES[model.family], Cut.before(model.own_from, expert_map.routed_layers[0])
     pair = family.routing(family.settings(model.config)).on_input
     readers = _readers(model, expert_map, groups, owned)
     with torch.device("meta"):
         early = _bare(model, expert_map, (), owned)
-        cut_early(early, first, family.mixture.module, pair=pair, readers=readers)
+        cut_early(early, cut, family.mixture.module, pair=pair, readers=readers)
     _allocate(early)
     held: dict[str, Any] = {}
     _share(early, expert_map.late, held)
@@ -97,7 +101,7 @@ def _in_tails(
     for site, present in groups.items():
         with torch.device("meta"):
             tail = _bare(model, expert_map, present, owned)
-            cut_tail(tail, first)
+            cut_tail(tail, cut)
         _allocate(tail)
         tail.model.embed_tokens = early.model.embed_tokens
         _share(tail, expert_map.late, held)

@@ -1,22 +1,23 @@
 """A model whose sites have layers of their own: what they share once, then a tail for every site that a text may be of.
 
-Up to the first router all sites are alike, and there the readers listen. From there on a site's experts, its own layers
-and what is shared of the rest are its tail, which is that site's shard to the bit. The readers' shares weigh what the tails
-say of the next token: predictions are mixed, not hidden states, as those of different trunks do not fit each other. A tail
-reads a row as far as its site has a share somewhere, and goes on from there, on what was kept of the shared part, when the
-site has one again; so a text that is surely one site's costs what that site's shard costs.
+Sites are alike up to the first router, or up to the first own layer where that comes before it, and there the readers
+listen. What comes after, with a site's experts and own layers, is the site's tail: its shard to the bit. The readers' shares
+weigh what the tails say of the next token: predictions are mixed, not hidden states, as those of different trunks do not fit
+each other. A tail reads a row as far as its site has a share somewhere, and goes on from there, on what was kept of the
+shared part, when the site has one again; so a text that is surely one site's costs what that site's shard costs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
-from workers.readers import Readers, bounded, read_with
+from workers.readers import Readers, bounded, levelled, read_with
 
 
 class _Past(NamedTuple):
@@ -28,21 +29,52 @@ class _Past(NamedTuple):
     """The tails' own, of as much of the rows as each has read."""
 
 
-def cut_early(shard: nn.Module, first: int, block: str, *, pair: bool, readers: Readers) -> None:
-    """Leave of a shard without experts what comes before the router of layer `first`: its logits are then what the tails go on
-    from, [rows, length, H]. `block`: the layer's attribute that holds the experts; `pair`: it answers outputs and logits."""
+@dataclass(frozen=True)
+class Cut:
+    """Where sites part: `whole` layers are shared, and the attention of the next one where it parts at a router."""
+
+    whole: int
+    router: bool
+
+    @classmethod
+    def before(cls, own_from: int, first: int) -> Cut:
+        """`first`: the first layer with experts."""
+        return cls(min(own_from, first), own_from > first)
+
+
+def cut_early(shard: nn.Module, cut: Cut, block: str, *, pair: bool, readers: Readers) -> None:
+    """Leave of a shard without experts what comes before the cut: its logits are then what tails go on from, [rows, length, H].
+
+    `block`: the attribute of a layer that holds the experts; `pair`: it answers outputs and logits.
+    """
     model: Any = shard
-    model.model.layers = model.model.layers[: first + 1]
-    setattr(model.model.layers[first], block, _Listening(readers, pair=pair))
-    model.model.norm, model.lm_head = nn.Identity(), nn.Identity()
+    model.lm_head, layers = nn.Identity(), model.model.layers
+    if cut.router:
+        model.model.layers, model.model.norm = layers[: cut.whole + 1], nn.Identity()
+        setattr(layers[cut.whole], block, _Listening(readers, pair=pair))
+    else:
+        model.model.layers = layers[: cut.whole] if cut.whole else nn.ModuleList([_Passed(0)])
+        model.model.norm = _Heard(readers)
 
 
-def cut_tail(shard: nn.Module, first: int) -> None:
-    """Leave of a shard what comes from the router of layer `first` on; it takes `inputs_embeds`."""
+def cut_tail(shard: nn.Module, cut: Cut) -> None:
+    """Leave of a shard what comes after the cut; it takes `inputs_embeds`."""
     layers = cast(Any, shard).model.layers
-    for layer in range(first):
+    for layer in range(cut.whole):
         layers[layer] = _Passed(layer)
-    layers[first].self_attn = _Silent(first)
+    if cut.router:
+        layers[cut.whole].self_attn = _Silent(cut.whole)
+
+
+def hear_before(shard: nn.Module, cut: Cut, readers: Readers) -> None:
+    """Let the readers of a site's shard listen where those of all listen. At a router they do anyway."""
+    if not cut.router:
+        layer = cast(Any, shard).model.layers[cut.whole]
+
+        def before(_: nn.Module, given: tuple[Any, ...]) -> None:
+            readers.shares(levelled(given[0]))
+
+        layer.register_forward_pre_hook(before)
 
 
 def join(early: nn.Module, tails: Mapping[str, nn.Module], readers: Readers) -> None:
@@ -122,6 +154,18 @@ class _Listening(nn.Module):
         self._hear(hidden)
         nothing = torch.zeros_like(hidden)
         return (nothing, None) if self._pair else nothing
+
+
+class _Heard(nn.Module):
+    """In place of a last norm: the readers hear what it is given, and it goes on as it is."""
+
+    def __init__(self, readers: Readers) -> None:
+        super().__init__()
+        self._hear = readers.shares
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        self._hear(levelled(hidden))
+        return hidden
 
 
 class _Passed(nn.Module):

@@ -148,7 +148,7 @@ class Variant:
     reader: int = 0
     """Width of the sites' readers (`commons.experts.readers`)."""
     own_from: int | None = None
-    """The product's own layers (`commons.experts.own`), from that layer on; 0 is what `keeps` calls late."""
+    """The product's own layers (`commons.experts.own`), from that layer on; 0 is what `keeps` calls layers."""
     bad: Bad = ""
     """What is wrong with the last site; empty: nothing."""
     rule: Robust | None = None
@@ -227,8 +227,9 @@ _ALL = (
     replace(
         _LEAN, name="lean-late", keeps="late", note="what comes after the first router is the site's own"
     ),
-    replace(_LEAN, name="lean-read-late", reader=READER, own_from=0, note="as the product does it"),
-    replace(_LEAN, name="lean-read-late-2", reader=READER, own_from=0, inner_steps=2),
+    replace(_LEAN, name="lean-read-own", reader=READER, own_from=0, note="as lean-layers, in the product"),
+    replace(_LEAN, name="lean-read-own-1", reader=READER, own_from=1),
+    replace(_LEAN, name="lean-read-own-2", reader=READER, own_from=0, inner_steps=2),
     replace(_LEAN, name="lean-late-2", keeps="late", inner_steps=2),
     replace(_LEAN, name="lean-layers", keeps="layers", note="all but the embedding is the site's own"),
     replace(
@@ -263,7 +264,7 @@ _ALL = (
     replace(_LEAN_ONCE, name="flexolmo-read", trains="experts", router_by="routed", reader=READER),
     replace(
         _LEAN_ONCE,
-        name="flexolmo-read-late",
+        name="flexolmo-read-own",
         trains="experts",
         router_by="routed",
         reader=READER,
@@ -357,9 +358,10 @@ T1: dict[str, tuple[int, ...]] = {
     "btx": _ONE,
     "flexolmo-late": _ONE,
     "flexolmo-layers": _ONE,
-    "flexolmo-read-late": _ONE,
-    "lean-read-late": _THREE,
-    "lean-read-late-2": _THREE,
+    "flexolmo-read-own": _THREE,
+    "lean-read-own": _THREE,
+    "lean-read-own-1": _ONE,
+    "lean-read-own-2": _ONE,
     "lean-late": _ONE,
     "lean-late-2": _ONE,
     "lean-layers": _ONE,

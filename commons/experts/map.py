@@ -70,7 +70,7 @@ class ExpertMap:
         if why := own_problem(model):
             raise SettingError("own_from", why)
         plain = family.slices(model.config, experts)
-        slices = with_own(plain, owners, first=min(family.mixed(keys)), begin=model.own_from)
+        slices = with_own(plain, owners, model.own_from)
         return cls(
             family=model.family,
             experts=experts,
@@ -184,15 +184,9 @@ def own_problem(model: Model) -> str | None:
     """Why sites cannot have layers of their own from there on. Raises SettingError for a config that cannot be."""
     if model.own_from is None:
         return None
-    family = FAMILIES[model.family]
-    keys = family.settings(model.config)
-    first, layers = min(family.mixed(keys)), keys.whole("num_hidden_layers")
-    if first <= model.own_from < layers:
-        return None
-    return (
-        f"is {model.own_from}, but own layers begin in layer {first}, the first with experts, where readers listen, or after "
-        f"it, and at the latest in layer {layers - 1}"
-    )
+    keys = FAMILIES[model.family].settings(model.config)
+    layers = keys.whole("num_hidden_layers")
+    return None if model.own_from < layers else f"is {model.own_from}, but the last layer is {layers - 1}"
 
 
 def _count(slices: Iterable[Slice]) -> int:

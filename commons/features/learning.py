@@ -275,6 +275,6 @@ LEARNING = (
         OwnLayers,
         ("/model/own_from",),
         _own_layers,
-        needs="readers, and a layer that is the first with experts or comes after it",
+        needs="readers",
     ),
 )

@@ -258,6 +258,20 @@ def test_a_probe_that_cannot_be_measured_on_is_refused(probe: dict[str, Any], wh
     assert isinstance(refused, Refusal) and why in refused.message
 
 
+@pytest.mark.parametrize(("key", "params"), [("own-layers", {"begin": 0})])
+def test_own_layers_come_by_a_vote_once_and_behind_readers(key: str, params: dict[str, Any]) -> None:
+    of = charter(learning__routing="lean")
+    refused = apply(of, key, params)
+    assert isinstance(refused, Refusal) and "without readers nothing says" in refused.message
+    read = applied(of, "readers", width=16)
+    far = apply(read, key, {"begin": 7})
+    assert isinstance(far, Refusal) and "the last layer is 0" in far.message
+    after = applied(read, key, **params)
+    assert {at for at, _, _ in diff(read, after)} == {"/model/own_from", "/version", f"/features/{key}"}
+    again = apply(after, key, params)
+    assert isinstance(again, Refusal) and "what they have made of them stays theirs" in again.message
+
+
 @pytest.mark.parametrize(("key", "params", "changed"), [("readers", {"width": 16}, {"/model/reader"})])
 def test_readers_come_by_a_vote_once_and_among_lean_shards(
     key: str, params: dict[str, Any], changed: set[str]
@@ -275,6 +289,7 @@ def test_readers_come_by_a_vote_once_and_among_lean_shards(
 
 def test_every_feature_of_the_registry_is_tried_above() -> None:
     tests = (
+        test_own_layers_come_by_a_vote_once_and_behind_readers,
         test_readers_come_by_a_vote_once_and_among_lean_shards,
         test_what_rests_on_a_probe_is_refused_without_one,
         test_each_feature_changes_its_own_values_and_nothing_else,

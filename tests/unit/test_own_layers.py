@@ -17,12 +17,10 @@ from torch import nn
 from commons.charter import Charter, Model
 from commons.charter_file import canonical
 from commons.errors import Refusal
-from commons.experts.families import FAMILIES
 from commons.experts.fragments import deal
 from commons.experts.map import ExpertMap, Kind, model_problems
 from commons.experts.remaking import carried_over
 from commons.experts.stored import unstacked
-from commons.features import apply
 from commons.learning import Strategy
 from commons.names import SiteId
 from commons.states import StateStore
@@ -35,8 +33,12 @@ from tests.support.families import CONFIGS
 from tests.support.rounds import Stage
 from tests.unit.test_readers import LEARNING, READING, SITES, corpus, log_probabilities, map_of, whole
 from tests.unit.test_release import desk_of, run_of
-from tests.unit.test_remaking import hand_in, parts, remakes
-from tests.unit.test_remaking import stage_of as stage_of
+from tests.unit.test_remaking import (
+    hand_in,
+    parts,
+    remakes,
+    stage_of,  # noqa: F401 (a fixture)
+)
 from tests.unit.test_trainer import ignore
 from workers.rounds import RoundResult
 from workers.shard import build_shard, initial_state, read_state, resident_bytes
@@ -99,11 +101,13 @@ def test_on_a_frozen_trunk_a_site_still_trains_its_own_layers(tmp_path: Path) ->
     assert shared < frozen < 1
 
 
+@pytest.mark.parametrize("begin", [0, 1])
 @pytest.mark.parametrize("case", CONFIGS)
-def test_every_family_is_read_by_each_sites_own_shard_and_their_predictions_are_mixed(case: str) -> None:
+def test_every_family_is_read_by_each_sites_own_shard_and_their_predictions_are_mixed(
+    case: str, begin: int
+) -> None:
     family, config = CONFIGS[case]
-    first = min(FAMILIES[family].mixed(FAMILIES[family].settings(config)))
-    model = Model(family=family, config=config, reader=8, own_from=first)  # type: ignore[arg-type]
+    model = Model(family=family, config=config, reader=8, own_from=begin)  # type: ignore[arg-type]
     expert_map = map_of(SITES, model)
     state = apart(model, expert_map)
     shard, tokens = whole(state, expert_map, model), np.random.default_rng(0).integers(1, 255, (2, 12))
@@ -113,8 +117,7 @@ def test_every_family_is_read_by_each_sites_own_shard_and_their_predictions_are_
     by_sites = (shares.unsqueeze(-1) * torch.stack(each, -2)).sum(-2)
     mixed = shard.readers.mixed(by_sites.log())  # type: ignore[union-attr, operator]
     torch.testing.assert_close(found, mixed, atol=1e-5, rtol=0)
-    held = {s.name for s in expert_map.slices if s.kind is not Kind.SEED}
-    assert held == set(read_state(shard)) - expert_map.late
+    assert {s.name for s in expert_map.slices if s.kind is not Kind.SEED} == set(read_state(shard))
     assert resident_bytes(shard) < 4 * expert_map.parameters().total * 1.1
     cache, pieces = None, []
     with torch.inference_mode():
@@ -135,10 +138,10 @@ def test_a_site_that_is_ruled_out_reads_no_further_and_catches_up_when_it_has_a_
         bias = np.zeros_like(state[f"readers.{site}.out.bias"])
         bias[ord(sign)] = 9.0
         state[f"readers.{site}.out.bias"] = bias
-    shard, text = whole(state), torch.tensor([list(b"00000000aaaaaaaa")])
+    shard, text = whole(state, MAP, OWNING), torch.tensor([list(b"aa000000aaaaaaaa")])
     read = {}
     for site in SITES:
-        tail = shard.tails.get_submodule(f"of_{site}")  # type: ignore[union-attr, operator]
+        tail = shard.get_submodule(f"tails.of_{site}")
         tail.register_forward_pre_hook(_noting(read, site), with_kwargs=True)
     with torch.inference_mode():
         at_once = shard(input_ids=text, use_cache=False).logits
@@ -149,7 +152,7 @@ def test_a_site_that_is_ruled_out_reads_no_further_and_catches_up_when_it_has_a_
         read.clear()
         first = shard(input_ids=text[:, :8], use_cache=True)
         second = shard(input_ids=text[:, 8:], past_key_values=first.past_key_values, use_cache=True)
-    assert read["letters"][0] < 8 and sum(read["letters"]) == 16, "it read on where it had stopped"
+    assert len(read["letters"]) == 2 and read["letters"][0] < 8 and sum(read["letters"]) == 16
     found = torch.cat([first.logits, second.logits], 1)
     torch.testing.assert_close(found, at_once, atol=2e-5, rtol=0)
     own = log_probabilities(alone("letters", state, OWNING, MAP), text.numpy())[:, -1].softmax(-1)
@@ -166,7 +169,7 @@ def _noting(read: dict[str, list[int]], site: str) -> Callable[..., None]:
 def test_a_site_whose_layers_overflow_takes_no_text_from_the_others() -> None:
     state, tokens = apart(OWNING, MAP), np.random.default_rng(3).integers(48, 106, (2, 12))
     state["own.marks.model.norm.weight"] = np.full_like(state["own.marks.model.norm.weight"], np.inf)
-    shard = whole(state)
+    shard = whole(state, MAP, OWNING)
     found = log_probabilities(shard, tokens)
     assert torch.isfinite(found).all()
     shares = shard.readers.shares_by_row()  # type: ignore[union-attr, operator]
@@ -217,12 +220,13 @@ def test_own_layers_need_readers_and_a_place_behind_them_and_older_charters_keep
     assert list(model_problems(Charter.model_validate(document))) == []
     document["model"]["own_from"] = 1
     (problem,) = model_problems(Charter.model_validate(document))
-    assert problem.path == ("model", "own_from") and "at the latest in layer 0" in problem.what
+    assert problem.path == ("model", "own_from") and "the last layer is 0" in problem.what
 
 
 @pytest.mark.parametrize("copies", [True, False])
 def test_own_layers_that_a_vote_brings_begin_as_the_trunk_and_a_new_sites_as_those_of_the_expert_it_copies(
-    stage_of: Callable[..., Stage], copies: bool
+    stage_of: Callable[..., Stage],  # noqa: F811
+    copies: bool,
 ) -> None:
     stage = stage_of(learning__routing="lean")
     stage.decides("readers", by="alder", width=4)
@@ -244,16 +248,14 @@ def test_own_layers_that_a_vote_brings_begin_as_the_trunk_and_a_new_sites_as_tho
     site = stage.charter.sites[0].model_dump(mode="json") | {
         "name": "dune", "partner": "dune", "payer": "dune", "domain": "dune-text", "experts": ["dune-0", "dune-1"],
     }  # fmt: skip
-    like = ["birch-0", None] if copies else [None, None]
-    stage.decides("site-add", by="dune", **site, like=like, quorum=3)
+    like = {"like": ["birch-0", "birch-1"]} if copies else {}
+    stage.decides("site-add", by="dune", **site, **like, quorum=3)
     before = dict(stage.state)
     remakes(stage)
     for name in late:
         began_as = f"own.birch.{name}" if copies else name
         assert np.array_equal(stage.state[f"own.dune.{name}"], before[began_as])
         assert np.array_equal(stage.state[f"own.cedar.{name}"], before[f"own.cedar.{name}"])
-    again = apply(stage.charter, "own-layers", {"begin": 0})
-    assert isinstance(again, Refusal) and "what they have made of them stays theirs" in again.message
     assert judge(stage.records()) == ()
 
 
