@@ -86,11 +86,11 @@ def _groups(expert_map: ExpertMap, present: Sequence[int]) -> dict[SiteId, list[
 def _in_tails(
     model: Model, expert_map: ExpertMap, groups: Mapping[SiteId, Sequence[int]], owned: set[int]
 ) -> nn.Module:
-    """What sites share before the first router, once, and the rest of each site's shard; weights are those of nobody yet."""
+    """What sites share before they part, once, and the rest of each site's shard; without values."""
     assert model.own_from is not None, "sites have layers of their own"
     family, cut = FAMILIES[model.family], Cut.before(model.own_from, expert_map.routed_layers[0])
     pair = family.routing(family.settings(model.config)).on_input
-    readers = _readers(model, expert_map, groups, owned)
+    readers = _readers(model, expert_map, groups, owned).to(compute_device())
     with torch.device("meta"):
         early = _bare(model, expert_map, (), owned)
         cut_early(early, cut, family.mixture.module, pair=pair, readers=readers)

@@ -227,11 +227,12 @@ _ALL = (
     replace(
         _LEAN, name="lean-late", keeps="late", note="what comes after the first router is the site's own"
     ),
-    replace(_LEAN, name="lean-read-own", reader=READER, own_from=0, note="as lean-layers, in the product"),
+    replace(
+        _LEAN, name="lean-read-own", reader=READER, own_from=0, note="all but the embedding is the site's own"
+    ),
     replace(_LEAN, name="lean-read-own-1", reader=READER, own_from=1),
     replace(_LEAN, name="lean-read-own-2", reader=READER, own_from=0, inner_steps=2),
     replace(_LEAN, name="lean-late-2", keeps="late", inner_steps=2),
-    replace(_LEAN, name="lean-layers", keeps="layers", note="all but the embedding is the site's own"),
     replace(
         _LEAN, name="flexolmo-late", keeps="late", trains="kept", note="and what comes before is the seed's"
     ),
@@ -323,6 +324,7 @@ RANKED = tuple(v.name for v in _ALL)
 """The short regime, one seed."""
 OURS, OURS_SCRATCH, EIGHT = "lean-read", "lean-read-scratch", "lean-read-8"
 UNREAD, FAR, OFTEN = "lean", "lean-130-int4", "lean-read-2"
+OWN = "lean-read-own"
 _ONE, _THREE = (0,), (0, 1, 2)
 T1: dict[str, tuple[int, ...]] = {
     "central": _THREE,
@@ -364,6 +366,5 @@ T1: dict[str, tuple[int, ...]] = {
     "lean-read-own-2": _ONE,
     "lean-late": _ONE,
     "lean-late-2": _ONE,
-    "lean-layers": _ONE,
 }
 """Seeds of each variant of tier T1, the most wanted first."""
