@@ -21,6 +21,7 @@ from commons.experts.fragments import deal
 from commons.experts.map import ExpertMap, Kind, model_problems
 from commons.experts.remaking import carried_over
 from commons.experts.stored import unstacked
+from commons.features import apply
 from commons.learning import Learning, Strategy
 from commons.names import SiteId
 from commons.states import StateStore
@@ -228,6 +229,9 @@ def test_own_layers_need_readers_and_a_place_behind_them_and_older_charters_keep
     document["model"]["own_from"] = 1
     (problem,) = model_problems(Charter.model_validate(document))
     assert problem.path == ("model", "own_from") and "the last layer is 0" in problem.what
+    document["model"]["own_from"] = None
+    far = apply(Charter.model_validate(document), "own-layers", {"begin": 1})
+    assert isinstance(far, Refusal) and "the last layer is 0" in far.message
 
 
 @pytest.mark.parametrize("copies", [True, False])
