@@ -10,9 +10,9 @@ from commons.names import SiteId
 from commons.privacy.terms import DP
 from commons.views import RoundView, RunView, SiteView
 from governance.ledger import Ledger
+from governance.noised import Noised
 from orchestrator.late import words
 from orchestrator.live import WORKING, Live
-from orchestrator.noised import Noised
 from orchestrator.progress import RoundState, RunState
 
 STATES = WORKING | {"idle", "admitted", "refused"}

@@ -16,10 +16,10 @@ from commons.names import Digest, Micro, RoundNumber, RunId, SiteId
 from commons.records import Record
 from commons.work import AssignmentNote
 from governance.ledger import HoldRequest
+from governance.noised import Noised
 from governance.ratecard import rate_card_digest
 from orchestrator.charges import bound, ordered_gflop
 from orchestrator.facts import rejection_fact, round_fact
-from orchestrator.noised import Noised
 from orchestrator.progress import Rejected, RoundState, RunState, hold_id
 
 RETRY_MS = 30_000

@@ -15,8 +15,8 @@ from commons.names import Digest, Micro, RoundNumber, RunId, SiteId
 from commons.notes import digest, parse
 from commons.records import Kind, Record
 from commons.work import EvaluationNote, ProbeNote, UpdateNote, UsageNote
+from governance.noised import Noised
 from orchestrator.measured import Measured
-from orchestrator.noised import Noised
 from orchestrator.usages import Usages
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +16,23 @@ from governance.tracking.mlflow_store import DROPPED, MlflowStore
 from governance.tracking.registry import IDEM
 from governance.tracking.sketch import ShownRun, stored
 
+READERS = 4
+"""Calls under way at once: MLflow's server answers several at a time, and a client alone waits more than it computes."""
+
 
 def read(store: MlflowStore, model: str) -> Found:
     """Every run of the experiments with all its values and files, and the registered model."""
     runs = store.runs()
     idems = {str(run.info.run_id): str(run.data.tags.get(IDEM, "")) for run in runs}
     names = {number: name for name, number in store.experiments.items()}
+
+    def shown(run: Run) -> tuple[str, ShownRun]:
+        return idems[run.info.run_id], _run(store, run, idems, names[str(run.info.experiment_id)])
+
+    with ThreadPoolExecutor(READERS) as readers:
+        shown_runs = list(readers.map(shown, runs))
     found = Found(
-        runs=[
-            (idems[run.info.run_id], _run(store, run, idems, names[str(run.info.experiment_id)]))
-            for run in runs
-        ],
+        runs=shown_runs,
         deleted={str(run.data.tags.get(IDEM, "")) for run in store.runs(ViewType.DELETED_ONLY)} - {DROPPED},
     )
     if model:

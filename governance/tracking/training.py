@@ -6,15 +6,19 @@ Pure: folds records into items. Metrics of a partner with several sites end in `
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from commons import charter_file, notes
 from commons.charter import Charter, Site
+from commons.names import SiteId
 from commons.records import Kind, Record
-from commons.work import EvaluationNote, ProbeNote, UpdateNote, UsageNote
+from commons.work import EvaluationNote, ProbeNote, UpdateNote, UsageNote, routed_tokens
 from governance.ledger import Ledger
+from governance.noised import Noised
+from governance.tracking.about_run import about, parameters
 from governance.tracking.items import End, File, Item, Log, Point, Start, Status
 
 
@@ -27,6 +31,8 @@ class _Round:
     losses: list[tuple[float, int]] = field(default_factory=list)
     """(training loss, tokens)"""
     holds: list[str] = field(default_factory=list)
+    routed: Counter[str] = field(default_factory=Counter)
+    """Expert -> tokens, of the sites that said."""
 
 
 @dataclass
@@ -47,12 +53,14 @@ class Training:
     def __init__(self) -> None:
         self._charter: Charter | None = None
         self.ledger = Ledger()
+        self._noised = Noised()
         self._runs: dict[str, _Run] = {}
         self._active: _Run | None = None
         self._change = ""
 
     def apply(self, index: int, record: Record) -> list[Item]:
         self.ledger.apply(index, record)
+        self._noised.apply(record)
         match record.kind:
             case Kind.CHARTER:
                 return self._charter_changed(record)
@@ -68,11 +76,7 @@ class Training:
             case Kind.USAGE:
                 return self._usage(record)
             case Kind.REJECTION:
-                facts = record.facts
-                tag = {
-                    f"hansa.rejected.{facts['round']}.{facts['site']}": f"{facts['code']}: {facts['message']}"
-                }
-                return [Log(_parent(facts["run"]), tags=tag)]
+                return self._rejection(record)
             case Kind.TRANSFER:
                 return self._transfer(record)
             case Kind.PROBE:
@@ -117,13 +121,13 @@ class Training:
             "hansa.seed_state": facts["state"],
             "hansa.log.key": charter.consortium.log_key,
             "hansa.log.index": str(index),
-            "mlflow.note.content": _about(run.name, charter),
+            "mlflow.note.content": about(run.name, charter),
         }
         parent = _parent(run.name)
         text = charter_file.canonical(charter).decode()
         items: list[Item] = [
             Start(parent, "training", f"run {run.name}", record.at_ms, tags=tags, page="rounds"),
-            Log(parent, params=_parameters(charter, facts["rounds"])),
+            Log(parent, params=parameters(charter, facts["rounds"])),
             File(parent, f"charter/{charter.version}.json", text),
         ]
         for member in charter.members:
@@ -164,6 +168,8 @@ class Training:
             "train/tokens": update.tokens,
             "comm/bytes_up": update.payload_bytes,
         }
+        values |= self._epsilon(site)
+        found.routed.update(routed_tokens(update.routed))
         if update.loss is not None:
             values["train/loss"] = update.loss
             found.losses.append((update.loss, update.tokens))
@@ -172,6 +178,22 @@ class Training:
             found.held_out[site.name] = update.held_out_loss
             items += self._held_out(update.run, site, update.held_out_loss, update.round - 1, record.at_ms)
         return items
+
+    def _rejection(self, record: Record) -> list[Item]:
+        facts = record.facts
+        run, number = facts["run"], facts["round"]
+        tag = {f"hansa.rejected.{number}.{facts['site']}": f"{facts['code']}: {facts['message']}"}
+        items: list[Item] = [Log(_parent(run), tags=tag)]
+        if facts["update"] and (spent := self._epsilon(self._site(facts["site"]))):
+            items.append(self._log(run, self._site(facts["site"]), spent, number, record.at_ms))
+        return items
+
+    def _epsilon(self, site: Site) -> dict[str, float]:
+        """What the site has spent, where updates are noised: one that was rejected has left it all the same."""
+        privacy = self._in_force().privacy
+        if privacy.mode != "dp":
+            return {}
+        return {"privacy/epsilon": self._noised.spent(SiteId(site.name), privacy.dp)}
 
     def _usage(self, record: Record) -> list[Item]:
         usage = UsageNote.from_note(notes.parse(record.body))
@@ -241,7 +263,22 @@ class Training:
             values["train/loss"] = sum(loss * t for loss, t in found.losses) / tokens
         items: list[Item] = [Log(_parent(run.name), _points(values, number, record.at_ms))]
         items += _macro(run.name, found.held_out, number - 1, record.at_ms)
+        items += self._loads(run.name, found.routed, number, record.at_ms)
         return items + self._money(run, number, record.at_ms)
+
+    def _loads(self, run: str, routed: Counter[str], number: int, at_ms: int) -> list[Item]:
+        """Each expert's tokens over the mean of all (1: all alike), on its owner's run."""
+        charter, total = self._in_force(), routed.total()
+        if not total:
+            return []
+        owned = [(e, s) for s in charter.sites for e in s.experts]
+        return [
+            Log(
+                _child_of(run, site.partner),
+                (Point(f"expert/{e}/load", routed[e] * len(charter.experts) / total, number, at_ms),),
+            )
+            for e, site in owned
+        ]
 
     def _evaluation(self, record: Record) -> list[Item]:
         said = EvaluationNote.from_note(notes.parse(record.body))
@@ -348,27 +385,3 @@ def _macro(run: str, losses: dict[str, float], step: int, at_ms: int) -> list[It
     return [
         Log(_parent(run), (Point("eval/held_out_loss", sum(losses.values()) / len(losses), step, at_ms),))
     ]
-
-
-def _parameters(charter: Charter, rounds: int) -> dict[str, str]:
-    """The configuration at the start, flattened. Later versions are files and tags: parameters cannot change."""
-    whole = charter.model_dump(mode="json")
-    found = {"rounds": str(rounds)}
-    pending = [(name, whole[name]) for name in ("model", "learning", "features")]
-    pending.append(("round", whole["rounds"]))
-    for key, value in pending:
-        if isinstance(value, dict):
-            pending += [(f"{key}.{name}", inner) for name, inner in value.items()]
-        else:
-            found[key] = str(value)
-    return found
-
-
-def _about(run: str, charter: Charter) -> str:
-    lines = [f"Run **{run}** of consortium **{charter.consortium.name}**; one child run per partner.", ""]
-    lines += ["| site | partner | paid by | domain | experts |", "|---|---|---|---|---|"]
-    lines += [
-        f"| {s.name} | {s.partner} | {s.payer} | {s.domain} | {' '.join(s.experts)} |" for s in charter.sites
-    ]
-    lines += ["", "Steps are rounds; for `eval/*` the rounds the state went through (0: the seed model)."]
-    return "\n".join([*lines, "Losses are nats per byte. The journal is the truth; this is its mirror."])

@@ -12,6 +12,7 @@ from typing import Any
 
 from commons import features, notes
 from commons.ballots import Ballot, Proposal
+from commons.lodging import Lodged
 from commons.motions import Motion
 from commons.opening import Opening
 from commons.pledging import Pledge
@@ -49,6 +50,8 @@ class Votes:
                 return self._motion(index, record)
             case Kind.PLEDGE:
                 return self._pledge(index, record)
+            case Kind.LODGED:
+                return self._lodged(index, record)
             case Kind.OUTCOME:
                 return self._outcome(index, record)
             case Kind.EXECUTION:
@@ -132,6 +135,12 @@ class Votes:
             File(run, f"{path}.note", record.body.decode()),
             Proof(run, f"{path}.tlog-proof", index),
         ]
+
+    def _lodged(self, index: int, record: Record) -> list[Item]:
+        """Which site keeps whose ballot, of those that were lodged."""
+        said = Lodged.from_note(notes.parse(record.body))
+        run, path = _run(said.proposal), f"lodged/{said.site}-{said.voter}-{said.ballot[7:15]}"
+        return [File(run, f"{path}.note", record.body.decode()), Proof(run, f"{path}.tlog-proof", index)]
 
     def _outcome(self, index: int, record: Record) -> list[Item]:
         facts = record.facts

@@ -111,7 +111,7 @@ def test_a_run_goes_on_until_epsilon_is_spent_and_nothing_that_leaves_a_site_is_
 def test_a_site_goes_no_further_than_its_own_count_whatever_the_coordinator_orders(
     stage_of: Callable[..., NoisedStage], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("orchestrator.noised.Noised.forbids", lambda *_: None)
+    monkeypatch.setattr("governance.noised.Noised.forbids", lambda *_: None)
     stage = stage_of()
     stage.office.start_run(stage.folder / "seed")
     eventually(lambda: any("would make it" in s.why for s in stage.office.run().sites), 60)

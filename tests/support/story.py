@@ -119,7 +119,7 @@ class Story:
             )
         )
 
-    def admit(self, number: int, site: str) -> None:
+    def admit(self, number: int, site: str, *, routed: str = "-") -> None:
         update = UpdateNote(
             consortium="demo",
             run=RUN,
@@ -133,6 +133,7 @@ class Story:
             tokens=640,
             loss=3.0 - number,
             held_out_loss=3.5 - number,
+            routed=routed,
         )
         usage = UsageNote(
             consortium="demo",

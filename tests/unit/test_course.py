@@ -1,27 +1,18 @@
-"""The life of a proposal follows from the journal and its time alone, and no state is left for one it does not lead to.
-
-The machine carries the rules that are published for OpenZeppelin's TimelockController (Certora: `stateConsistency`,
-`stateTransition`, `schedule`, `execute`, `cancel`) and Governor (`startBeforeEnd`, `immutableFieldsAfterProposalCreation`,
-`noBothExecutedAndCanceled`, `executionOnlyIfQuorumReachedAndVoteSucceeded`, `noVoteOutsideTheWindow`, `doubleVoting`,
-`allFunctionsRevertIfExecuted`, `allFunctionsRevertIfCanceled`), in our words.
-"""
+"""The life of a proposal follows from the journal and its time alone: each state in its turn."""
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import Any
 
 import pytest
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from commons.charter import Charter
-from commons.course import ENDED, State
+from commons.course import State
 from commons.errors import Refusal
 from commons.motions import Motion
 from commons.opening import Opening
 from commons.records import Kind
-from tests.support.chamber import MEMBERS, START_MS, Chamber, ballot, charter, proposal, sign, signer
+from tests.support.chamber import START_MS, Chamber, ballot, charter, proposal, sign, signer
 
 MINUTE_MS = 60_000
 RULE = {
@@ -255,145 +246,3 @@ def test_a_success_whose_ground_is_gone_ends_without_a_trace_in_the_charter(what
     chamber.execute()
     assert (state(chamber, first), state(chamber, second)) == ("executed", what)
     assert chamber.charter.version == 2
-
-
-def test_every_state_has_its_successors_and_those_that_end_have_none() -> None:
-    assert set(NEXT) == set(get_args(State))
-    assert {s for s, after in NEXT.items() if not after} == set(ENDED)
-
-
-class Timelock(RuleBasedStateMachine):
-    """Members, an officer, the operator's rounds and the clock do what they like; after each step the rules hold."""
-
-    @initialize()
-    def found(self) -> None:
-        self.chamber = Chamber(ruled())
-        self.opening = self.chamber.propose(effective_round=2)
-        self.before = self.now = "pending"
-        self.versions = [self.chamber.charter.version]
-        self.turn = 0
-        self.executions = 0
-
-    def _act(self, note: bytes) -> None:
-        """allFunctionsRevertIfExecuted, allFunctionsRevertIfCanceled: nothing more is taken of what has ended."""
-        held = state(self.chamber, self.opening)
-        answer = self.chamber.try_submit(note)
-        if not isinstance(answer, Refusal):
-            assert not answer or held not in ENDED, f"it is {held} and took {answer[0].kind}"
-            self.chamber.take(answer)
-        self._step()
-
-    def _step(self) -> None:
-        self.before, self.now = self.now, state(self.chamber, self.opening)
-        self.turn += 1
-
-    @rule(seconds=st.sampled_from((1, 29, 30, 59, 60, 61, 119, 120, 400)))
-    def time_passes(self, seconds: int) -> None:
-        self.chamber.now_ms += 1000 * seconds
-        self._step()
-
-    @rule(voter=st.sampled_from(MEMBERS), choice=st.sampled_from(("for", "for", "against", "abstain")))
-    def vote(self, voter: str, choice: Any) -> None:
-        self._act(sign(ballot(self.opening, voter, choice, nonce=f"{self.turn:016x}")))
-
-    @rule(member=st.sampled_from(MEMBERS), what=st.sampled_from(("withdraw", "discuss", "resume", "veto")))
-    def move(self, member: str, what: str) -> None:
-        self._act(motion(self.opening, member, what, reason="Because.", nonce=self.turn))
-
-    @precondition(lambda self: self.now == "vetoed")
-    @rule(against=st.booleans())
-    def override(self, against: bool) -> None:
-        note = proposal(
-            self.chamber.charter, feature="override-veto", parameters={"proposal": self.opening.proposal},
-            nonce=f"{self.turn:016x}", effective_round=1,
-        )  # fmt: skip
-        answer = self.chamber.try_submit(sign(note))
-        if not isinstance(answer, Refusal):
-            indices = self.chamber.take(answer)
-            opened = Opening.from_facts(self.chamber.journal.record(indices[-1]).facts)
-            self.chamber.vote(opened, acme="for", beta="against" if against else "for", coop="against")
-            self.chamber.close()
-        self._step()
-
-    @rule()
-    def close(self) -> None:
-        """schedule: only what succeeded is queued."""
-        held = state(self.chamber, self.opening)
-        closed = [self.chamber.journal.record(i).facts for i in self.chamber.close()]
-        if any(f["proposal"] == self.opening.proposal for f in closed):
-            assert held in ("succeeded", "defeated"), f"decided while {held}"
-        self._step()
-
-    @rule(round_number=st.sampled_from((1, 2, 3)))
-    def execute(self, round_number: int) -> None:
-        """execute: queued and due, in its round; once; and to exactly what was voted."""
-        item = self.chamber.proposals.items[self.opening.proposal]
-        held, due, now_ms = state(self.chamber, self.opening), item.eta_ms, self.chamber.now_ms
-        if self.chamber.execute(round_number):
-            assert held == "queued" and due is not None and now_ms >= due and round_number >= 2
-            assert self.chamber.charter.learning.inner_steps == 20
-            self.executions += 1
-        self._step()
-
-    @invariant()
-    def state_transition(self) -> None:
-        """stateTransition: from each state only to what it leads to, and never back."""
-        if self.turn and self.before != self.now:
-            reached = {self.before}
-            for _ in NEXT:  # time may pass several at once
-                reached |= {after for s in reached for after in NEXT[s]}  # type: ignore[index]
-            assert self.now in reached, f"{self.before} became {self.now}"
-            assert self.before not in ENDED, f"{self.before} is the end and became {self.now}"
-
-    @invariant()
-    def state_consistency(self) -> None:
-        """stateConsistency: the state and what it says agree; the charter has changed if and only if it was executed."""
-        item = self.chamber.proposals.items[self.opening.proposal]
-        now = state(self.chamber, self.opening)
-        assert (now == "executed") == (self.executions == 1) == (self.chamber.charter.version == 2)
-        assert (now in ("queued", "vetoed", "expired", "executed")) == (item.eta_ms is not None)
-        if now == "pending":
-            assert self.chamber.now_ms < self.opening.opened_ms and not item.ballots
-        if now == "active":
-            assert self.opening.opened_ms <= self.chamber.now_ms < item.tally(self.chamber.now_ms).closes_ms
-
-    @invariant()
-    def cancel(self) -> None:
-        """cancel: only while pending, and what is cancelled gathers neither ballots nor an outcome."""
-        item = self.chamber.proposals.items[self.opening.proposal]
-        if item.cancelled:
-            assert not item.ballots and item.decided is None and self.executions == 0
-
-    @invariant()
-    def governor(self) -> None:
-        """startBeforeEnd, immutableFieldsAfterProposalCreation, noBothExecutedAndCanceled."""
-        item = self.chamber.proposals.items[self.opening.proposal]
-        assert item.opening.opened_ms < item.opening.closes_ms
-        recorded = self.chamber.journal.record(item.evidence[1]).facts
-        assert item.opening == self.opening == Opening.from_facts(recorded)
-        assert not (item.cancelled and item.ended)
-
-    @invariant()
-    def counting(self) -> None:
-        """noVoteOutsideTheWindow, doubleVoting, executionOnlyIfQuorumReachedAndVoteSucceeded."""
-        item, now_ms = self.chamber.proposals.items[self.opening.proposal], self.chamber.now_ms
-        count, electorate = item.tally(now_ms), self.opening.electorate
-        at = {index: at_ms for index, at_ms, _ in item.ballots}
-        assert not count.stray and set(count.counted) <= set(electorate)
-        assert all(
-            self.opening.opened_ms <= at[index] < count.closes_ms for _, index in count.counted.values()
-        )
-        assert count.turnout_weight == sum(electorate[voter] for voter in count.counted)
-        if item.ended == "executed":
-            assert count.turnout_weight * 100 >= 60 * count.total_weight
-            assert count.for_weight > count.against_weight
-
-    @invariant()
-    def the_window_is_at_most_what_pause_and_extension_allow(self) -> None:
-        item = self.chamber.proposals.items[self.opening.proposal]
-        most = self.opening.closes_ms + 2 * self.opening.window_ms
-        assert item.tally(self.chamber.now_ms).closes_ms <= max(most, self.chamber.now_ms)
-
-
-TestTimelock = Timelock.TestCase
-TestTimelock.settings = settings(max_examples=30, stateful_step_count=25, deadline=None)

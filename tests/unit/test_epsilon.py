@@ -14,7 +14,9 @@ from commons.privacy.accounting import epsilon_after
 from commons.privacy.terms import DP
 from commons.records import Kind
 from governance.fsck import Rule, judge
-from orchestrator.noised import Noised
+from governance.noised import Noised
+from governance.tracking.items import Log
+from governance.tracking.picture import Picture
 from tests.support.consortium import SITES, charter
 from tests.support.rounds import RUN, Stage
 
@@ -106,6 +108,27 @@ def test_an_update_that_is_rejected_has_left_its_site_all_the_same(stage_of: Cal
     assert stage.play(*hand_in(stage, "cedar"))
     assert set(stage.desk.runs.by_id[RUN].history[2].left_out) == {ALDER, BIRCH}
     assert judge(stage.records()) == ()
+
+
+def test_mlflow_shows_what_a_site_has_spent_also_by_an_update_that_was_rejected(
+    stage_of: Callable[..., Stage],
+) -> None:
+    stage = stage_of()
+    wrong = lambda: stage.hands_in("alder", loss=None, device="gpu")
+    assert stage.play(wrong, *hand_in(stage, "birch"))
+    assert stage.play(*hand_in(stage, "alder", "birch"))
+    picture = Picture()
+    items = [item for index, r in enumerate(stage.records()) for item in picture.apply(index, r)]
+    shown = [
+        (item.run.rpartition("/")[2], point.step, point.value)
+        for item in items
+        if isinstance(item, Log)
+        for point in item.points
+        if point.key == "privacy/epsilon"
+    ]
+    one, two = (epsilon_after([Z] * n, DELTA) for n in (1, 2))
+    expected = [("alder", 1, one), ("birch", 1, one), ("alder", 2, two), ("birch", 2, two)]
+    assert sorted(shown) == sorted(expected)
 
 
 def test_rounds_without_noise_spend_nothing_that_is_counted(stage_of: Callable[..., Stage]) -> None:

@@ -20,6 +20,8 @@ from commons.records import Kind, Record
 from commons.signed import text_digest
 from governance.fsck import judge
 from governance.lodging import decide_lodged
+from governance.tracking.items import File
+from governance.tracking.votes import Votes
 from tests.support.chamber import Chamber, ballot, charter, delegation, sign, signer
 from tests.unit.test_anchors import signed
 from tests.unit.test_course import motion
@@ -301,6 +303,14 @@ def test_the_journal_counts_the_ballots_that_sites_keep(tmp_path: Path) -> None:
         assert said(note) == []
     assert made.proposals.views(made.now_ms)[0].lodged == 1
     assert judge(made.journal.all) == ()
+    fold = Votes()
+    shown = [i for n, r in enumerate(made.journal.all) for i in fold.apply(n, r) if isinstance(i, File)]
+    kept = {i.path: i.text for i in shown if i.path.startswith("lodged/")}
+    short = one.digest[7:15]
+    assert kept == {
+        f"lodged/{site}-beta-{short}.note": note.decode()
+        for site, note in zip(("berlin", "turin"), one.words, strict=True)
+    }
     for note, code in (
         (sign(ballot(opening, "beta", "for")), Code.NOTE_MALFORMED),
         (words(one.note, "berlin", 1, by=signer("coop")), Code.SIGNATURE_INVALID),

@@ -6,7 +6,7 @@ import contextlib
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -14,11 +14,13 @@ from typing import Any
 
 import pytest
 
+from commons.records import Record
 from governance.ledger import Charge, decide_release, decide_settle
 from governance.tracking import Mirror, feed
 from governance.tracking.cursor import CURSOR, Cursor, CursorFile
 from governance.tracking.items import File, Item, Log, Point, Start
 from governance.tracking.papers import Papers
+from governance.tracking.picture import Picture
 from governance.tracking.trouble import explain
 from tests.support.chamber import LOG
 from tests.support.mirrored import START_MS, mirror_all, mirrored, shown, uri, values
@@ -54,6 +56,30 @@ def test_a_run_is_a_parent_with_a_child_per_partner_and_a_step_per_round(told: t
     assert values(beta, "budget/contributed_micro") == [(1, 700), (2, 700)]
     assert values(coop, "charge/micro") == [(1, 700), (2, 0)]
     assert "train/loss" not in coop["points"]
+
+
+def test_an_experts_load_is_its_tokens_over_the_mean_of_all(story: Story) -> None:
+    story.found()
+    story.open_run()
+    story.open_round(1)
+    story.admit(1, "berlin", routed="code-0=100,law-0=500")
+    story.admit(1, "turin")
+    story.close_round(1)
+    points = {key: value for key, value in folded(story.consortium.journal.records()) if "load" in key[1]}
+    of = f"run/{RUN}/partner"
+    assert points == {
+        (f"{of}/acme", "expert/law-0/load", 1): 500 * 2 / 600,
+        (f"{of}/beta", "expert/code-0/load", 1): 100 * 2 / 600,
+    }
+
+
+def folded(records: Iterable[Record]) -> Iterator[tuple[tuple[str, str, int], float]]:
+    """(run, key, step) and value of every point that these records give, without an MLflow."""
+    picture = Picture()
+    for index, record in enumerate(records):
+        for item in picture.apply(index, record):
+            if isinstance(item, Log):
+                yield from (((item.run, p.key, p.step), float(p.value)) for p in item.points)
 
 
 def test_times_are_those_of_the_journal(told: tuple[Path, int]) -> None:

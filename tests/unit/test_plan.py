@@ -11,8 +11,8 @@ from commons.errors import Code, Refusal
 from commons.experts.map import ExpertMap
 from commons.names import Digest, Micro, RoundNumber, RunId, SiteId
 from commons.work import UpdateNote, UsageNote
+from governance.noised import Noised
 from orchestrator.charges import bound
-from orchestrator.noised import Noised
 from orchestrator.plan import (
     Verdict,
     closing,
