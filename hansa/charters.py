@@ -235,7 +235,7 @@ def charter_text(charter: Charter, digest: Digest) -> list[str]:
 
 def _read(model: Model) -> str:
     read = f", chosen by readers of width {model.reader}" if model.reader else ""
-    own = f", each site's own layers from {model.own_from} on" if model.own_from is not None else ""
+    own = f", the trunk from layer {model.own_from} on each site's own" if model.own_from is not None else ""
     return f"{read}{own}"
 
 
