@@ -174,7 +174,8 @@ class _Walk(VotesWalk):
     def founding(self) -> None:
         self._begin("4 founding", Code.CHARTER_UNPROVEN)
         charter = self.trust.founding
-        digest = charter_file.digest(charter)
+        text = charter_file.canonical(charter)
+        digest = notes.digest(text)
         genesis = self.records.get(0)
         wanted = {"consortium": charter.consortium.name, "log_key": self.trust.log.vkey}
         if genesis is None or genesis.kind is not Kind.GENESIS or self._facts(0) != wanted:
@@ -184,7 +185,7 @@ class _Walk(VotesWalk):
         self.charters = [index for index, record in self.records.items() if record.kind is Kind.CHARTER]
         self.history_at = self.charters[:1]
         first = self.records[self.charters[0]].body if self.charters else b""
-        if first != charter_file.canonical(charter):
+        if first != text:
             self._fail(f"the journal's first charter is {notes.digest(first)}, our partner signed {digest}")
         signed = set()
         for record in self._of(Kind.FOUNDING):

@@ -14,6 +14,8 @@ from pydantic import Field, model_validator
 from commons.accounting import Accounting, Grant, RateCard, Ruling
 from commons.experts.added import Added
 from commons.experts.settings import Value
+from commons.experts.tokenizer import Tokenizer
+from commons.experts.tokenizer import conflicts as tokenizer_conflicts
 from commons.judging import Contribution, Probe, Rollback, unjudgeable
 from commons.learning import Learning
 from commons.privacy.terms import Privacy, conflicts
@@ -63,7 +65,7 @@ class Site(Section):
 class Model(Section):
     """The model all partners train: a Hugging Face family and its configuration."""
 
-    LATER: ClassVar[frozenset[str]] = frozenset({"reader", "own_from"})
+    LATER: ClassVar[frozenset[str]] = frozenset({"reader", "own_from", "tokenizer"})
 
     family: Literal["glm4_moe", "llama4_text", "deepseek_v3", "qwen3_moe", "mixtral", "olmoe", "flex_olmo"]
     config: dict[str, Value]
@@ -73,6 +75,7 @@ class Model(Section):
     are none, and experts are chosen by the learned router."""
     own_from: Annotated[int, Field(ge=0, le=4096)] | None = None
     """The first decoder layer whose trunk every site has for itself (`commons.experts.own`). None: sites share it all."""
+    tokenizer: Tokenizer = Tokenizer()
 
     @property
     def shared(self) -> Model:
@@ -212,6 +215,7 @@ class Charter(Section):
             *self._unpriced_precisions(),
             *self._idle_readers(),
             *self._unread_layers(),
+            *tokenizer_conflicts(self.model.tokenizer),
         ]
         if self.learning.since is not None and self.version == 1:
             found.append("learning.since is set but no vote has changed this charter")
@@ -222,7 +226,7 @@ class Charter(Section):
 
     def _unkeepable_privacy(self) -> list[str]:
         codecs = dict(self.learning.codecs)
-        owned = ("down",) if self.learning.strategy == "diloco" else ("expert", "down")
+        owned = ("down", "closing") if self.learning.strategy == "diloco" else ("expert", "down", "closing")
         return conflicts(
             self.privacy,
             sites=len(self.sites),

@@ -84,7 +84,7 @@ def schema() -> dict[str, Any]:
 
 
 def write(charter: Charter, path: Path) -> None:
-    """Write the charter as commented TOML; an existing file is replaced whole or not at all.
+    """Write the charter as commented TOML, with its folder; an existing file is replaced whole or not at all.
 
     `load` of the file gives an equal charter.
     """
@@ -101,6 +101,7 @@ def write(charter: Charter, path: Path) -> None:
     text = re.sub(r"\n{3,}", "\n\n", tomlkit.dumps(document))
     text = re.sub(r"^(# .*\n)\n(?=\[)", r"\1", text, flags=re.MULTILINE)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
         temporary.write_text(text, encoding="utf-8")
         temporary.replace(path)
@@ -261,6 +262,10 @@ _COMMENTS = {
     "model": "A Hugging Face family and its configuration; experts come from the sites.",
     "model.reader": "width of each site's reader, which finds the experts for a text; 0: none",
     "model.own_from": "first decoder layer whose trunk is each site's own; none: all is shared",
+    "model.tokenizer": "Fixed at the founding; without it tokens are bytes.",
+    "model.tokenizer.file": "SHA-256 of a tokenizer.json",
+    "model.tokenizer.tokens": "ids are below this",
+    "model.tokenizer.end": "id of the token that ends a document",
     "learning": "How the model is trained; features voted on change values here.",
     "learning.routing": "joint: frozen guest experts beside one's own; lean: own experts only",
     "learning.inner_steps": "per round, between two exchanges",
@@ -318,6 +323,7 @@ _COMMENTS = {
     "rollback.rise_percent": "a rise up to this is never harm",
     "rollback.sigmas": "nor one within so many deviations of recent rounds' changes",
     "rollback.drag_percent": "appraised rounds: better by more than this without an update, it is left out; 0: never",
+    "rollback.drag_memory": "share of the sum over a site's appraisals that stays; 0: the last alone",
     "rollback.quarantine_rounds": "for which a site stays out whose update did the harm",
     "contribution": "What single updates and experts are worth on the probe.",
     "contribution.every": "rounds between two measurements; 0: never",

@@ -12,7 +12,7 @@ from functools import cached_property
 from commons.charter import Charter
 from commons.experts.fragments import due
 from commons.experts.map import ExpertMap, Kind, Slice
-from commons.learning import Learning, Outer
+from commons.learning import Codecs, Learning, Outer
 from commons.names import ExpertId, SiteId
 
 
@@ -35,6 +35,11 @@ class Exchange:
         if self.learning.strategy == "branch_mix" and self.number < self.learning.rounds:
             return frozenset()
         return due(self.expert_map, self.learning, self.number)
+
+    @property
+    def codecs(self) -> Codecs:
+        """What the round is encoded by."""
+        return self.learning.codecs_in(self.number)
 
     def by_all(self, part: Slice) -> bool:
         """Whether every site sends that slice."""

@@ -7,7 +7,7 @@ How measurements become a verdict is `commons.verdict`.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
@@ -46,6 +46,8 @@ class Probe(Section):
 class Rollback(Section):
     """`[rollback]`: a state that is much worse on the probe than the one before it is not taken."""
 
+    LATER: ClassVar[frozenset[str]] = frozenset({"drag_memory"})
+
     on: bool = False
     rise_percent: Annotated[float, Field(ge=0, le=1000)] = 3.0
     """A rise of the probe loss up to this is never harm."""
@@ -54,6 +56,9 @@ class Rollback(Section):
     drag_percent: Annotated[float, Field(ge=0, le=1000)] = 0.0
     """In rounds that are appraised, an update is left out like a harmful one if the new state is better by more than this
     without it and it helps no part of the probe. 0: none is."""
+    drag_memory: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """What stays of the sum of a site's earlier appraisals when it is appraised again: `drag_percent` is of that sum. 0: the
+    last appraisal counts alone."""
     quarantine_rounds: Annotated[int, Field(ge=0, le=1000)] = 3
     """For how many rounds a site stays out whose update was found to do the harm."""
 

@@ -14,6 +14,9 @@ from commons.section import Section
 
 Strategy = Literal["expert_diloco", "sovereign", "diloco", "branch_mix"]
 Codec = Literal["fp32", "bf16", "int8", "int4", "fp8", "top_k"]
+Closing = Literal["fp32", "bf16", "int8"]
+FINER: tuple[Codec, ...] = ("fp32", "bf16", "int8", "fp8", "int4", "top_k")
+"""The finest first."""
 
 SEQUENCE_MIN = 8
 """Shortest sequence a charter may train on, in tokens."""
@@ -22,7 +25,7 @@ SEQUENCE_MIN = 8
 class Codecs(Section):
     """How slices are encoded: by their kind on the way up, all alike on the way down (`commons.codec`)."""
 
-    LATER: ClassVar[frozenset[str]] = frozenset({"vector", "router", "down"})
+    LATER: ClassVar[frozenset[str]] = frozenset({"vector", "router", "down", "closing"})
 
     trunk: Codec = "fp32"
     """Matrices of the trunk, and what of it has no codec of its own."""
@@ -34,6 +37,20 @@ class Codecs(Section):
     down: Codec = "fp32"
     """Of the step from a round's base to its new state, which sites fetch in place of the new slices. fp32: the new
     slices themselves are fetched."""
+    closing: Closing | None = None
+    """In a run's last round, in place of all that is coarser: what a codec drops then no later round makes up for. None:
+    the last round is encoded as the others."""
+
+    def closed(self) -> Codecs:
+        """As they hold in a run's last round."""
+        if self.closing is None:
+            return self
+        least = FINER.index(self.closing)
+        names = ("trunk", "expert", "vector", "router", "down")
+        found = {name: codec for name in names if (codec := getattr(self, name)) is not None}
+        return self.model_copy(
+            update={name: FINER[min(least, FINER.index(codec))] for name, codec in found.items()}
+        )
 
     def of(self, kind: Kind) -> Codec:
         """Uplink codec of a slice of this kind."""
@@ -153,6 +170,10 @@ class Learning(Section):
             first, step = self.since.round, self.since.step
         short = max(0, min(number, self.warm.rounds + 1) - first)
         return step + short * self.warm.inner_steps + (number - first - short) * self.inner_steps
+
+    def codecs_in(self, number: int) -> Codecs:
+        """What round `number` is encoded by: sites and coordinator find it by charter and round alone."""
+        return self.codecs if number < self.rounds else self.codecs.closed()
 
     @property
     def total_steps(self) -> int:

@@ -165,11 +165,11 @@ class UpdateManifest(_Value):
         return manifest
 
 
-def encoding_of(charter: Charter, kind: Kind) -> Encoding:
-    """How updates of slices of this kind are sent under a charter."""
+def encoding_of(charter: Charter, kind: Kind, number: int) -> Encoding:
+    """How updates of slices of this kind are sent under a charter in round `number`."""
     if charter.privacy.mode == "secagg" and (not kind.owned or charter.learning.strategy == "diloco"):
         return "masked"
-    return charter.learning.codecs.of(kind)
+    return charter.learning.codecs_in(number).of(kind)
 
 
 def in_length(encoding: Encoding) -> Codec:

@@ -7,7 +7,8 @@ those who measured say so, which one liar among three can neither make up nor hi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import Literal, TypeVar
 
 from commons.judging import Rollback
@@ -19,6 +20,11 @@ Word = Literal["measured", "good", "harmful", "rolled-back", "unmeasured"]
 `rolled-back`: the round ends with the state it began from."""
 Name = TypeVar("Name", bound=tuple[str, int])
 """Of an update: its site, and the round it is of."""
+Said = tuple[int, int]
+"""What one appraisal says of a site: what the new state's loss rises by without its update, and how far that of its own part
+of the probe does beyond where it counts as help (`helping_nobody`). Of several updates the sum."""
+History = Mapping[str, Sequence[Said]]
+"""Site -> what its appraisals said, oldest first."""
 
 RECENT = 16
 """Changes that say what is usual."""
@@ -78,21 +84,83 @@ def culprit(rise: int, without: Mapping[Name, int], own: Mapping[Name, int]) -> 
 
 def helping_nobody(own: Mapping[Name, int]) -> set[Name]:
     """Updates that help their own part of the probe by less than a quarter of what the median update does."""
-    usual = sorted(own.values())[(len(own) - 1) // 2] if own else 0
-    return {name for name, most in own.items() if most <= max(0, usual // 4)}
+    return {name for name, spare in _spare(own).items() if spare <= 0}
 
 
-def dragging(worth: Mapping[Name, int], own: Mapping[Name, int], rules: Rollback) -> list[Name]:
+def dragging(
+    worth: Mapping[Name, int],
+    own: Mapping[Name, int],
+    rules: Rollback,
+    before: History = MappingProxyType({}),
+) -> list[Name]:
     """Updates that hold the others up, though the loss may have fallen, in order of name.
 
     `worth`: by update, what the loss of the new state rises by without it; `own` as for `culprit`. An update drags when the
     state is better without it by more than the charter bears **and** it helps not even its own kind of text: what helps
-    one partner's alone is no drag, however much the others would gain without it.
+    one partner's alone is no drag, however much the others would gain without it. Both are sums over what the site's
+    appraisals `before` said of it, as far as `rules.drag_memory` keeps it (`History`): text of which nothing can be learnt
+    does harm in every round, and soon so little that a single appraisal cannot tell it from chance.
     """
     if not rules.drag_percent:
         return []
-    bears, idle = round(rules.drag_percent * 10_000), helping_nobody(own)
-    return sorted(name for name in worth if -worth[name] > bears and name in idle)
+    bears, spare = round(rules.drag_percent * 10_000), _spare(own)
+    found = []
+    for name in worth.keys() & own.keys():
+        sums = _summed([*before.get(name[0], ()), (worth[name], spare[name])], rules.drag_memory)
+        if -sums[0] > bears and sums[1] <= 0:
+            found.append(name)
+    return sorted(found)
+
+
+def dragging_still(
+    worth: Mapping[Name, int],
+    own: Mapping[Name, int],
+    rules: Rollback,
+    before: History,
+    flagged: Collection[str],
+) -> list[Name]:
+    """Those of `dragging` whose site dragged (`flagged`) the last time it was appraised, too, and whose update does not help its
+    own kind of text now either: a site that has mended is not left out for what it was."""
+    idle = helping_nobody(own)
+    found = dragging(worth, own, rules, before)
+    return [name for name in found if name[0] in flagged and name in idle]
+
+
+def changes_of(
+    updates: Mapping[str, tuple[str, int, int]],
+) -> tuple[dict[tuple[str, int], int], dict[tuple[str, int], int]]:
+    """`worth` and `own` of a WORTH record's updates (``site/round``)."""
+    worth, own = dict[tuple[str, int], int](), dict[tuple[str, int], int]()
+    for name, (_, whole, part) in updates.items():
+        site, _, number = name.rpartition("/")
+        worth[site, int(number)], own[site, int(number)] = whole, part
+    return worth, own
+
+
+def remembering(
+    before: History, worth: Mapping[Name, int], own: Mapping[Name, int]
+) -> dict[str, tuple[Said, ...]]:
+    """`before` with one more appraisal; of each site the last `RECENT`."""
+    spare, said = _spare(own), dict[str, Said]()
+    for name in sorted(worth.keys() & own.keys()):
+        whole, beyond = said.get(name[0], (0, 0))
+        said[name[0]] = whole + worth[name], beyond + spare[name]
+    kept = {site: tuple(earlier) for site, earlier in before.items()}
+    return kept | {site: (*kept.get(site, ()), now)[-RECENT:] for site, now in said.items()}
+
+
+def _spare(own: Mapping[Name, int]) -> dict[Name, int]:
+    """How far an update helps its own part beyond a quarter of what the median update does."""
+    usual = sorted(own.values())[(len(own) - 1) // 2] if own else 0
+    return {name: most - max(0, usual // 4) for name, most in own.items()}
+
+
+def _summed(said: Sequence[Said], memory: float) -> Said:
+    """Each appraisal leaves the share `memory` of the sums before it."""
+    whole = beyond = 0
+    for worth, spare in said:
+        whole, beyond = round(memory * whole) + worth, round(memory * beyond) + spare
+    return whole, beyond
 
 
 def _median(values: list[int]) -> int | None:

@@ -8,7 +8,17 @@ from typing import Any
 
 from commons.charter import Charter
 from commons.records import Kind, Record
-from commons.verdict import change, change_of_part, culprit, dragging, limit
+from commons.verdict import (
+    Said,
+    change,
+    change_of_part,
+    changes_of,
+    culprit,
+    dragging,
+    dragging_still,
+    limit,
+    remembering,
+)
 from commons.work import ProbeNote
 from governance.fsck_findings import Findings, Rule
 from governance.fsck_late import Round, Run
@@ -22,6 +32,8 @@ class _Judged:
     """(probe, state) -> site -> loss."""
     dragging: set[str] = field(default_factory=set)
     """Sites whose update held the others up the last time it was appraised."""
+    appraised: Mapping[str, tuple[Said, ...]] = field(default_factory=dict)
+    """Site -> what its appraisals said of it."""
     changes: list[int] = field(default_factory=list)
     harmful: dict[str, int] = field(default_factory=dict)
     """Site -> round of its last update that was left out."""
@@ -137,22 +149,18 @@ class Verdicts:
 
     def _bears(self, index: int, run: Run, opened: Round, judged: _Judged, facts: Mapping[str, Any]) -> None:
         """Which updates drag, and that none drags for the second time, where the quorum stands without it."""
-        rules, worth, best = (
-            opened.charter.rollback,
-            dict[tuple[str, int], int](),
-            dict[tuple[str, int], int](),
-        )
-        for name, (_, ppm, most) in facts["updates"].items():
-            site, _, number = name.rpartition("/")
-            worth[site, int(number)], best[site, int(number)] = ppm, most
-        drags = dragging(worth, best, rules) if rules.on else []
+        rules, before = opened.charter.rollback, judged.appraised
+        worth, own = changes_of(facts["updates"])
+        drags = dragging(worth, own, rules, before) if rules.on else []
         said = [f"{site}/{number}" for site, number in drags]
         what = f"names as dragging in round {opened.number} {facts.get('dragging', [])}, by the measurements {said} do"
         self._findings.require(facts.get("dragging", []) == said, Rule.VERDICT, index, what)
-        again = [site for site, _ in drags if site in judged.dragging and self._leavable(run, site)]
+        still = dragging_still(worth, own, rules, before, judged.dragging) if rules.on else []
+        again = [site for site, _ in still if self._leavable(run, site)]
         what = f"closes round {opened.number} with the update of {', '.join(again)}, which drags for the second time"
         self._findings.require(not again, Rule.VERDICT, index, what)
         judged.dragging = judged.dragging - {site for site, _ in worth} | {site for site, _ in drags}
+        judged.appraised = remembering(before, worth, own)
 
     def _counts(self, run: Run, opened: Round, name: str) -> bool:
         site, _, number = name.rpartition("/")
@@ -195,7 +203,7 @@ class Verdicts:
             return None
         if rise is not None:
             return culprit(rise, worth, best)
-        again = [key for key in dragging(worth, best, rules) if key[0] in judged.dragging]
+        again = dragging_still(worth, best, rules, judged.appraised, judged.dragging)
         again = [key for key in again if self._leavable(run, key[0])]
         return min(again, key=lambda key: (worth[key], key), default=None)
 

@@ -23,11 +23,13 @@ from safetensors.numpy import load_file, save_file
 from commons.charter import Model
 from commons.experts.map import ExpertMap, Kind
 from commons.experts.stored import READERS, stacked, unstacked
+from commons.experts.tokenizer import FILE
 from commons.learning import Learning, Warm
 from commons.names import SiteId
 from commons.section import Section
 from workers.data import Corpus, Mixture, Source
-from workers.objectives import held_out_loss
+from workers.encoder import Encoder
+from workers.objectives import loss_on
 from workers.shard import build_shard, initial_state
 from workers.trainer import Trainer
 
@@ -114,10 +116,7 @@ def held_out_losses(
 ) -> dict[str, float]:
     """Loss of the whole model per corpus on its held-out text, nats per byte, over at most `limit` rows each."""
     shard = build_shard(model, expert_map, own=expert_map.experts, guests=False, state=state)
-    return {
-        name: held_out_loss(shard, corpus.held_out_rows(length=length, limit=limit))
-        for name, corpus in corpora.items()
-    }
+    return {name: loss_on(shard, corpus, length=length, limit=limit) for name, corpus in corpora.items()}
 
 
 def _in_one_round(learning: Learning) -> Learning:
@@ -168,6 +167,8 @@ class Plan(Section):
     public: str
     seed_file: str
     """Safetensors: written by `seed`, read by the others."""
+    tokenizer: str = FILE
+    """Where the model's lies, if it is not bytes."""
     result: str
     """JSON written at the end: `{"what", "alone", "losses": {domain: nats per byte}, "duration_s"}`."""
     home: str
@@ -179,8 +180,10 @@ def run_plan(plan: Plan, on_step: OnStep) -> dict[str, float]:
     length = plan.learning.sequence_length
     model = plan.model.shared
     expert_map = ExpertMap.from_owners(model, plan.owners)  # type: ignore[arg-type]
-    corpora = {d: Corpus.load(Path(p), sequence_length=length, name=d) for d, p in plan.texts.items()}
-    public = Corpus.load(Path(plan.public), sequence_length=length, name="public")
+    encoder = Encoder.load(Path(plan.tokenizer), plan.model.tokenizer)
+    texts = [*plan.texts.items(), ("public", plan.public)]
+    *read, public = (Corpus.load(Path(p), sequence_length=length, name=d, encoder=encoder) for d, p in texts)
+    corpora = {corpus.name: corpus for corpus in read}
     home = Path(plan.home)
     if plan.what == "seed":
         state = make_seed(

@@ -14,16 +14,20 @@ from commons.charter import Charter, Model
 from commons.cosignature import WITNESSES_MAX
 from commons.errors import ConfigError, HansaError, Refusal, Refused, StoreError
 from commons.experts.map import model_problems
+from commons.experts.tokenizer import FILE, Tokenizer
 from commons.founding import Founding, check_founding
 from commons.identity import load_signer, write_file
-from commons.learning import Codecs, Learning, Outer
+from commons.learning import SEQUENCE_MIN, Codecs, Learning, Outer
 from commons.names import Digest
 from commons.records import canonical_json
 from commons.written import money
+from hansa import tokenizers
 from hansa.keys import read_public
-from hansa.models import MODELS, USUAL
+from hansa.models import MODELS, USUAL, of_checkpoint
 
 NOTE = ".note"
+CONTINUED: dict[str, Any] = {"learning_rate": 1e-4, "sequence_length": 1024}
+"""Of a model that has learned already: what suits random weights would undo it."""
 CPU_PEAK_GFLOPS = 20_000
 """Above what a server with two large processors reaches in fp32; usage that claims more is refused."""
 
@@ -58,16 +62,22 @@ def new_charter(
     rounds: int,
     inner_steps: int,
     model: str = USUAL,
+    tokenizer: Path | None = None,
+    end: str = "",
+    checkpoint: Path | None = None,
 ) -> dict[str, Any]:
     """Write a charter in which each of `members` has a site of two experts and pays for it; its JSON form.
 
-    The first funder, if any, pays for the last site. Raises StoreError when the file exists, HansaError for a `model`
-    that is none of `hansa.models.MODELS`.
+    The first funder, if any, pays for the last site. `tokenizer` is put beside it, `end` ends its documents. `checkpoint`: a
+    Hugging Face folder whose model and tokenizer it is, its experts dealt to the sites in order. Raises StoreError when the
+    file exists, HansaError for a `model` that is none of `hansa.models.MODELS`, and for a tokenizer or a checkpoint that no
+    run can use.
     """
-    if model not in MODELS:
-        raise HansaError(f"there is no model {model[:64]!r} to start from; choose one of {', '.join(MODELS)}")
     if file.exists():
         raise StoreError(f"{file} exists and was left as it is; edit it, or choose another name")
+    tokenizer = checkpoint / FILE if checkpoint and tokenizer is None else tokenizer
+    described, data = tokenizers.describe(tokenizer, end) if tokenizer else (Tokenizer(), b"")
+    chosen, experts = _model(model, described, checkpoint, 2 * len(members))
     log, sited, funding = (
         read_public(log_key),
         [read_public(p) for p in members],
@@ -82,12 +92,45 @@ def new_charter(
         members=[{"name": v.name, "key": v.vkey, "budget_micro": budget_micro} for v in (*sited, *funding)],
         sites=[
             site_entry(v.name, payer=payers[v.name], domain=v.name, statement="say here where the text comes from")
-            for v in sited
+            | {"experts": _experts(v.name, n, len(sited), experts)}
+            for n, v in enumerate(sited)
         ],
     )  # fmt: skip
+    document["model"] = chosen
+    if checkpoint:
+        length = min(
+            CONTINUED["sequence_length"], chosen["config"].get("max_position_embeddings", SEQUENCE_MIN)
+        )
+        document["learning"] |= CONTINUED | {"sequence_length": length}
+    if data:
+        tokenizers.put_beside(file, data)
     charter = Charter.model_validate_json(canonical_json(document))
     charter_file.write(charter, file)
     return charter.model_dump(mode="json")
+
+
+def _model(
+    name: str, tokenizer: Tokenizer, checkpoint: Path | None, experts: int
+) -> tuple[dict[str, Any], int]:
+    """The charter's `[model]`, and how many experts it has."""
+    if checkpoint is not None:
+        model, experts = of_checkpoint(checkpoint)
+    elif name in MODELS:
+        model = MODELS[name]
+        if tokenizer.file:
+            model = model | {"config": model["config"] | {"vocab_size": tokenizer.tokens}}
+    else:
+        raise HansaError(f"there is no model {name[:64]!r} to start from; choose one of {', '.join(MODELS)}")
+    return model | {"tokenizer": tokenizer.model_dump()}, experts
+
+
+def _experts(partner: str, number: int, sites: int, experts: int) -> list[str]:
+    """Of the site with this number, from 0: as many as the others have, or one more."""
+    if experts < sites:
+        raise HansaError(f"a model of {experts} experts cannot be shared by {sites} sites; each needs one")
+    count = experts // sites + (number < experts % sites)
+    letters = [chr(ord("a") + n) for n in range(count)] if count <= 26 else [f"{n:03d}" for n in range(count)]
+    return [f"{partner}-{letter}" for letter in letters]
 
 
 def template(
@@ -149,8 +192,10 @@ def site_entry(partner: str, *, payer: str, domain: str, statement: str) -> dict
 
 
 def check_charter(file: Path, founding: Path) -> Checked:
-    """Raises ConfigError with every problem of the file, or of a signature in `founding` that does not hold."""
+    """Raises ConfigError with every problem of the file, or of a signature in `founding` that does not hold, HansaError
+    where its tokenizer is not beside it or none that a run can use."""
     charter = load_charter(file)
+    tokenizers.check_beside(file, charter)
     digest = charter_file.digest(charter)
     signed: list[str] = []
     for note in sorted(founding.glob(f"*{NOTE}")) if founding.is_dir() else []:
@@ -168,6 +213,7 @@ def check_charter(file: Path, founding: Path) -> Checked:
 def sign_charter(file: Path, key: Path, founding: Path) -> tuple[Path, Digest]:
     """Write `founding/MEMBER.note`; the note's path and the charter's digest."""
     charter, signer = load_charter(file), load_signer(key)
+    tokenizers.check_beside(file, charter)
     member = charter.member(signer.name)
     if member is None or member.key != signer.vkey:
         named = ", ".join(m.name for m in charter.members)
@@ -222,7 +268,7 @@ def charter_text(charter: Charter, digest: Digest) -> list[str]:
         )
     return [
         *lines,
-        f"Model: {c.model.family}, {len(c.experts)} experts{_read(c.model)}",
+        f"Model: {c.model.family}, {len(c.experts)} experts{_read(c.model)}, {_tokens(c.model.tokenizer)}",
         f"Run: {_rounds(learning)}, {learning.strategy}, {learning.routing} routing{_inner(learning)}",
         f"Sent: {_sent(codecs)}",
         f"Price: {rates}",
@@ -237,6 +283,10 @@ def _read(model: Model) -> str:
     read = f", chosen by readers of width {model.reader}" if model.reader else ""
     own = f", the trunk from layer {model.own_from} on each site's own" if model.own_from is not None else ""
     return f"{read}{own}"
+
+
+def _tokens(tokenizer: Tokenizer) -> str:
+    return f"{tokenizer.tokens} tokens of {tokenizer.file}" if tokenizer.file else "tokens are bytes"
 
 
 def _rounds(learning: Learning) -> str:
@@ -264,6 +314,7 @@ def _sent(codecs: Codecs) -> str:
     named = {
         "norms": codecs.vector,
         "router": codecs.router,
+        "last round": codecs.closing,
         "new state as a step": None if codecs.down == "fp32" else codecs.down,
     }
     others = "".join(f", {what} {codec}" for what, codec in named.items() if codec)

@@ -32,6 +32,7 @@ from hansa.commands import (
     sample,
     seed,
     site,
+    tokenizer,
 )
 from hansa.output import INTERRUPTED, explain_bug
 
@@ -85,6 +86,7 @@ app.command("demo")(demo.demo)
 app.add_typer(key.app, name="key")
 app.add_typer(charter.app, name="charter")
 app.add_typer(sample.app, name="sample")
+app.add_typer(tokenizer.app, name="tokenizer")
 app.add_typer(seed.app, name="seed")
 app.add_typer(coordinator.app, name="coordinator")
 app.add_typer(member.app, name="member")

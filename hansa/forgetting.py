@@ -81,15 +81,18 @@ def measure(
     losses: dict[str, dict[str, float]] = {domain: {} for domain in texts}
     exposures: dict[str, Exposure] = {}
     reference: tuple[Read, Read] | None = None
-    start = Reader(model.model_copy(update={"reader": 0}), seed.expert_map, seed.state, by_site=False)
+    encoder, plain = own[1].encoder, model.model_copy(update={"reader": 0})
+    start = Reader(plain, seed.expert_map, seed.state, by_site=False, encoder=encoder)
     beside = start if seed_beside else None
     for name, weights in (("seed", seed), ("before", before), ("after", after)):
         reader = start
         if name != "seed":
-            reader = Reader(model, weights.expert_map, weights.state, by_site=by_site, beside=beside)
+            reader = Reader(
+                model, weights.expert_map, weights.state, by_site=by_site, beside=beside, encoder=encoder
+            )
         read = {domain: reader.read(rows) for domain, rows in held_out.items()}
         for domain, found in read.items():
-            losses[domain][name] = float(found.losses.mean())
+            losses[domain][name] = found.loss
         both = reader.read(trained), read[own[0]]
         exposures[name] = _exposure(*both, reference)
         reference = reference or both
@@ -97,15 +100,14 @@ def measure(
 
 
 def _exposure(trained: Read, unseen: Read, reference: tuple[Read, Read] | None) -> Exposure:
-    one, other = _matched(trained), _matched(unseen)
-    size = trained.likeliest.shape[1] // 2
+    (one, whole), (other, unseen_whole) = _matched(trained), _matched(unseen)
     plain = auc(trained.losses, unseen.losses)
     calibrated = None
     if reference is not None:
         calibrated = auc(trained.losses - reference[0].losses, unseen.losses - reference[1].losses)
     return Exposure(
-        extracted_trained=float((one == size).mean()),
-        extracted_unseen=float((other == size).mean()),
+        extracted_trained=float(whole.mean()),
+        extracted_unseen=float(unseen_whole.mean()),
         matched_trained=float(one.mean()),
         matched_unseen=float(other.mean()),
         membership=plain,
@@ -114,11 +116,13 @@ def _exposure(trained: Read, unseen: Read, reference: tuple[Read, Read] | None) 
     )
 
 
-def _matched(read: Read) -> NDArray[np.int64]:
-    """Bytes of each row's second half that a greedy continuation of the first half gives before it goes wrong."""
-    second = read.likeliest[:, -(read.likeliest.shape[1] // 2) :]
-    right: NDArray[np.int64] = np.where(second.all(1), second.shape[1], second.argmin(1))
-    return right
+def _matched(read: Read) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Of each row's second half, in tokens: bytes that a greedy continuation of the first half gives before it goes wrong,
+    and whether it gives them all."""
+    half = read.likeliest.shape[1] // 2
+    right = np.logical_and.accumulate(read.likeliest[:, -half:], axis=1)
+    whole: NDArray[np.bool_] = right[:, -1]
+    return (right * read.bytes[:, -half:]).sum(1), whole
 
 
 def auc(trained: Scores, unseen: Scores) -> float:

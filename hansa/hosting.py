@@ -80,6 +80,7 @@ def furnish(home: Path, *, charter: Path, founding: Path, log_key: Path | None) 
     from commons.errors import HansaError
     from commons.identity import load_signer, write_file
     from hansa.charters import NOTE, check_charter
+    from hansa.tokenizers import beside
 
     checked = check_charter(charter, founding)
     if checked.unsigned:
@@ -96,6 +97,8 @@ def furnish(home: Path, *, charter: Path, founding: Path, log_key: Path | None) 
         raise HansaError(f"{log_key} is not the log key that {charter} names ({named.log_key})")
     for note in sorted(founding.glob(f"*{NOTE}")):
         write_file(home / "founding" / note.name, note.read_bytes())
+    if checked.charter.model.tokenizer.file:
+        write_file(beside(home / CHARTER), beside(charter).read_bytes())
     write_file(home / "log.key", log_key.read_bytes(), private=True)
     write_file(home / CHARTER, charter.read_bytes())
 

@@ -1,8 +1,16 @@
-"""Models to start a charter from: one of each family that learns on a laptop, and the published sizes of Llama 4."""
+"""Models to start a charter from: one of each family that learns on a laptop, the published sizes of Llama 4, and any
+checkpoint of a family in a folder."""
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
+
+from commons.errors import HansaError
+from commons.experts.published import model_of
+from commons.experts.settings import SettingError
+from commons.identity import read_file
 
 _LAPTOP = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
 _USUAL = {"num_experts_per_tok": 2, "max_position_embeddings": 512}
@@ -54,3 +62,17 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 """By the name that `hansa charter new --model` takes; how many experts there are follows from the sites."""
 USUAL = "glm4_moe"
+
+
+def of_checkpoint(folder: Path) -> tuple[dict[str, Any], int]:
+    """`[model]` of a charter for the checkpoint in a Hugging Face folder, and how many experts it has. Raises HansaError."""
+    file = folder / "config.json"
+    data = read_file(file, "name the folder of a checkpoint, with its config.json")
+    try:
+        return model_of(json.loads(data))
+    except SettingError as wrong:
+        raise HansaError(
+            f"{file} is of no model that a charter can name: {wrong.key} {wrong.what}"
+        ) from wrong
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise HansaError(f"{file} cannot be read: {error}") from error

@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ from commons.experts.map import ExpertMap
 from commons.experts.remaking import carried_over
 from commons.experts.settings import SettingError
 from commons.experts.stored import OWN, unstacked, weights_files
+from commons.experts.tokenizer import FILE
 from commons.identity import read_file, write_file
 from commons.names import Digest, ExpertId, SiteId
 from commons.notes import NoteError, Signer, Verifier, compose, digest, open_note, read
@@ -31,6 +32,9 @@ from commons.records import canonical_json
 from commons.states import Blob, state_digest
 from commons.states.naming import name_of
 from orchestrator.release.layout import CHARTER
+
+if TYPE_CHECKING:
+    from workers.data import Corpus
 
 State = dict[str, NDArray[np.float32]]
 REPORT, NOTE = "report.json", "report.note"
@@ -56,6 +60,8 @@ class Models:
     seed: State
     before: State
     after: State
+    tokenizer: Path
+    """The release's."""
 
     @property
     def digests(self) -> dict[str, Digest]:
@@ -79,6 +85,7 @@ def load(release: Path, seed: Path, site: str) -> Models:
         seed=_weights(seed, before_map, begun=True),
         before=before,
         after=_left(before, before_map, after_map),
+        tokenizer=release / FILE,
     )
 
 
@@ -92,7 +99,7 @@ def write(
 ) -> dict[str, Any]:
     """Measure, sign and write into `folder`; the report. Raises ConfigError for a text or a signer that cannot be."""
     from hansa.forgetting import Weights, measure
-    from workers.data import Corpus, CorpusError
+    from workers.data import CorpusError
 
     charter, site = models.charter, models.charter.site(models.site)
     assert site is not None, "the models were loaded for a site of the charter"
@@ -104,10 +111,9 @@ def write(
         raise ConfigError(
             [f"no other site has the domain {odd[0]!r}; there are {', '.join(sorted(domains))}"]
         )
-    length = charter.learning.sequence_length
     try:
-        own = Corpus.load(text, sequence_length=length, name=site.domain)
-        rest = {d: Corpus.load(path, sequence_length=length, name=d) for d, path in others.items()}
+        read = _read(models, {site.domain: text, **others})
+        own, rest = read[site.domain], {d: read[d] for d in others}
         found = measure(
             charter.model,
             seed=Weights(models.before_map, models.seed),
@@ -115,7 +121,7 @@ def write(
             after=Weights(models.after_map, models.after),
             own=(site.domain, own),
             others=rest,
-            length=length,
+            length=charter.learning.sequence_length,
             by_site=_chosen(charter) == "by posterior",
             seed_beside=charter.release.seed_beside,
         )
@@ -140,6 +146,15 @@ def write(
     }
     _sign(folder, report, signer)
     return report
+
+
+def _read(models: Models, texts: Mapping[str, Path]) -> dict[str, Corpus]:
+    from workers.data import Corpus
+    from workers.encoder import Encoder
+
+    encoder = Encoder.load(models.tokenizer, models.charter.model.tokenizer)
+    length = models.charter.learning.sequence_length
+    return {d: Corpus.load(t, sequence_length=length, name=d, encoder=encoder) for d, t in texts.items()}
 
 
 def _sign(folder: Path, report: Mapping[str, Any], signer: Signer) -> None:

@@ -1,4 +1,4 @@
-"""What a model says of text, byte by byte: by its own router, or with its experts chosen by what was read so far; its seed
+"""What a model says of text, token by token: by its own router, or with its experts chosen by what was read so far; its seed
 beside it or not.
 
 Every row begins anew. Knows nothing of why somebody asks.
@@ -19,6 +19,7 @@ from commons.charter import Model
 from commons.experts.map import ExpertMap
 from hansa.beside import foreseen, mixed
 from workers.data import Rows
+from workers.encoder import BYTES, Encoder
 from workers.objectives import as_tokens
 from workers.shard import build_shard
 
@@ -28,18 +29,25 @@ _BATCH = 32
 
 @dataclass(frozen=True)
 class Read:
-    """Of each byte of each row but the first, [rows, length]."""
+    """Of each token of each row but the first, [rows, length]."""
 
     log_probabilities: NDArray[np.float64]
-    """Natural logarithm of what the model gave to the byte that came."""
+    """Natural logarithm of what the model gave to the token that came."""
     likeliest: NDArray[np.bool_]
-    """Whether no other byte had more. A greedy continuation is the text exactly as long as this holds."""
+    """Whether no other token had more. A greedy continuation is the text exactly as long as this holds."""
+    bytes: NDArray[np.int64]
+    """Of text, that each token stands for."""
 
     @property
     def losses(self) -> NDArray[np.float64]:
         """Nats per byte of each row."""
-        losses: NDArray[np.float64] = -self.log_probabilities.mean(1)
+        losses: NDArray[np.float64] = -self.log_probabilities.mean(1) / self.bytes.mean(1)
         return losses
+
+    @property
+    def loss(self) -> float:
+        """Nats per byte of all rows together."""
+        return float((self.losses * (self.bytes.mean(1) / self.bytes.mean())).mean())
 
 
 class Reader:
@@ -53,9 +61,10 @@ class Reader:
         *,
         by_site: bool,
         beside: Reader | None = None,
+        encoder: Encoder = BYTES,
     ) -> None:
         """`by_site`: each owner's experts alone on the shared trunk, mixed by how likely each found the row so far: a
-        router that reads the bytes before, for experts that never met another's (Branch-Train-Merge, arXiv 2208.03306).
+        router that reads the tokens before, for experts that never met another's (Branch-Train-Merge, arXiv 2208.03306).
         `beside`: of the seed (`hansa.beside`).
         """
         groups = [expert_map.experts]
@@ -65,12 +74,13 @@ class Reader:
         self._shards = [
             build_shard(model, expert_map, own=own, guests=False, state=state).eval() for own in groups
         ]
-        self._beside = beside
+        self._beside, self._encoder = beside, encoder
 
     def read(self, rows: Rows) -> Read:
         """`rows` [rows, length + 1]. Raises CorpusError for what the model cannot read."""
         parts = [self._read(part) for part in np.array_split(rows, -(-len(rows) // _BATCH))]
-        return Read(np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts]))
+        said, likeliest = (np.concatenate(found) for found in zip(*parts, strict=True))
+        return Read(said, likeliest, self._encoder.sizes[rows[:, 1:]])
 
     def _read(self, rows: Rows) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         tokens = as_tokens(rows, self._shards[0])

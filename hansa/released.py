@@ -18,10 +18,12 @@ from transformers import AutoModelForCausalLM
 from commons import charter_file
 from commons.experts.map import ExpertMap
 from commons.experts.stored import READERS, unstacked, weights_files
+from commons.experts.tokenizer import FILE
 from hansa.beside import put_beside
 from orchestrator.release.layout import CHARTER, SEED
 from workers.data import Corpus
-from workers.objectives import held_out_loss
+from workers.encoder import BYTES, Encoder
+from workers.objectives import loss_on
 from workers.routed import compute_routed_only
 from workers.shard import build_shard
 
@@ -62,25 +64,37 @@ def load_plain(folder: Path) -> nn.Module:
 
 
 def released_losses(
-    model: nn.Module, texts: Mapping[str, Path], *, length: int, limit: int = ROWS
+    model: nn.Module,
+    texts: Mapping[str, Path],
+    *,
+    length: int,
+    limit: int = ROWS,
+    encoder: Encoder = BYTES,
 ) -> dict[str, float]:
     """Held-out loss per text, nats per byte."""
-    losses = {}
-    for domain, path in texts.items():
-        rows = Corpus.load(path, sequence_length=length, name=domain).held_out_rows(
-            length=length, limit=limit
-        )
-        losses[domain] = held_out_loss(model, rows)
-    return losses
+    corpora = {
+        domain: Corpus.load(path, sequence_length=length, name=domain, encoder=encoder)
+        for domain, path in texts.items()
+    }
+    return {d: loss_on(model, corpus, length=length, limit=limit) for d, corpus in corpora.items()}
+
+
+def encoder_of(folder: Path) -> Encoder:
+    """By the tokenizer that the folder's charter names; bytes where no charter is there. Raises HansaError."""
+    if not (folder / CHARTER).exists():
+        return BYTES
+    charter = charter_file.from_canonical((folder / CHARTER).read_bytes())
+    return Encoder.load(folder / FILE, charter.model.tokenizer)
 
 
 def main(arguments: list[str]) -> None:
     """`FOLDER LENGTH RESULT.json DOMAIN=TEXT…`"""
     folder, length, result, *named = arguments
     texts = {domain: Path(path) for domain, _, path in (text.partition("=") for text in named)}
-    found = {"losses": released_losses(load(Path(folder)), texts, length=int(length))}
+    encoder, size = encoder_of(Path(folder)), int(length)
+    found = {"losses": released_losses(load(Path(folder)), texts, length=size, encoder=encoder)}
     if (Path(folder) / READERS).exists():
-        found["plain"] = released_losses(load_plain(Path(folder)), texts, length=int(length))
+        found["plain"] = released_losses(load_plain(Path(folder)), texts, length=size, encoder=encoder)
     Path(result).write_text(json.dumps(found, indent=2) + "\n", "utf-8")
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from commons.charter import Charter
 from commons.errors import HansaError, StoreError
 from commons.experts.families import FAMILIES
-from commons.experts.tokenizer import write_tokenizer
+from commons.experts.tokenizer import FILE, put_tokenizer
 from commons.identity import write_file
 
 WEIGHTS = "model.safetensors"
@@ -20,15 +20,16 @@ WEIGHTS = "model.safetensors"
 
 def make_seed_model(folder: Path, *, charter: Path, text: Path, steps: int) -> dict[str, Any]:
     """`hansa seed make`: train it and write the folder. Raises StoreError when it exists, HansaError when training fails."""
-    from commons import charter_file
-    from commons.experts.map import model_problems
+    from hansa.charters import load_charter
+    from hansa.tokenizers import beside, check_beside
 
     if (folder / WEIGHTS).exists():
         raise StoreError(f"{folder} holds a model already and was left as it is; choose another folder")
-    loaded = charter_file.load(charter, further=model_problems)
+    loaded, tokenizer = load_charter(charter), beside(charter)
+    check_beside(charter, loaded)
     plan = write_plan(
         folder, what="seed", charter=loaded, texts={"public": text}, public=text, seed_model=folder,
-        phase={"steps": steps, "batch_size": 16},
+        tokenizer=tokenizer.resolve(), phase={"steps": steps, "batch_size": 16},
     )  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-m", "hansa.baselines", str(plan)], capture_output=True, text=True, check=False
@@ -37,7 +38,7 @@ def make_seed_model(folder: Path, *, charter: Path, text: Path, steps: int) -> d
         raise HansaError(
             f"the seed model was not made: {(done.stderr.strip() or 'no reason given').splitlines()[-1]}"
         )
-    finish_seed_folder(folder, loaded)
+    finish_seed_folder(folder, loaded, tokenizer)
     losses = json.loads((folder / "result.json").read_text())["losses"]
     return {"path": folder, "held_out_loss": losses["public"], "experts": len(loaded.experts)}
 
@@ -50,10 +51,14 @@ def write_plan(
     texts: Mapping[str, Path],
     public: Path,
     seed_model: Path,
+    tokenizer: Path = Path(FILE),
     alone: str | None = None,
     phase: Mapping[str, Any] | None = None,
 ) -> Path:
-    """A plan for `python -m hansa.baselines`; its path. The result goes to `folder/result.json`."""
+    """A plan for `python -m hansa.baselines`; its path. The result goes to `folder/result.json`.
+
+    `tokenizer`: where the charter's lies, if it names one.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     plan = {
         "what": what,
@@ -66,6 +71,7 @@ def write_plan(
         "seed_file": str(seed_model / WEIGHTS),
         "result": str(folder / "result.json"),
         "home": str(folder / "state"),
+        "tokenizer": str(tokenizer),
     }
     if phase:
         plan["phase"] = dict(phase)
@@ -74,8 +80,9 @@ def write_plan(
     return path
 
 
-def finish_seed_folder(folder: Path, charter: Charter) -> None:
+def finish_seed_folder(folder: Path, charter: Charter, tokenizer: Path | None = None) -> None:
     """Beside the weights: config.json and the tokenizer, so that transformers loads the folder."""
-    config = FAMILIES[charter.model.family].hf_config(charter.model.config, len(charter.experts))
+    model = charter.model
+    config = FAMILIES[model.family].hf_config(model.config, len(charter.experts), end=model.tokenizer.end)
     write_file(folder / "config.json", json.dumps(config, indent=2).encode() + b"\n")
-    write_tokenizer(folder)
+    put_tokenizer(folder, model.tokenizer, tokenizer)

@@ -52,7 +52,7 @@ class Appraisal:
         owners = {ExpertId(e): s.name for s in charter.sites for e in s.experts}
         worth = {key: updates[n][1] for key, n in zip(self.keys, named, strict=True) if n in updates}
         own = {key: updates[n][2] for key, n in zip(self.keys, named, strict=True) if n in updates}
-        drags = dragging(worth, own, charter.rollback) if charter.rollback.on else []
+        drags = dragging(worth, own, charter.rollback, run.appraised) if charter.rollback.on else []
         return worth_fact(
             now_ms,
             run=RunId(run.run),

@@ -54,7 +54,7 @@ def run_view(
 
 def round_view(run: RunState, found: RoundState, charter: Charter) -> RoundView:
     updates = {site: admitted.update for site, admitted in sorted(found.admitted.items())}
-    codecs = charter.learning.codecs
+    codecs = charter.learning.codecs_in(found.number)
     takes = run.late if found is run.open_round else found.takes
     late = {site: run.history[of - 1].late[site].update for site, of in sorted(takes.items())}
     return RoundView(

@@ -156,6 +156,7 @@ class Coordinator:
             spool=Spool(self.home / "spool"),
             signer=home.signer,
             bell=bell,
+            tokenizer=home.tokenizer,
         )
         return self._desk, pulse
 

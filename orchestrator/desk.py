@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from commons.charter import Charter
 from commons.errors import Refusal
@@ -35,6 +36,8 @@ class Desk:
     """The log key: signs assignments and releases."""
     bell: Bell
     """Rings for every record, and when a site comes, goes or refuses."""
+    tokenizer: Path | None = None
+    """The charter's tokenizer.json, where it names one: sites fetch it, releases carry it."""
     masking: Masking = field(default_factory=Masking)
     probing: Probing = field(default_factory=Probing)
     stopping: threading.Event = field(default_factory=threading.Event)

@@ -10,6 +10,7 @@ from typing import IO
 from commons import charter_file
 from commons.charter import Charter
 from commons.errors import HansaError, Refusal, Refused, StoreError
+from commons.experts.tokenizer import FILE, read_named
 from commons.identity import (
     Authority,
     Seat,
@@ -46,6 +47,8 @@ class Home:
     founding: tuple[bytes, ...]
     signer: Signer
     authority: Authority
+    tokenizer: Path | None
+    """The charter's tokenizer.json, where it names one."""
 
     @classmethod
     def open(cls, folder: Path) -> Home:
@@ -56,7 +59,7 @@ class Home:
         notes = tuple(read_file(file, asked) for file in sorted((folder / "founding").glob("*.note")))
         if not (folder / "ca" / "ca.key").exists():
             save_authority(folder / "ca", create_authority(charter.consortium.name))
-        return cls(folder, charter, notes, signer, load_authority(folder / "ca"))
+        return cls(folder, charter, notes, signer, load_authority(folder / "ca"), _tokenizer(folder, charter))
 
     def found(self, consortium: Consortium) -> None:
         """Write the first records; nothing when they stand already. Raises Refused when the charter does not hold."""
@@ -88,6 +91,13 @@ class Home:
             charter=charter_file.canonical(self.charter),
             founding=self.founding,
         )
+
+
+def _tokenizer(folder: Path, charter: Charter) -> Path | None:
+    if not charter.model.tokenizer.file:
+        return None
+    read_named(folder / FILE, charter.model.tokenizer, "the operator puts the charter's there")
+    return folder / FILE
 
 
 class HomeLock:

@@ -249,9 +249,9 @@ def check_norm(site: SiteId, norm: float) -> Refusal | None:
     return Refusal(Code.UPDATE_NORM, message)
 
 
-def payload_bytes(wanted: Iterable[Slice], charter: Charter) -> int:
-    """Exact size of an update of these slices under this charter."""
-    return sum(encoded_bytes(in_length(encoding_of(charter, s.kind)), s.shape) for s in wanted)
+def payload_bytes(wanted: Iterable[Slice], charter: Charter, number: int) -> int:
+    """Exact size of an update of these slices under this charter, in round `number`."""
+    return sum(encoded_bytes(in_length(encoding_of(charter, s.kind, number)), s.shape) for s in wanted)
 
 
 def _check_parts(claim: Claim, charter: Charter, exchange: Exchange) -> Refusal | None:
@@ -263,7 +263,7 @@ def _check_parts(claim: Claim, charter: Charter, exchange: Exchange) -> Refusal 
             f"{charter.learning.strategy}; its operator pulls the run again"
         )
         return Refusal(Code.EXPERT_MAP_MISMATCH, message)
-    expected = payload_bytes(wanted, charter)
+    expected = payload_bytes(wanted, charter, exchange.number)
     if claim.manifest.payload_bytes > expected:
         message = (
             f"update of site {site} takes {claim.manifest.payload_bytes} bytes, its slices take {expected}"
@@ -274,7 +274,7 @@ def _check_parts(claim: Claim, charter: Charter, exchange: Exchange) -> Refusal 
         message = f"the update of site {site} lacks slices of its own, first {lacking}; its operator pulls the run again"
         return Refusal(Code.EXPERT_MAP_MISMATCH, message)
     for part, want in zip(claim.manifest.parts, wanted, strict=True):
-        codec = encoding_of(charter, want.kind)
+        codec = encoding_of(charter, want.kind, exchange.number)
         if (part.codec, part.shape) != (codec, want.shape):
             message = (
                 f"{part.name} of site {site} is {part.codec} {list(part.shape)}, "

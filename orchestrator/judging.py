@@ -18,7 +18,7 @@ from commons.experts.map import ExpertMap
 from commons.names import Digest, RunId, SiteId
 from commons.notes import NoteError, Verifier, open_note
 from commons.records import Kind, Record
-from commons.verdict import Word, change, change_of_part, culprit, dragging, limit
+from commons.verdict import Word, change, change_of_part, culprit, dragging_still, limit
 from commons.work import AssignmentNote, ProbeNote
 from orchestrator.appraising import Appraisal, Key, due, silent, updates_of
 from orchestrator.combine import Combined
@@ -223,7 +223,7 @@ def accused(
     if harm:
         named = culprit(verdict.change_ppm, worth, own)
     else:
-        may = [key for key in dragging(worth, own, rules) if key[0] in run.dragging]
+        may = dragging_still(worth, own, rules, run.appraised, run.dragging)
         may = [key for key in may if key in leavable(run, found, charter)]
         named = min(may, key=lambda key: (worth[key], key), default=None)
     if named is None:
@@ -232,9 +232,10 @@ def accused(
         with_it, left = _percent(verdict.change_ppm), _percent(worth[named])
         return named, f"with its update the loss on the probe changes by {with_it}, without it by {left}"
     better, most = _percent(worth[named]), _percent(own[named])
+    earlier = "summed over its appraisals" if rules.drag_memory else "the last time it was appraised"
     return named, (
         f"without its update the loss of the new state on the probe changes by {better}, and on its own kind of text by "
-        f"{most}; it was so the last time it was appraised too"
+        f"{most}; it was so {earlier} too"
     )
 
 

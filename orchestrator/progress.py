@@ -14,6 +14,7 @@ from commons.errors import Code, Refusal
 from commons.names import Digest, Micro, RoundNumber, RunId, SiteId
 from commons.notes import digest, parse
 from commons.records import Kind, Record
+from commons.verdict import Said, changes_of, remembering
 from commons.work import EvaluationNote, ProbeNote, UpdateNote, UsageNote
 from governance.noised import Noised
 from orchestrator.measured import Measured
@@ -133,6 +134,8 @@ class RunState:
     """Of states on the probe."""
     dragging: frozenset[SiteId] = frozenset()
     """Sites whose update held the others up the last time it was appraised."""
+    appraised: Mapping[str, tuple[Said, ...]] = field(default_factory=dict)
+    """Site -> what its last appraisals said of its updates, oldest first."""
     harmful: dict[SiteId, RoundNumber] = field(default_factory=dict)
     """Sites whose update was left out for the harm it did -> the last such round."""
     finished: str | None = None
@@ -343,6 +346,7 @@ class Runs:
             for names in (facts["updates"], facts.get("dragging", ()))
         )
         run.dragging = run.dragging - looked | dragging
+        run.appraised = remembering(run.appraised, *changes_of(facts["updates"]))
 
     def _close(self, at_ms: int, facts: Mapping[str, Any]) -> None:
         run = self.by_id[RunId(facts["run"])]

@@ -13,11 +13,16 @@ from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
+from numpy.typing import NDArray
+
 from commons.experts.map import ExpertMap
 from commons.experts.stored import stored
 
 HEADER_BYTES_MAX = 100 << 20
 BLOCK_BYTES = 1 << 20
+FLOATS = {"F32": 4, "BF16": 2, "F16": 2}
+"""Types that a seed's tensors may have, and their bytes."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,8 @@ def read_header(path: Path) -> dict[str, Entry]:
     for name, entry in tensors.items():
         if entry.bytes < 0 or entry.offset + entry.bytes > size:
             raise ValueError(f"{path.name} ends before tensor {name} does")
-        if entry.dtype == "F32" and entry.bytes != 4 * prod(entry.shape):
+        each = FLOATS.get(entry.dtype)
+        if each and entry.bytes != each * prod(entry.shape):
             raise ValueError(f"{path.name} has {entry.bytes} bytes for {name}, not those of its shape")
     return tensors
 
@@ -79,6 +85,15 @@ def blocks(file: BinaryIO, entry: Entry) -> Iterator[bytes]:
         if len(block) != size:
             raise ValueError("the file ends early")
         yield block
+
+
+def as_fp32(block: bytes, dtype: str) -> NDArray[np.float32]:
+    """Values of one of `FLOATS`, each as the fp32 that is equal to it."""
+    if dtype == "F16":
+        return np.frombuffer(block, "<f2").astype(np.float32)
+    if dtype == "BF16":
+        return (np.frombuffer(block, "<u2").astype("<u4") << 16).view("<f4")
+    return np.frombuffer(block, "<f4")
 
 
 def _entry(entry: dict[str, Any], data: int) -> Entry:

@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 
 from google.protobuf.message import DecodeError
 
-from commons.errors import Code, Refusal
+from commons.errors import Code, Refusal, StoreError
+from commons.experts.tokenizer import FILE_BYTES_MAX
 from commons.names import Digest, RunId, SiteId
 from commons.notes import Verifier
 from commons.updates import LANES_MAX
@@ -108,11 +109,31 @@ class Streams:
             if isinstance(wanted, Refusal):
                 yield wanted
                 return
-            for frame in self._desk.store.stream(*wanted, MESSAGE_BYTES_MAX):
+            for frame in self._frames(*wanted):
                 self._desk.live.count_fetched(len(frame))
                 yield frame
         finally:
             self._leave(site, "downloads")
+
+    def _frames(self, digests: list[Digest], offset: int) -> Iterator[bytes]:
+        if not self._is_tokenizer(digests):
+            yield from self._desk.store.stream(digests, offset, MESSAGE_BYTES_MAX)
+            return
+        assert self._desk.tokenizer is not None
+        try:
+            with self._desk.tokenizer.open("rb") as file:
+                file.seek(min(offset, FILE_BYTES_MAX))
+                while frame := file.read(MESSAGE_BYTES_MAX):
+                    yield frame
+        except OSError as error:
+            raise StoreError(f"cannot read {self._desk.tokenizer}: {error.strerror}") from error
+
+    def _is_tokenizer(self, digests: list[Digest]) -> bool:
+        """Whether it is the charter's tokenizer that is asked for, which is no blob of the store."""
+        if self._desk.tokenizer is None:
+            return False
+        with self._desk.consortium.lock:
+            return digests == [self._desk.consortium.charter.model.tokenizer.file]
 
     def _enter(self, site: SiteId, kind: str) -> Refusal | None:
         with self._lock:
@@ -227,6 +248,8 @@ class Streams:
         if len(asked.digests) > FETCH_DIGESTS_MAX:
             return Refusal(Code.REQUEST_INVALID, f"at most {FETCH_DIGESTS_MAX} blobs in one fetch")
         digests = [Digest(text) for text in asked.digests]
+        if self._is_tokenizer(digests):
+            return digests, asked.offset
         for digest in digests:
             try:
                 here = self._desk.store.has(digest)

@@ -14,7 +14,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,10 +23,13 @@ from numpy.typing import NDArray
 
 from commons.charter import Charter
 from commons.clock import SystemClock
+from commons.errors import HansaError
 from commons.experts.map import ExpertMap
+from commons.experts.tokenizer import FILE, Tokenizer
 from commons.names import SiteId
 from workers.backoff import pauses
 from workers.data import Corpus, CorpusError
+from workers.encoder import Encoder
 from workers.gauge import Gauge
 from workers.probe import Probe
 from workers.ray_start import connected, ray
@@ -57,6 +60,8 @@ class Bench:
     public: Path | None
     probe: Path | None
     home: Path
+    tokenizer: Path
+    """Where the charter's lies, if it names one; texts' tokens are kept beside it."""
     threads: int
 
 
@@ -72,7 +77,8 @@ def in_ray(file: SiteFile, stop: threading.Event) -> Iterator[RemoteTrainer]:
     """The site's trainer in the Ray that its file names, for the length of the `with` block (`workers.training.Begin`)."""
     cpus, gpus = file.ray.cpus, file.ray.gpus
     threads, rounds = max(1, int(cpus)), file.home / "rounds"
-    bench = Bench(file.partner, file.name, file.text, file.public, file.probe, rounds, threads)
+    tokenizer = file.home / FILE
+    bench = Bench(file.partner, file.name, file.text, file.public, file.probe, rounds, tokenizer, threads)
     with connected(file.ray.address, namespace=f"hansa-{file.name}", cpus=cpus, gpus=gpus, stop=stop):
         trainer = RemoteTrainer(bench, cpus=cpus, gpus=gpus, stop=stop)
         trainer.start()
@@ -94,6 +100,7 @@ class TrainingActor:
         """Run and number of the round that was begun ahead of its order, and what it took so far."""
         self._trainer: Trainer | None = None
         self._trains: tuple[object, ...] = ()
+        self._encodes: tuple[Tokenizer, Encoder] | None = None
 
     def warm(self) -> None:
         """Load what training needs; done ahead, it does not count into the first round."""
@@ -143,7 +150,7 @@ class TrainingActor:
         with self._turn:
             gauge = self._gauge(not_before_ms)
             self._begun = (run, number), gauge
-            with contextlib.suppress(TrainingError, CorpusError, KeyError, Abandoned):
+            with contextlib.suppress(TrainingError, CorpusError, HansaError, KeyError, Abandoned):
                 self._trainer_of(run, charter).ahead(
                     round_number=number,
                     learning=charter.learning.in_run(run),
@@ -188,7 +195,7 @@ class TrainingActor:
                 gauge=gauge,
                 experts=_experts(charter),
             )
-        except (TrainingError, CorpusError, KeyError) as error:
+        except (TrainingError, CorpusError, HansaError, KeyError) as error:
             return Failed(str(error))
         except Abandoned:
             return Failed("abandoned")
@@ -216,9 +223,10 @@ class TrainingActor:
             trainer = self._made(run, charter.model_copy(update={"learning": whole}))
             corpus = self._corpus(self._bench.text, charter)
             loss = trainer.evaluate(state, corpus, limit=EVALUATION_ROWS)
-        except (TrainingError, CorpusError, KeyError) as error:
+        except (TrainingError, CorpusError, HansaError, KeyError) as error:
             return Failed(str(error))
-        return loss, len(corpus.held_out_rows(length=length, limit=EVALUATION_ROWS)) * length
+        read = corpus.held_out_rows(length=length, limit=EVALUATION_ROWS)[:, 1:]
+        return loss, int(corpus.encoder.sizes[read].sum())
 
     def probe(self, run: str, charter: Charter, state: Mapping[str, Array]) -> tuple[float, ...] | Failed:
         """Losses of `state` on the parts of the charter's probe, by the shard that trains."""
@@ -226,11 +234,12 @@ class TrainingActor:
 
         self._progress, wanted = Progress(), charter.probe
         try:
-            text = Probe.load(self._bench.probe, digest=wanted.text, size=wanted.bytes)
+            encoder = self._encoder(charter)
+            text = Probe.load(self._bench.probe, digest=wanted.text, size=wanted.bytes, encoder=encoder)
             with self._turn:
                 trainer, limit = self._trainer_of(run, charter), wanted.rows // wanted.parts
                 return tuple(trainer.evaluate(state, part, limit=limit) for part in text.parts(wanted.parts))
-        except (TrainingError, CorpusError, KeyError) as error:
+        except (TrainingError, CorpusError, HansaError, KeyError) as error:
             return Failed(str(error))
 
     def _gauge(self, not_before_ms: int) -> Gauge:
@@ -262,7 +271,18 @@ class TrainingActor:
         )
 
     def _corpus(self, path: Path, charter: Charter) -> Corpus:
-        return Corpus.load(path, sequence_length=charter.learning.sequence_length)
+        length, encoder = charter.learning.sequence_length, self._encoder(charter)
+        before, self._progress = self._progress, replace(self._progress, why="reading its text")
+        kept = self._bench.tokenizer.with_name("tokens")
+        corpus = Corpus.load(path, sequence_length=length, encoder=encoder, kept=kept)
+        self._progress = before
+        return corpus
+
+    def _encoder(self, charter: Charter) -> Encoder:
+        wanted = charter.model.tokenizer
+        if self._encodes is None or self._encodes[0] != wanted:
+            self._encodes = wanted, Encoder.load(self._bench.tokenizer, wanted)
+        return self._encodes[1]
 
 
 def _experts(charter: Charter) -> Literal["kept", "base"]:

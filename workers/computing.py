@@ -9,11 +9,12 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
 from commons.charter import Charter
-from commons.codec import FRAME, decode_frame, frame_bytes
+from commons.codec import CELL, FRAME, add_frame, frame_bytes
 from commons.errors import HansaError
 from commons.experts.map import Slice
 from commons.names import Digest, SiteId
@@ -52,11 +53,13 @@ class Computing:
         masks: SiteMasks,
         spending: Spending,
         stop: threading.Event,
+        tokenizer: Path,
     ) -> None:
+        """`tokenizer`: where the charter's is kept, if it names one."""
         self._link, self._status, self._store, self._outbox = link, status, store, outbox
         self._trainer, self._meter, self._allowance = trainer, meter, allowance
         self._signer, self._masks, self._spending, self._stop = signer, masks, spending, stop
-        self._name = SiteId(signer.name.partition("/")[2])
+        self._name, self._tokenizer = SiteId(signer.name.partition("/")[2]), tokenizer
 
     def train(self, order: Order) -> Sealed:
         """One round, whole or as far as what is held for it goes; durable on return.
@@ -177,7 +180,7 @@ class Computing:
             return
         blobs = self._store.manifest(base)
         own = {part.name: part for part in order.expert_map.owned_by(self._name)}
-        weights, delta = np.empty(FRAME, np.float32), np.empty(FRAME, np.float32)
+        weights, scratch = np.empty(FRAME, np.float32), np.empty(CELL, np.float32)
         with sealed.payload.open("rb") as payload, self._store.writer() as ahead:
             for part in UpdateManifest.from_bytes(sealed.manifest).parts:
                 if part.name not in own:
@@ -191,7 +194,7 @@ class Computing:
                         data = payload.read(frame_bytes(part.plain, count))
                         block = weights[:count]
                         old.read_into(first, block)
-                        block += decode_frame(part.plain, data, count, delta)
+                        add_frame(part.plain, data, count, 1.0, block, scratch)
                         new.write(block)
                 new.close()
             ahead.publish()
@@ -199,6 +202,7 @@ class Computing:
     def _fetch(self, order: Order, parts: Sequence[Slice]) -> dict[str, seal.Array]:
         """These slices of the order's base. Older states make room for it."""
         self._status.enter("fetching")
+        self._link.tokenizer(order.charter.model.tokenizer, self._tokenizer)
         base = Digest(order.note.base)
         self._link.fetch(base, [])
         self._store.prune([base])

@@ -1,15 +1,16 @@
 """A site's private text: read, checked, split by document, and drawn from without any state.
 
 Text is UTF-8: one file (documents separated by form feeds, or else by blank lines) or a folder of `.txt` files
-(one document each). Tokens are bytes. NUL is the only byte refused: the trainer puts it at the end of each
-document, so that a model learns where texts stop. Nothing here leaves the site but the facts of `Corpus`.
+(one document each). What tokens are, the charter says (`workers.encoder`); each document is encoded once, when it is read,
+and ends in the token that ends documents, so that a model learns where texts stop. NUL is the only byte refused: where
+tokens are bytes, it is that end. Nothing here leaves the site but the facts of `Corpus`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -18,6 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from commons.names import Digest
+from workers.encoded import encoded
+from workers.encoder import BYTES, Encoder, Ids
 
 Rows = NDArray[np.int64]
 """[rows, length + 1] token ids: inputs are columns 0..length-1, targets columns 1..length."""
@@ -36,6 +39,11 @@ class HeldOut(Protocol):
 
     def held_out_rows(self, *, length: int, limit: int) -> Rows: ...
 
+    @property
+    def encoder(self) -> Encoder:
+        """What made its tokens."""
+        ...
+
 
 class Source(HeldOut, Protocol):
     """Whatever batches are drawn from."""
@@ -49,35 +57,49 @@ class Source(HeldOut, Protocol):
 class Corpus:
     name: str
     """Keys the random draws, so that two sites with one text still draw differently."""
-    train: NDArray[np.uint8]
-    held_out: NDArray[np.uint8]
+    train: Ids
+    held_out: Ids
     documents: int
     held_out_documents: int
     bytes: int
     """Length of the text, without the end marks."""
     digest: Digest
     """SHA-256 over the documents in order, each preceded by its length."""
+    encoder: Encoder = BYTES
 
     @classmethod
-    def load(cls, path: Path, *, sequence_length: int, name: str = "") -> Corpus:
-        """Read and split the text at `path`. Raises CorpusError."""
-        documents = _read(path)
-        train, held_out = _split(path, documents, sequence_length + 1)
-        digest = hashlib.sha256()
+    def load(
+        cls,
+        path: Path,
+        *,
+        sequence_length: int,
+        name: str = "",
+        encoder: Encoder = BYTES,
+        kept: Path | None = None,
+    ) -> Corpus:
+        """Read, encode and split the text at `path`. `kept`: folder where its tokens stay (`workers.encoded`).
+
+        Raises CorpusError, StoreError when they cannot be kept.
+        """
+        documents, total = read_documents(path), hashlib.sha256()
         for document in documents:
-            digest.update(len(document).to_bytes(8, "big") + document)
+            total.update(len(document).to_bytes(8, "big") + document)
+        digest = Digest("sha256:" + total.hexdigest())
+        ids = encoded(path, documents, digest, encoder, kept)
+        out = _held_out(path, documents, [len(i) + 1 for i in ids], sequence_length + 1, encoder.unit)
         return cls(
             name=name or path.stem,
-            train=_joined(train),
-            held_out=_joined(held_out),
+            train=_joined((i for i, held in zip(ids, out, strict=True) if not held), encoder),
+            held_out=_joined((i for i, held in zip(ids, out, strict=True) if held), encoder),
             documents=len(documents),
-            held_out_documents=len(held_out),
+            held_out_documents=sum(out),
             bytes=sum(map(len, documents)),
-            digest=Digest("sha256:" + digest.hexdigest()),
+            digest=digest,
+            encoder=encoder,
         )
 
     def batch(self, step: int, *, rows: int, length: int, seed: int) -> Rows:
-        """`rows` windows of length + 1 bytes at random places of the training side."""
+        """`rows` windows of length + 1 tokens at random places of the training side."""
         key = hashlib.sha256(f"{seed}/{self.name}".encode()).digest()[:16]
         philox = np.random.Philox(key=np.frombuffer(key, np.uint64), counter=[0, 0, 0, step])
         starts = np.random.Generator(philox).integers(0, len(self.train) - length, size=rows)
@@ -111,25 +133,30 @@ class Mixture:
     def held_out_rows(self, *, length: int, limit: int) -> Rows:
         return self.sources[0][0].held_out_rows(length=length, limit=limit)
 
+    @property
+    def encoder(self) -> Encoder:
+        return self.sources[0][0].encoder
 
-def spread_rows(text: NDArray[np.uint8], *, length: int, limit: int) -> Rows:
+
+def spread_rows(text: Ids, *, length: int, limit: int) -> Rows:
     """At most `limit` non-overlapping windows, evenly spread over `text`; at least one, if it holds one."""
     available = (len(text) - 1) // length
     chosen = np.linspace(0, available - 1, min(limit, available)).astype(np.int64)
     return _windows(text, chosen * length, length)
 
 
-def _windows(text: NDArray[np.uint8], starts: NDArray[np.int64], length: int) -> Rows:
+def _windows(text: Ids, starts: NDArray[np.int64], length: int) -> Rows:
     rows: Rows = text[starts[:, None] + np.arange(length + 1)].astype(np.int64)
     return rows
 
 
-def _joined(documents: list[bytes]) -> NDArray[np.uint8]:
-    return np.frombuffer(b"".join(d + _END for d in documents), np.uint8)
+def _joined(documents: Iterable[Ids], encoder: Encoder) -> Ids:
+    end = np.array([encoder.end], encoder.dtype)
+    return np.concatenate([part for ids in documents for part in (ids, end)])
 
 
-def _read(path: Path) -> list[bytes]:
-    """The documents, in file order, without empty ones."""
+def read_documents(path: Path) -> list[bytes]:
+    """The documents, in file order, without empty ones. Raises CorpusError."""
     if path.is_dir():
         files = sorted(p for p in path.rglob("*.txt") if p.is_file())
         if not files:
@@ -162,8 +189,8 @@ def _checked(path: Path) -> bytes:
     return text.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n")
 
 
-def _split(path: Path, documents: list[bytes], window: int) -> tuple[list[bytes], list[bytes]]:
-    """Training and held-out documents, each side long enough for one window."""
+def _held_out(path: Path, documents: list[bytes], lengths: list[int], window: int, unit: str) -> list[bool]:
+    """Which documents are held out, so that each side is long enough for one window. `lengths`: in tokens, with the end mark."""
     if len(documents) < 2:
         raise CorpusError(
             f"{path} is one document, so nothing can be held out; separate documents by form feeds or blank lines"
@@ -171,16 +198,15 @@ def _split(path: Path, documents: list[bytes], window: int) -> tuple[list[bytes]
     hashes = [int.from_bytes(hashlib.sha256(d).digest()[:8], "big") for d in documents]
     out = {h for h in hashes if h % HELD_OUT_PART == 0}
     for h in sorted(set(hashes)):
-        if sum(len(d) + 1 for d, of in zip(documents, hashes, strict=True) if of in out) >= window:
+        if sum(n for n, of in zip(lengths, hashes, strict=True) if of in out) >= window:
             break
         out.add(h)
-    train = [d for d, h in zip(documents, hashes, strict=True) if h not in out]
-    held_out = [d for d, h in zip(documents, hashes, strict=True) if h in out]
-    for side in (train, held_out):
-        if sum(len(d) + 1 for d in side) < window:
+    held = sum(n for n, of in zip(lengths, hashes, strict=True) if of in out)
+    for side in (sum(lengths) - held, held):
+        if side < window:
             raise CorpusError(
-                f"{path} is too short: training and held-out documents need {window} bytes each "
-                f"(sequence_length + 1), and {sum(map(len, documents))} bytes in {len(documents)} documents "
+                f"{path} is too short: training and held-out documents need {window} {unit} each "
+                f"(sequence_length + 1), and {sum(lengths) - len(lengths)} {unit} in {len(documents)} documents "
                 "do not split so; add documents"
             )
-    return train, held_out
+    return [h in out for h in hashes]

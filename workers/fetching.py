@@ -48,18 +48,23 @@ class Fetching:
 
     def manifest(self, state: Digest) -> None:
         """Bring the manifest of a state into the store. Raises as `blobs`."""
-        [line] = self._lines.for_bytes(0)
-
-        def read(_: None, over: threading.Event) -> bytes:
-            return persistently(partial(self._manifest, state, line, over), over, lambda: 0, self._say)
-
-        [data] = at_once(self._calls, [None], read)
+        data = self.file(state, MANIFEST_BYTES_MAX)
         if name_of(data) != state:
             raise StoreError(
                 f"the coordinator sent {len(data)} bytes for state {state} that are not it; its operator must check "
                 "its store"
             )
         self._store.put(data)
+
+    def file(self, digest: Digest, most: int) -> bytes:
+        """Some small file the coordinator has, of at most so many bytes; the caller checks them. Raises as `blobs`."""
+        [line] = self._lines.for_bytes(0)
+
+        def read(_: None, over: threading.Event) -> bytes:
+            return persistently(partial(self._whole, digest, most, line, over), over, lambda: 0, self._say)
+
+        [data] = at_once(self._calls, [None], read)
+        return bytes(data)
 
     def slices(self, wanted: Sequence[Blob]) -> None:
         """Have these slices in the store, by way of steps where their bases are there. Raises as `blobs`."""
@@ -162,13 +167,13 @@ class Fetching:
         finally:
             call.cancel()
 
-    def _manifest(self, state: Digest, line: Line, over: threading.Event) -> bytes:
+    def _whole(self, digest: Digest, most: int, line: Line, over: threading.Event) -> bytes:
         data = bytearray()
-        with closing(self._stream([state], 0, line, over)) as frames:
+        with closing(self._stream([digest], 0, line, over)) as frames:
             for frame in frames:
                 data += frame
-                if len(data) > MANIFEST_BYTES_MAX:
-                    raise StoreError(f"the manifest of {state} is above {MANIFEST_BYTES_MAX} bytes")
+                if len(data) > most:
+                    raise StoreError(f"the coordinator sent more than {most} bytes for {digest}")
         return bytes(data)
 
     def _begun(self, one: Wanted) -> int:

@@ -17,7 +17,8 @@ from pathlib import Path
 
 from commons.chain import Wanted
 from commons.errors import HansaError, Refused, Unreachable
-from commons.identity import Seat
+from commons.experts.tokenizer import Tokenizer, check
+from commons.identity import Seat, write_file
 from commons.names import Digest
 from commons.states import StateStore
 from commons.wire import channel
@@ -64,7 +65,8 @@ class Link:
         self.address = seat.address
         self._status, self._store, self._parts, self._stop = status, store, parts, stop
         self._channel = channel.connect(seat)
-        self._calls, self._lines = Calls(seat.address, stop), Lines(seat, self._channel)
+        self._calls = Calls(seat.address, stop)
+        self._lines = Lines(seat, self._channel, self._calls)
         self._sending = Sending(self._calls, self._lines, status, lambda: self._epoch)
         self._fetching = Fetching(self._calls, self._lines, status, store, parts)
         self._site, self._chamber = SiteLinkStub(self._channel), ChamberStub(self._channel)
@@ -156,6 +158,17 @@ class Link:
                 f"state {state} lacks {lacking[0]} and {len(lacking) - 1} more slices the expert map has"
             )
         self._fetching.slices([manifest[name] for name in names])
+
+    def tokenizer(self, wanted: Tokenizer, path: Path) -> None:
+        """Have the charter's tokenizer at `path`; what lies there already is for its reader to check.
+
+        Raises as `fetch` does, HansaError when the coordinator has another one.
+        """
+        if not wanted.file or path.exists():
+            return
+        data = self._fetching.file(Digest(wanted.file), wanted.bytes)
+        check(data, wanted, "what the coordinator sent", "its operator puts the charter's into its home")
+        write_file(path, data)
 
     def upload(self, sealed: Sealed, *, run: str, round_number: int) -> int | None:
         """Send a sealed round from where the coordinator has it; its journal index, None when admitted before.

@@ -1,4 +1,4 @@
-"""What training minimises and evaluation reports: next-byte cross-entropy in nats per byte."""
+"""What training minimises, next-token cross-entropy, and what evaluation reports: the same in nats per byte of text."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from workers.data import CorpusError, Rows
+from workers.data import CorpusError, HeldOut, Rows
 from workers.readers import Readers
 
 
@@ -31,8 +31,8 @@ def as_tokens(rows: Rows, shard: nn.Module) -> Tensor:
     return torch.from_numpy(rows).to(next(shard.parameters()).device)
 
 
-def next_byte_loss(shard: nn.Module, rows: Tensor) -> Tensor:
-    """Mean cross-entropy of `rows` [rows, length + 1], a scalar in nats per byte."""
+def next_token_loss(shard: nn.Module, rows: Tensor) -> Tensor:
+    """Mean cross-entropy of `rows` [rows, length + 1], a scalar in nats per token."""
     logits = shard(input_ids=rows[:, :-1], use_cache=False).logits
     return F.cross_entropy(logits.flatten(0, 1).float(), rows[:, 1:].flatten())
 
@@ -44,8 +44,17 @@ def with_reader(objective: Tensor, shard: nn.Module, rows: Tensor) -> Tensor:
     return objective if reading is None else objective + reading
 
 
+def loss_on(shard: nn.Module, text: HeldOut, *, length: int, limit: int) -> float:
+    """Nats per byte over at most `limit` rows of what is held out: of all their tokens, by the bytes these stand for.
+
+    Raises CorpusError as `as_tokens` does.
+    """
+    rows = text.held_out_rows(length=length, limit=limit)
+    return held_out_loss(shard, rows) / text.encoder.bytes_per_token(rows[:, 1:])
+
+
 def held_out_loss(shard: nn.Module, rows: Rows, *, batch: int = 32) -> float:
-    """Mean next-byte loss over all of `rows`, without gradients; leaves the shard as it was.
+    """Mean next-token loss over all of `rows`, without gradients; leaves the shard as it was.
 
     Raises CorpusError as `as_tokens` does.
     """
@@ -54,6 +63,6 @@ def held_out_loss(shard: nn.Module, rows: Rows, *, batch: int = 32) -> float:
     total = 0.0
     with torch.inference_mode():
         for part in np.array_split(rows, -(-len(rows) // batch)):
-            total += float(next_byte_loss(shard, as_tokens(part, shard))) * len(part)
+            total += float(next_token_loss(shard, as_tokens(part, shard))) * len(part)
     shard.train(was_training)
     return total / len(rows)

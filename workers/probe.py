@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from workers.data import CorpusError, Rows, spread_rows
+from workers.encoder import BYTES, Encoder, Ids
 
 
 @dataclass(frozen=True)
 class Probe:
     bytes: NDArray[np.uint8]
+    encoder: Encoder = BYTES
 
     @classmethod
-    def load(cls, path: Path | None, *, digest: str, size: int) -> Probe:
+    def load(cls, path: Path | None, *, digest: str, size: int, encoder: Encoder = BYTES) -> Probe:
         """Read the text and check it. Raises CorpusError when there is none, or it is another."""
         if path is None:
             raise CorpusError(
@@ -35,13 +38,24 @@ class Probe:
             raise CorpusError(
                 f"{path} is {what}, the charter's probe is {digest} of {size} bytes; its operator gets that file"
             )
-        return cls(np.frombuffer(found, np.uint8))
+        return cls(np.frombuffer(found, np.uint8), encoder)
 
     def parts(self, count: int) -> list[Probe]:
         """Pieces of equal length; what is left over of the last is not measured."""
         length = len(self.bytes) // count
-        return [Probe(self.bytes[n * length : (n + 1) * length]) for n in range(count)]
+        return [Probe(self.bytes[n * length : (n + 1) * length], self.encoder) for n in range(count)]
 
     def held_out_rows(self, *, length: int, limit: int) -> Rows:
-        """At most `limit` windows of length + 1 bytes, evenly spread over the text."""
-        return spread_rows(self.bytes, length=length, limit=limit)
+        """At most `limit` windows of length + 1 tokens, evenly spread over the text.
+
+        Raises CorpusError where it is shorter than one.
+        """
+        if len(tokens := self._tokens) <= length:
+            raise CorpusError(
+                f"a part of the probe has {len(tokens)} {self.encoder.unit}, a sequence takes {length + 1}"
+            )
+        return spread_rows(tokens, length=length, limit=limit)
+
+    @cached_property
+    def _tokens(self) -> Ids:
+        return next(self.encoder.encode([self.bytes.tobytes()]))

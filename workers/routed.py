@@ -9,6 +9,7 @@ directions: no sum depends on the order in which threads reach it. Knows nothing
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import reduce
 from typing import Any, NamedTuple
 
 import torch
@@ -57,8 +58,7 @@ def combine(rows: Tensor, where: Routes, gates: Tensor) -> Tensor:
 
 def total(rows: Tensor, where: Routes, k: int) -> Tensor:
     """rows [T k, H] as `dispatch` sorts them -> each token's sum over its k, [T, H]."""
-    pairs = _pairs(rows, where)
-    return pairs if k == 1 else pairs.view(-1, k, pairs.shape[1]).sum(1)
+    return _over_choices(_pairs(rows, where), k)
 
 
 def products(
@@ -177,6 +177,11 @@ def _pairs(rows: Tensor, where: Routes) -> Tensor:
     return pairs
 
 
+def _over_choices(pairs: Tensor, k: int) -> Tensor:
+    """pairs [T k, H] -> each token's sum over its k, [T, H]: row added to row, which a CPU does faster than a reduction."""
+    return reduce(torch.add, pairs.view(-1, k, pairs.shape[1]).unbind(1))
+
+
 def _autocast(tensor: Tensor) -> Tensor:
     kind = tensor.device.type
     return tensor.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else tensor
@@ -195,7 +200,7 @@ class _Dispatch(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         (back,) = ctx.saved_tensors
         pairs = gradient.index_select(0, back)
-        return (pairs if ctx.k == 1 else pairs.view(-1, ctx.k, pairs.shape[1]).sum(1)), None, None
+        return _over_choices(pairs, ctx.k), None, None
 
 
 class _Combine(torch.autograd.Function):
@@ -203,7 +208,11 @@ class _Combine(torch.autograd.Function):
     def forward(ctx: Any, rows: Tensor, gates: Tensor, order: Tensor, back: Tensor) -> Tensor:
         pairs = rows.index_select(0, back).view(*gates.shape, rows.shape[1])
         ctx.save_for_backward(pairs, gates, order)
-        return (pairs * gates.unsqueeze(2)).sum(1)
+        first, *others = zip(pairs.unbind(1), gates.unsqueeze(2).unbind(1), strict=True)
+        sums = first[0] * first[1]
+        for each in others:
+            sums.addcmul_(*each)
+        return sums
 
     @staticmethod
     @once_differentiable
@@ -212,7 +221,7 @@ class _Combine(torch.autograd.Function):
         k = gates.shape[1]
         of_rows = gradient.index_select(0, order if k == 1 else order // k)
         of_rows *= gates.flatten().index_select(0, order).unsqueeze(1)
-        of_gates = torch.bmm(gradient.unsqueeze(1), pairs.to(gradient.dtype).transpose(1, 2)).squeeze(1)
+        of_gates = torch.bmm(pairs.to(gradient.dtype), gradient.unsqueeze(2)).squeeze(2)
         return of_rows.to(pairs.dtype), of_gates.to(gates.dtype), None, None
 
 

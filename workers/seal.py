@@ -75,7 +75,7 @@ def pack(
     left over without noise is forgotten, as it would tell what the noise hides. A payload that is there already is written over. The same arguments give the same bytes. Raises CodecError when a delta is not finite.
     """
     parts: list[Part] = []
-    sends, codecs = exchange.uplink(site), exchange.learning.codecs
+    sends, codecs = exchange.uplink(site), exchange.codecs
     left = ResidualWriter(folder, expert_map=exchange.expert_map, noised=noising is not None)
     path = folder / PAYLOAD
     noise = None
@@ -119,6 +119,7 @@ def _encode(
     noise: Noise | None,
 ) -> Part:
     digests: list[str] = []
+    data: bytes | memoryview
     written = 0
     for number, first in enumerate(range(0, part.size, FRAME)):
         values = delta[first : first + FRAME]

@@ -127,7 +127,8 @@ def _bare(model: Model, expert_map: ExpertMap, present: Sequence[int], owned: se
     """The family's model with these experts in place of its own, and without memory."""
     family = FAMILIES[model.family]
     architecture = getattr(transformers, family.architecture)
-    config = architecture.config_class(**family.hf_config(model.config, len(expert_map.experts)))
+    described = family.hf_config(model.config, len(expert_map.experts), end=model.tokenizer.end)
+    config = architecture.config_class(**described)
     config._attn_implementation = "sdpa"
     shard = architecture(config)
     for layer in family.mixed(family.settings(model.config)) if present else ():

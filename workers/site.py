@@ -18,6 +18,7 @@ from commons import charter_file
 from commons.chain import LACKS, VerifiedCharter
 from commons.clock import SystemClock
 from commons.errors import Code, ConfigError, HansaError, Refusal, Refused, Unreachable
+from commons.experts.tokenizer import FILE
 from commons.identity import Seat, load_signer
 from commons.lodging import LodgedBallot
 from commons.notes import NoteError, Signer, parse
@@ -78,8 +79,9 @@ def run_site(file: SiteFile, stop: threading.Event, begin: Begin | None = None) 
         try:
             with (begin or _in_ray)(file, stop) as trainer:
                 computing = Computing(
-                    link, status, store, outbox, trainer, meter, allowance, signer, masks, spending, stop
-                )
+                    link, status, store, outbox, trainer, meter, allowance, signer, masks, spending, stop,
+                    file.home / FILE,
+                )  # fmt: skip
                 _Site(link, status, outbox, verification, computing, masks, witness, stop).work()
         except Interrupted:
             log.info("stopped while Ray was starting")

@@ -34,10 +34,11 @@ class Status:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._report = Report()
+        self._up = self._down = 0
 
     @property
     def now(self) -> Report:
-        return self._report
+        return replace(self._report, bytes_up=self._up, bytes_down=self._down)
 
     def enter(self, state: State, why: str = "") -> None:
         """Change the state; step counters stay until the next round sets them."""
@@ -49,5 +50,5 @@ class Status:
 
     def moved(self, *, up: int = 0, down: int = 0) -> None:
         with self._lock:
-            now = self._report
-            self._report = replace(now, bytes_up=now.bytes_up + up, bytes_down=now.bytes_down + down)
+            self._up += up
+            self._down += down

@@ -41,7 +41,7 @@ from commons.names import ExpertId, SiteId
 from workers.data import Corpus, HeldOut, Mixture, Source
 from workers.gauge import Gauge
 from workers.inner import InnerOptimizer, computed_in
-from workers.objectives import as_tokens, held_out_loss, next_byte_loss, with_reader
+from workers.objectives import as_tokens, loss_on, next_token_loss, with_reader
 from workers.rounds import FinishedRounds, Moments, RoundResult
 from workers.shard import (
     build_shard,
@@ -145,11 +145,11 @@ class Trainer:
                 work.gauge.go_on()
             self._inner_steps(round_number, work, on_step, learning.overlap_steps)
             here = read_state(work.shard, [*last.local, *self._own_names])
-            before = self._held_out_loss(base)
+            before = self._loss_on(self._corpus, base, HELD_OUT_ROWS)
             self._go_on_with(here | last.taken_in({n: here[n] for n in last.local}, base), base)
         else:
             gauge.begin(_gpu())
-            before = self._held_out_loss(base)
+            before = self._loss_on(self._corpus, base, HELD_OUT_ROWS)
             work = self._begun(exchange, experts if arrived else "base", gauge)
             if last is not None:
                 self._go_on_with(last.goes_on(base), base)
@@ -183,9 +183,9 @@ class Trainer:
 
     def evaluate(self, state: Mapping[str, Array], held_out: HeldOut, *, limit: int = 256) -> float:
         """Loss of `state` on the held-out text, nats per byte; with lean routing through own experts only."""
-        rows, begun = held_out.held_out_rows(length=self._learning.sequence_length, limit=limit), self._ahead
+        begun = self._ahead
         here = read_state(begun[1].shard) if begun else {}
-        loss = held_out_loss(self._shard_at(state), rows)
+        loss = self._loss_on(held_out, state, limit)
         if begun:
             load_state(begun[1].shard, here)
             self._ahead = begun if begun[1].shard is self._shard else None
@@ -208,11 +208,9 @@ class Trainer:
         routed_tokens(self._shard)
         return Work(self._shard, optimizer, gauge)
 
-    def _held_out_loss(self, state: Mapping[str, Array]) -> float:
+    def _loss_on(self, text: HeldOut, state: Mapping[str, Array], limit: int) -> float:
         """Of `state`, which the shard has then."""
-        shard = self._shard_at(state)
-        rows = self._corpus.held_out_rows(length=self._learning.sequence_length, limit=HELD_OUT_ROWS)
-        return held_out_loss(shard, rows)
+        return loss_on(self._shard_at(state), text, length=self._learning.sequence_length, limit=limit)
 
     def _go_on_with(self, own: Mapping[str, Array], base: Mapping[str, Array]) -> None:
         """The site's own values into the shard, but for what it does not train."""
@@ -296,8 +294,8 @@ class Trainer:
             )
             with torch.autocast(device.type, torch.bfloat16, enabled=computed_in(learning, device) == "bf16"):
                 tokens = as_tokens(rows, work.shard)
-                objective = next_byte_loss(work.shard, tokens)
-            loss = float(objective.detach())
+                objective = next_token_loss(work.shard, tokens)
+            loss = float(objective.detach()) / source.encoder.bytes_per_token(rows[:, 1:])
             if not math.isfinite(loss):
                 raise TrainingError(
                     f"site {self._site}: the loss is {loss} at inner step {work.done + 1} of round {round_number}; "

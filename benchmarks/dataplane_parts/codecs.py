@@ -41,7 +41,7 @@ def _of(
     out: np.ndarray[tuple[int], np.dtype[np.float32]],
     seconds: float,
 ) -> dict[str, float]:
-    encoded: list[bytes] = []
+    encoded: list[bytes | memoryview] = []
 
     def encode() -> None:
         for row in values:

@@ -42,7 +42,7 @@ LOST_AFTER_S = 1.0
 
 
 class Lazy(Mapping[str, Array]):
-    """Arrays that are computed when they are looked up, each time anew."""
+    """Arrays that are computed when they are looked up, each time anew, in the same memory."""
 
     def __init__(self, names: tuple[str, ...], compute: Callable[[str], Array]) -> None:
         self._names, self._compute = dict.fromkeys(names), compute
@@ -67,6 +67,7 @@ class StandIn:
         step, in which nothing is computed."""
         self._device, self._site, self._share = f"cpu/{partner}/{site}", SiteId(site), share
         self._step_s = step_s
+        self._memory = np.empty(0, np.float32)
         self._ahead: tuple[int, float] = 0, 0.0
         """The round that was begun ahead of its order, and when."""
 
@@ -95,8 +96,8 @@ class StandIn:
         own = tuple(part.name for part in expert_map.owned_by(self._site))
         ended_ms = max(_now_ms(), began_ms)
         return Trained(
-            trunk_delta=Lazy(shared, lambda name: _delta(base[name], noise, self._share)),
-            experts=Lazy(own, lambda name: _moved(base[name], noise, self._share)),
+            trunk_delta=Lazy(shared, lambda name: self._moved(base[name], noise, delta=True)),
+            experts=Lazy(own, lambda name: self._moved(base[name], noise)),
             steps=steps,
             tokens=steps * tokens,
             loss=LOSS,
@@ -104,6 +105,20 @@ class StandIn:
             gflop=expert_map.training_gflop(steps * tokens),
             usage=Usage(began_ms, ended_ms, ended_ms - began_ms, (self._device,), "fp32"),
         )
+
+    def _moved(self, base: Array, noise: Array, *, delta: bool = False) -> Array:
+        """`base` plus the noise, which is repeated as often as it takes, or what that is above the base."""
+        if self._memory.size < base.size:
+            self._memory = np.empty(base.size, np.float32)
+        old, new = base.reshape(-1), self._memory[: base.size]
+        end = max(1, int(self._share * base.size))
+        for first in range(0, end, noise.size):
+            part = slice(first, min(first + noise.size, end))
+            np.add(old[part], noise[: part.stop - first], out=new[part])
+            if delta:
+                np.subtract(new[part], old[part], out=new[part])
+        new[end:] = 0 if delta else old[end:]
+        return new.reshape(base.shape)
 
     def ahead(self, run: str, number: int, charter: Charter, *, not_before_ms: int) -> None:
         self._ahead = number, time.monotonic()
@@ -138,22 +153,6 @@ def _noise(of: str) -> Array:
     key = np.frombuffer(hashlib.sha256(of.encode()).digest()[:16], np.uint64)
     drawn = np.random.Generator(np.random.Philox(key=key)).standard_normal(NOISE, np.float32)
     return np.asarray(drawn * AMPLITUDE, np.float32)
-
-
-def _moved(base: Array, noise: Array, share: float) -> Array:
-    """`base` plus the noise, which is repeated as often as it takes."""
-    moved = base.astype(np.float32)
-    flat = moved.reshape(-1)[: max(1, int(share * moved.size))]
-    whole = flat.size // noise.size * noise.size
-    flat[:whole].reshape(-1, noise.size)[:] += noise
-    flat[whole:] += noise[: flat.size - whole]
-    return moved
-
-
-def _delta(base: Array, noise: Array, share: float) -> Array:
-    delta = _moved(base, noise, share)
-    delta -= base
-    return delta
 
 
 def _now_ms() -> int:

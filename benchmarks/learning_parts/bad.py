@@ -21,6 +21,7 @@ from commons.privacy.terms import Robust
 from orchestrator.combine.distances import Distances
 from orchestrator.combine.robust import combine_block, shares
 from workers.data import Corpus, Rows, Source
+from workers.encoder import Encoder
 
 Bad = Literal["", "little", "random", "shuffled", "flipped", "huge", "absent"]
 """`absent`: nothing is wrong with it, and what it sends of the shared slices is left out: what is left where a bad site
@@ -51,6 +52,10 @@ class Disordered:
 
     def held_out_rows(self, *, length: int, limit: int) -> Rows:
         return self.corpus.held_out_rows(length=length, limit=limit)
+
+    @property
+    def encoder(self) -> Encoder:
+        return self.corpus.encoder
 
 
 def spoilt(kind: Bad, text: Source) -> Source:

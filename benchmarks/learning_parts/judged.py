@@ -13,17 +13,21 @@ from typing import Any
 from benchmarks.learning_parts.combining import State
 from commons.charter import Model
 from commons.experts.map import ExpertMap
-from commons.judging import Rollback
+from commons.judging import Contribution, Rollback
 from commons.names import SiteId
-from commons.verdict import change, culprit, dragging, limit
+from commons.verdict import Said, change, culprit, dragging, dragging_still, limit, remembering
 from workers.data import Rows
 from workers.objectives import held_out_loss
 from workers.shard import build_shard
 
-RULES = Rollback(on=True, drag_percent=0.3, quarantine_rounds=12)
-EVERY = 2
-"""Rounds from one appraisal to the next: a site that comes back from its quarantine is looked at at once."""
-_KEPT = ("losses", "changes", "out_until", "dragged", "log")
+_TWICE = Rollback(on=True, drag_percent=0.3, quarantine_rounds=12)
+RULES = {
+    "watched": (Rollback(), Contribution(every=1)),
+    "rollback": (_TWICE, Contribution(every=2)),
+    "summed": (_TWICE.model_copy(update={"drag_memory": 0.75}), Contribution(every=1)),
+}
+"""By what a variant is judged. `watched`: it is only written down what each update is worth."""
+_KEPT = ("losses", "changes", "out_until", "dragged", "appraised", "log")
 Combine = Callable[[Sequence[str]], State]
 """Sites -> the shared slices, combined from their updates alone."""
 Losses = dict[str, list[float]]
@@ -35,6 +39,8 @@ class Judge:
     model: Model
     map: ExpertMap
     rows: Mapping[str, Rows] = field(compare=False)
+    rules: Rollback
+    appraising: Contribution
     losses: Losses = field(default_factory=dict)
     """Of the state the round begins from."""
     changes: list[int] = field(default_factory=list)
@@ -42,14 +48,16 @@ class Judge:
     """Site -> the last round of its quarantine."""
     dragged: list[str] = field(default_factory=list)
     """Sites whose update dragged the last time it was appraised."""
+    appraised: Mapping[str, Sequence[Said]] = field(default_factory=dict)
+    """Site -> what its appraisals said of it."""
     log: list[dict[str, Any]] = field(default_factory=list)
 
     def counted(
-        self, number: int, local: Mapping[str, State], base: State, combine: Combine, *, leaves_out: bool
+        self, number: int, local: Mapping[str, State], base: State, combine: Combine
     ) -> Sequence[str] | None:
         """Sites whose updates count in round `number`; None: the shared slices stay as they are.
 
-        `local`: by site, what it holds after its training. Without `leaves_out` it is only written down what each update is worth.
+        `local`: by site, what it holds after its training.
         """
         if not self.losses:
             self.losses = self._measured(local, base)
@@ -57,16 +65,16 @@ class Judge:
         while True:
             after = self._measured(local, combine(sites))
             rise = _rise(self.losses, after)
-            most = limit(self.changes, RULES)
-            harm = leaves_out and rise > most
+            most = limit(self.changes, self.rules)
+            harm = self.rules.on and rise > most
             entry: dict[str, Any] = {"round": number, "change_ppm": rise, "limit_ppm": most}
             self.log.append(entry)
-            if harm or not leaves_out or number % EVERY == 0:
+            if harm or number % self.appraising.every == 0:
                 named = self._accused(number, local, after, combine, sites, rise if harm else None, entry)
-                if leaves_out and named:
+                if self.rules.on and named:
                     entry["left_out"] = named
                     sites = [s for s in sites if s != named]
-                    self.out_until[named] = number + RULES.quarantine_rounds
+                    self.out_until[named] = number + self.rules.quarantine_rounds
                     continue
             if harm:
                 entry["left_out"] = "all"
@@ -102,12 +110,14 @@ class Judge:
             named = culprit(rise, without, best)
         else:
             worth = {(s, number): _rise(after, losses) for s, losses in left.items()}
-            again = [n for n in dragging(worth, best, RULES) if n[0] in self.dragged]
+            entry["whole_ppm"] = {site: ppm for (site, _), ppm in worth.items()}
+            again = dragging_still(worth, best, self.rules, self.appraised, self.dragged)
             named = min(again, key=lambda name: worth[name], default=None)
             if named is None:
-                new = {site for site, _ in dragging(worth, best, RULES)}
+                new = {site for site, _ in dragging(worth, best, self.rules, self.appraised)}
                 self.dragged = sorted(set(self.dragged) - set(sites) | new)
                 entry["dragging"] = sorted(new)
+                self.appraised = remembering(self.appraised, worth, best)
         return named[0] if named else None
 
     def remembered(self) -> dict[str, Any]:
@@ -117,6 +127,7 @@ class Judge:
     def remember(self, kept: Mapping[str, Any]) -> None:
         for name in _KEPT:
             setattr(self, name, kept[name])
+        self.appraised = {site: tuple((w, s) for w, s in said) for site, said in self.appraised.items()}
 
     def _measured(self, local: Mapping[str, State], shared: State) -> Losses:
         found: Losses = {}

@@ -108,8 +108,8 @@ class Variant:
     """Parts of trunk and router that take turns: a round exchanges one of them (the charter's `fragments`)."""
     overlap: int = 0
     """Steps of a round made before the last exchange is taken in (the charter's `overlap_steps`)."""
-    closing: float = 0.0
-    """Share of the rounds, at the end, in which everything is exchanged every round."""
+    closing: Sent | None = None
+    """Codec of the run's last exchange, in place of those of trunk and experts (the charter's `codecs.closing`)."""
     experts_by: Literal["owner", "alike", "routed"] = "owner"
     """Whose deltas move an expert: its owner's; all sites' alike; all sites' by the tokens they routed to it."""
     router_by: Literal["alike", "routed"] = "alike"
@@ -153,8 +153,8 @@ class Variant:
     """What is wrong with the last site; empty: nothing."""
     rule: Robust | None = None
     """How shared slices are combined in place of their mean."""
-    judged: Literal["", "watched", "rollback"] = ""
-    """Whether rounds are measured on a probe; `watched`: what each update is worth, and nothing is done about it."""
+    judged: Literal["", "watched", "rollback", "summed"] = ""
+    """Whether rounds are measured on a probe, and by which rules (`judged.RULES`)."""
     note: str = ""
 
     @property
@@ -182,9 +182,11 @@ _SPES = replace(_SHARDS, name="spes", nearest=0.05, note="B6, without its auxili
 _ROUTED = replace(_FEDAVG, name="routed", experts_by="routed", router_by="routed", note="")
 _RADIAL = replace(_ROUTED, name="routed-radial", radial=1.0)
 _LEAN_ONCE = replace(_LEAN, trunk_every=NEVER, experts_every=NEVER)
+_LEAN_INT4 = replace(_LEAN, name="lean-int4", trunk_codec="int4", expert_codec="int4")
 _COPIES = replace(_RADIAL, name="copies", inner_steps=5, radial_end=0.0)
 _KINDS: tuple[Bad, ...] = ("", "little", "random", "shuffled", "flipped", "huge")
 _AGAINST: tuple[Bad, ...] = ("", "random", "flipped", "huge")
+_RULES: tuple[Literal["rollback", "summed"], ...] = ("rollback", "summed")
 _BAD = (
     *(replace(_LEAN, name=f"bad-{kind}", bad=kind) for kind in (*_KINDS[1:], "absent")),
     *(
@@ -195,9 +197,12 @@ _BAD = (
         for kind in _AGAINST
     ),
     replace(_LEAN, name="bad-none-watched", judged="watched"),
-    *(replace(_LEAN, name=f"bad-{kind or 'none'}-rollback", bad=kind, judged="rollback") for kind in _KINDS),
+    *(
+        replace(_LEAN, name=f"bad-{kind or 'none'}-{rules}", bad=kind, judged=rules)
+        for rules in _RULES
+        for kind in _KINDS
+    ),
 )
-
 _ALL = (
     _CENTRAL,
     replace(_CENTRAL, name="central-double-rate", rate=2.0),
@@ -253,10 +258,13 @@ _ALL = (
     replace(_CENTRAL, name="central-32", experts=32),
     replace(_LEAN, name="lean-momentum", outer=HALF),
     replace(_LEAN, name="lean-130", inner_steps=130),
-    replace(_LEAN, name="lean-130-int4", inner_steps=130, trunk_codec="int4", expert_codec="int4"),
-    replace(_LEAN, name="lean-int4", trunk_codec="int4", expert_codec="int4"),
+    replace(_LEAN_INT4, name="lean-130-int4", inner_steps=130),
+    _LEAN_INT4,
     replace(_LEAN, name="lean-trunk-int4", trunk_codec="int4"),
     replace(_LEAN, name="lean-int2", trunk_codec="int2", expert_codec="int4", note="experts are sent once"),
+    replace(_LEAN_INT4, name="lean-int4-closing", closing="bf16"),
+    replace(_LEAN_INT4, name="lean-130-int4-closing", inner_steps=130, closing="bf16"),
+    replace(_LEAN_INT4, name="lean-int2-closing", trunk_codec="int2", closing="bf16"),
     replace(_CENTRAL, name="untrained", trains="nothing", note="B2, the seed"),
     replace(_LEAN, name="lean-scratch", start="scratch"),
     replace(_LEAN, name="lean-8", sites=8),
@@ -323,7 +331,7 @@ VARIANTS: dict[str, Variant] = {v.name: v for v in _ALL}
 RANKED = tuple(v.name for v in _ALL)
 """The short regime, one seed."""
 OURS, OURS_SCRATCH, EIGHT = "lean-read", "lean-read-scratch", "lean-read-8"
-UNREAD, FAR, OFTEN = "lean", "lean-130-int4", "lean-read-2"
+UNREAD, FAR, OFTEN = "lean", "lean-130-int4-closing", "lean-read-2"
 OWN = "lean-read-own"
 _ONE, _THREE = (0,), (0, 1, 2)
 T1: dict[str, tuple[int, ...]] = {
@@ -341,6 +349,9 @@ T1: dict[str, tuple[int, ...]] = {
     "lean-130-int4": _ONE,
     "lean-130": _ONE,
     "lean-int4": _ONE,
+    "lean-int4-closing": _THREE,
+    "lean-130-int4-closing": _ONE,
+    "lean-int2-closing": _ONE,
     "lean-trunk-int4": _ONE,
     "lean-int2": _ONE,
     "lean-8": _ONE,

@@ -22,7 +22,7 @@ from benchmarks.learning_parts.combining import (
     sent_bytes,
     towards_nearest,
 )
-from benchmarks.learning_parts.judged import Judge
+from benchmarks.learning_parts.judged import RULES, Judge
 from benchmarks.learning_parts.plan import MIXED_OWN, Size, Variant
 from benchmarks.learning_parts.texts import Texts
 from commons.exchange import Exchange
@@ -73,7 +73,7 @@ class Consortium:
         self.judge: Judge | None = None
         if variant.judged:
             rows = {d: spread_rows(t, length=size.length, limit=PROBE_ROWS) for d, t in texts.probe.items()}
-            self.judge = Judge(size.model, self.map, rows)
+            self.judge = Judge(size.model, self.map, rows, *RULES[variant.judged])
         self._size, self._public = size, getattr(texts, variant.public)
         self._trainers = {s: self._trainer(size, s, text, public) for s, (_, text) in self.texts.items()}
         self._load()
@@ -135,8 +135,10 @@ class Consortium:
         if v.data != "apart":
             self.state = next(iter(self.local.values()))
             return
-        closing = self.round > self.rounds * (1 - v.closing)
-        last = closing or self.round == self.rounds
+        last = self.round == self.rounds
+        of_trunk, of_experts = v.trunk_codec, v.expert_codec
+        if last and v.closing:
+            of_trunk = of_experts = v.closing
         experts = [s for s in self.map.slices if s.expert is not None]
         self.counted = self._counted(shared)
         if last or self.round % v.trunk_every == 0:
@@ -146,10 +148,10 @@ class Consortium:
             if v.rule:  # it looks at all that an update moves
                 self._combine([*trunk, *router], "fp32", self._outer(v.outer), by="alike")
             else:
-                self._combine(trunk, v.trunk_codec, self._outer(v.outer), by="alike")
+                self._combine(trunk, of_trunk, self._outer(v.outer), by="alike")
                 self._combine(router, "fp32", self._outer(v.outer), by=v.router_by)
         if last or self.round % v.experts_every == 0:
-            self._combine(experts, v.expert_codec, self._outer(v.expert_outer), by=v.experts_by)
+            self._combine(experts, of_experts, self._outer(v.expert_outer), by=v.experts_by)
             alpha = v.nearest * max(0.0, 1 - 2 * self.round / self.rounds)
             if alpha and self.round % v.nearest_every == 0:
                 near = towards_nearest(self.state, self.map, alpha)
@@ -173,9 +175,7 @@ class Consortium:
                 shared, self.state, given, routed=None, expert_map=self.map, momentum=memory, outer=v.outer
             )
 
-        found = self.judge.counted(
-            self.round, self.local, self.state, combine, leaves_out=v.judged == "rollback"
-        )
+        found = self.judge.counted(self.round, self.local, self.state, combine)
         return list(found or ())
 
     def _combine(self, parts: list[Slice], codec: Sent, outer: Outer, *, by: str) -> None:

@@ -26,7 +26,7 @@ from commons.experts.map import ExpertMap
 from commons.names import ExpertId, SiteId
 from hansa.demo.cast import DEMO
 from workers.inner import BETAS, CLIP_NORM
-from workers.objectives import next_byte_loss
+from workers.objectives import next_token_loss
 from workers.routed import IMPLEMENTATION, compute_routed_only
 from workers.shard import build_shard, initial_state
 
@@ -155,7 +155,7 @@ def _stepping(model: nn.Module) -> Callable[[Tensor], None]:
 
     def step(rows: Tensor) -> None:
         optimizer.zero_grad(set_to_none=True)
-        next_byte_loss(model, rows).backward()  # type: ignore[no-untyped-call]
+        next_token_loss(model, rows).backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(parameters, CLIP_NORM)
         optimizer.step()
 

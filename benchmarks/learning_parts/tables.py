@@ -165,7 +165,8 @@ def _exchange(variant: Mapping[str, Any]) -> str:
     rare = "at the end" if variant["experts_every"] >= NEVER else f"every {experts}"
     every = f"every {trunk}" if trunk == experts else f"every {trunk}, experts {rare}"
     codecs = {variant["trunk_codec"], variant["expert_codec"]} - {"fp32"}
-    return ", ".join([every, *sorted(codecs)])
+    closing = [f"the last in {codec}" for codec in [variant.get("closing")] if codec]
+    return ", ".join([every, *sorted(codecs), *closing])
 
 
 def _domains(runs: Runs) -> list[str]:

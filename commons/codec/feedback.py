@@ -25,6 +25,6 @@ def encode_with_feedback(codec: Codec, values: Array, residual: Array | None) ->
     frames = []
     for first in range(0, left.size, FRAME):
         part = left[first : first + FRAME]
-        frames.append(encode_frame(codec, part))
+        frames.append(bytes(encode_frame(codec, part)))
         np.subtract(part, decode_frame(codec, frames[-1], part.size, decoded), out=part)
     return b"".join(frames), left

@@ -26,10 +26,9 @@ class Fp32(DenseCodec):
     def size(self, count: int) -> int:
         return 4 * count
 
-    def encode(self, values: Array) -> bytes:
-        for part in cells(values.size):
-            sum_of_squares(values[part], "cannot encode")
-        return values.tobytes()
+    def encode(self, values: Array) -> memoryview:
+        sum_of_squares(values, "cannot encode")
+        return values.view(np.uint8).data
 
     def open(self, data: Bytes, count: int) -> Cells:
         values = data.view("<f4")
@@ -41,15 +40,15 @@ class Fp32(DenseCodec):
         return read
 
     def squares(self, data: Bytes, count: int) -> float:
-        values = data.view("<f4")
-        return sum(sum_of_squares(values[part], "refused") for part in cells(count))
+        return sum_of_squares(data.view("<f4"), "refused")
 
     def add(self, data: Bytes, weight: np.float32, total: Array, scratch: Array) -> None:
         values = data.view("<f4")
+        if weight == 1:
+            np.add(total, values, out=total)
+            return
         for part in cells(total.size):
-            addend = values[part]
-            if weight != 1:
-                addend = np.multiply(addend, weight, out=scratch[: addend.size])
+            addend = np.multiply(values[part], weight, out=scratch[: part.stop - part.start])
             np.add(total[part], addend, out=total[part])
 
 

@@ -16,7 +16,7 @@ from commons.codec.floats import Bf16, Fp32
 from commons.codec.fp8 import Fp8
 from commons.codec.int4 import Int4
 from commons.codec.int8 import Int8
-from commons.codec.rules import CELL, Array, Bytes, CodecError, FrameCodec
+from commons.codec.rules import CELL, Array, Bytes, CodecError, Encoded, FrameCodec
 from commons.codec.top_k import TopK
 from commons.learning import Codec
 
@@ -54,9 +54,10 @@ def encoded_bytes(codec: Codec, shape: tuple[int, ...]) -> int:
     return full * of.size(FRAME) + of.size(rest)
 
 
-def encode_frame(codec: Codec, values: Array) -> bytes:
+def encode_frame(codec: Codec, values: Array) -> Encoded:
     """The frame of at most FRAME values, 1-D fp32. The same values give the same bytes on every machine.
 
+    An fp32 frame is the values' own memory where that is contiguous: use it before they change.
     Error per element: see the codec's module. Raises CodecError for another dtype, more dimensions or elements,
     NaN, infinity and magnitudes beyond LARGEST.
     """

@@ -22,6 +22,7 @@ if sys.byteorder != "little":
 Array = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
 Words = NDArray[np.int32]
+Encoded = bytes | memoryview
 Cells = Callable[[int, Array], None]
 """(first, out): decodes the elements from `first`, a multiple of CELL, into `out`, at most CELL of them."""
 
@@ -54,7 +55,7 @@ class FrameCodec(ABC):
         """Bytes of a frame of `count` elements."""
 
     @abstractmethod
-    def encode(self, values: Array) -> bytes:
+    def encode(self, values: Array) -> Encoded:
         """Raises CodecError for NaN, infinity and magnitudes beyond LARGEST."""
 
     @abstractmethod
@@ -137,7 +138,7 @@ def check_magnitude(bits: int, verb: str) -> None:
 
 
 def sum_of_squares(values: Array, verb: str) -> float:
-    """Of at most a cell; within 1e-5 of the true sum. Raises CodecError for what is beyond LARGEST."""
+    """Within 1e-5 of the true sum. Raises CodecError for what is beyond LARGEST."""
     rows = values[: values.size // _ROW * _ROW].reshape(-1, _ROW)
     rest = values[rows.size :]
     with np.errstate(over="ignore", invalid="ignore"):
@@ -145,6 +146,11 @@ def sum_of_squares(values: Array, verb: str) -> float:
         total = float(np.vecdot(rows, rows).sum(dtype=np.float64)) + float(np.dot(rest, rest))
     if _EXACT_BELOW < total < np.inf:
         return total
+    return sum(_wide_sum(values[part], verb) for part in cells(values.size))
+
+
+def _wide_sum(values: Array, verb: str) -> float:
+    """Of at most a cell, whatever it holds."""
     check_magnitude(int(magnitudes(values).max(initial=0)), verb)
     wide = values.astype(np.float64)
     return float(np.dot(wide, wide))

@@ -91,8 +91,13 @@ class Family:
         self.check(found)
         return found
 
-    def hf_config(self, config: Mapping[str, Value], experts: int) -> dict[str, object]:
-        """Content of the released config.json for `experts` routed experts. Raises SettingError."""
+    def hf_config(
+        self, config: Mapping[str, Value], experts: int, *, end: int = END_OF_DOCUMENT
+    ) -> dict[str, object]:
+        """Content of the released config.json for `experts` routed experts. `end`: token that ends generation.
+
+        Raises SettingError.
+        """
         c = self.settings(config)
         per_token = c.whole("num_experts_per_tok")
         if experts < max(2, per_token):
@@ -103,7 +108,7 @@ class Family:
             "dtype": "float32",
             "vocab_size": c.whole("vocab_size"),
             "bos_token_id": None,
-            "eos_token_id": END_OF_DOCUMENT,
+            "eos_token_id": end,
             "pad_token_id": None,
             **self.config(c, experts),
         }

@@ -55,8 +55,7 @@ class ExpertMap:
     @classmethod
     def from_charter(cls, charter: Charter) -> ExpertMap:
         """Raises SettingError naming a key of `[model.config]` that cannot be."""
-        if (given := charter.model.config.get("vocab_size", VOCABULARY)) != VOCABULARY:
-            raise SettingError("vocab_size", f"must be {VOCABULARY}, not {given!r}: tokens are bytes")
+        _check_vocabulary(charter.model)
         owners = {ExpertId(e): SiteId(s) if s else None for e, s in charter.owners.items()}
         return cls.from_owners(charter.model, owners)
 
@@ -187,6 +186,17 @@ def own_problem(model: Model) -> str | None:
     keys = FAMILIES[model.family].settings(model.config)
     layers = keys.whole("num_hidden_layers")
     return None if model.own_from < layers else f"is {model.own_from}, but the last layer is {layers - 1}"
+
+
+def _check_vocabulary(model: Model) -> None:
+    given, tokenizer = model.config.get("vocab_size", VOCABULARY), model.tokenizer
+    if not tokenizer.file and given != VOCABULARY:
+        raise SettingError("vocab_size", f"must be {VOCABULARY}, not {given!r}: tokens are bytes")
+    if isinstance(given, int) and given < tokenizer.tokens:
+        raise SettingError(
+            "vocab_size",
+            f"is {given} but the charter's tokenizer has {tokenizer.tokens} tokens; it must be that or more",
+        )
 
 
 def _count(slices: Iterable[Slice]) -> int:

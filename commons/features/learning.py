@@ -10,7 +10,7 @@ from commons.charter import Charter
 from commons.errors import Code, Refusal
 from commons.experts.families import FAMILIES
 from commons.features.feature import Feature, Patch, replaced
-from commons.learning import Codec, InnerOptimizer, Strategy
+from commons.learning import Closing, Codec, InnerOptimizer, Strategy
 from commons.section import Section
 
 
@@ -25,6 +25,10 @@ class UplinkCodec(Section):
 
 class DownlinkCodec(Section):
     down: Codec
+
+
+class ClosingCodec(Section):
+    closing: Closing | None
 
 
 class InnerSteps(Section):
@@ -156,6 +160,13 @@ LEARNING = (
         DownlinkCodec,
         ("/learning/codecs/down",),
         lambda _, p: _set(codecs__down=p.down),
+    ),
+    Feature(
+        "closing-codec",
+        "Encode a run's last round finer, since nothing after it makes up for what a codec drops; null: as the others",
+        ClosingCodec,
+        ("/learning/codecs/closing",),
+        lambda _, p: _set(codecs__closing=p.closing),
     ),
     Feature(
         "inner-steps",

@@ -1,6 +1,6 @@
 """Features that change what the model reads and how much of it works on a token.
 
-The last two nobody can carry out here yet. They are in the registry so that a wish for them gets an answer, and a roadmap can
+The last three nobody can carry out. They are in the registry so that a wish for them gets an answer, and a roadmap can
 name them: each refuses with what is missing.
 """
 
@@ -43,6 +43,11 @@ class Distillation(Section):
     temperature: Annotated[float, Field(gt=0, le=100)] = 1.0
 
 
+class OtherTokenizer(Section):
+    file: Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
+    """Digest of a tokenizer.json."""
+
+
 def _context(charter: Charter, wish: ContextLength) -> Patch | Refusal:
     """The model's own context grows with it where it is shorter, and never shrinks."""
     patch: Patch = [replaced("/learning/sequence_length", wish.tokens)]
@@ -67,6 +72,10 @@ _NO_IMAGES = (
     "no trainer here can read pictures: sites have text, and no family here has an encoder for anything else"
 )
 _NO_TEACHER = "no trainer here can learn from another model's outputs: its objective is the next token of the site's own text"
+_NO_OTHER_TOKENS = (
+    "embedding, output head and readers are of the founding's tokens, and experts learned from nothing else: with another "
+    "tokenizer it is another model, so found another consortium, with a seed of its own"
+)
 
 MODEL = (
     Feature(
@@ -100,5 +109,13 @@ MODEL = (
         (),
         _never("distillation", _NO_TEACHER),
         needs=_NO_TEACHER,
+    ),
+    Feature(
+        "tokenizer",
+        "Read text in the tokens of another tokenizer",
+        OtherTokenizer,
+        (),
+        _never("tokenizer", _NO_OTHER_TOKENS),
+        needs=_NO_OTHER_TOKENS,
     ),
 )

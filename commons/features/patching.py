@@ -21,6 +21,8 @@ PATHS = ("/learning", "/rounds", "/privacy", "/accounting")
 """Nothing about members, money, rules of votes, licence or releases: those have types, and majorities, of their own."""
 
 
+FIXED = ("/model/tokenizer/", "/model/config/vocab_size")
+"""What no vote changes."""
 RESERVED = ("/rounds/paused", "/learning/since")
 """Paused and resumed by votes of their own; what follows from where a run stands."""
 
@@ -46,6 +48,10 @@ class ConfigPatch(Section):
             if (found.op == "remove") == ("value" in operation):
                 raise ValueError(
                     f"{found.op} of {found.path} {'has' if found.op == 'remove' else 'needs'} a value"
+                )
+            if found.path.startswith(FIXED):
+                raise ValueError(
+                    f"{found.path} is fixed at the founding: with other tokens it is another model"
                 )
             if not any(found.path.startswith(f"{path}/") for path in PATHS):
                 raise ValueError(f"{found.path} is not below {', '.join(PATHS)}")

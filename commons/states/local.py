@@ -61,7 +61,7 @@ class Folder:
     def __init__(self, root: Path, *, durable: bool) -> None:
         """`durable`: False leaves it to the system when bytes reach the disk."""
         self.root, self.where = root, str(root)
-        self._blobs, self._drafts, self._durable = root / "blobs", root / "drafts", durable
+        self._blobs, self._drafts, self.durable = root / "blobs", root / "drafts", durable
         self._spare = SpareFiles(root / ".spare")
         try:
             self._blobs.mkdir(parents=True, exist_ok=True)
@@ -95,7 +95,7 @@ class Folder:
                 yield source
 
     def drafts(self) -> Drafts:
-        return Drafts(self._drafts, durable=self._durable, spare=self._spare)
+        return Drafts(self._drafts, durable=self.durable, spare=self._spare)
 
     def reuse(self, size: int, path: Path) -> bool:
         """Put a file of `size` bytes that was removed here at `path`, its content being anything; False when there is none."""
@@ -103,7 +103,7 @@ class Folder:
             return self._spare.take(size, path)
 
     def secure(self, draft: Path, digest: Digest) -> None:
-        if self._durable:
+        if self.durable:
             with saving(self.where):
                 sync(draft)
 
@@ -111,7 +111,7 @@ class Folder:
         with saving(self.where):
             for draft, digest in secured:
                 os.replace(draft, self.address(digest))
-            if secured and self._durable:
+            if secured and self.durable:
                 sync(self._blobs)
 
     def digests(self) -> Iterator[Digest]:
@@ -128,7 +128,7 @@ class Folder:
                 path.unlink(missing_ok=True)
             except OSError as error:
                 raise StoreError(f"cannot remove {path}: {error.strerror}") from error
-        if self._durable:  # no power cut may bring a name back whose bytes are written over by then
+        if self.durable:  # no power cut may bring a name back whose bytes are written over by then
             with saving(self.where):
                 sync(self._blobs)
 

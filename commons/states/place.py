@@ -29,6 +29,8 @@ class Place(Protocol):
 
     where: str
     """A folder or a URL, for people."""
+    durable: bool
+    """Whether `secure` does anything."""
 
     def address(self, digest: Digest) -> str:
         """Of one blob, for people."""

@@ -60,7 +60,7 @@ class Bucket:
 
     def __init__(self, url: str, drafts: Path | None) -> None:
         """Raises StoreError when it cannot be listed and written to."""
-        self.where = url.rstrip("/")
+        self.where, self.durable = url.rstrip("/"), True
         self._closed = threading.Event()
         self._files, self._root = _opened(self.where)
         protocols = self._files.protocol

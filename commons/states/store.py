@@ -37,6 +37,8 @@ class StateStore:
         """
         self._durable = durable
         self._known = Known()
+        self._manifest: tuple[Digest, dict[str, Blob]] | None = None
+        """Of the state that was asked for last: it is asked for several times a round."""
         self._place: Place
         if "://" in str(root):
             from commons.states.remote import Bucket
@@ -170,7 +172,10 @@ class StateStore:
 
     def manifest(self, state: Digest) -> dict[str, Blob]:
         """The slices of a state in name order. StoreError when it is missing, damaged or no manifest."""
-        return read_manifest(self.read(state))
+        last = self._manifest
+        if last is None or last[0] != state or not self.has(state):
+            self._manifest = last = state, read_manifest(self.read(state))
+        return dict(last[1])
 
     def load(self, state: Digest) -> dict[str, Tensor]:
         """All tensors of a state in name order (fp32, writable), advanced where that is to be done. Raises StoreError

@@ -169,10 +169,10 @@ class StateWriter:
             if fresh:
                 self._new[digest] = draft.path
                 self._open.discard(draft)
-        if fresh:
-            self._secure(draft.path, digest)
-        else:
+        if not fresh:
             self._forget(draft)
+        elif self._place.durable:
+            self._secure(draft.path, digest)
         return digest
 
     def _forget(self, draft: Draft) -> None:

@@ -42,6 +42,17 @@ def new(
     model: Annotated[
         str, typer.Option(help="Model to start from: a family's name for a small one, or a published size.")
     ] = "glm4_moe",
+    tokenizer: Annotated[
+        Path | None,
+        typer.Option(help="A tokenizer.json, which goes beside the charter; none: tokens are bytes."),
+    ] = None,
+    end: Annotated[
+        str, typer.Option("--end", help="Its token that ends a document; none: <|endoftext|> or its like.")
+    ] = "",
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(help="Hugging Face folder of a published model to start from, instead of --model."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Write a charter to start from, with a model and one site per member; then edit it.
@@ -56,7 +67,7 @@ def new(
 
     made = new_charter(
         file, log_key=log_key, members=member, funders=funder or [], budget_micro=round(budget * 1e6),
-        rounds=rounds, inner_steps=inner_steps, model=model,
+        rounds=rounds, inner_steps=inner_steps, model=model, tokenizer=tokenizer, end=end, checkpoint=checkpoint,
     )  # fmt: skip
     text = [f"Wrote {file}. Edit it, then `hansa charter check {file}`; each member signs it when all agree."]
     answer({"path": file, "charter": made}, text, as_json=as_json)

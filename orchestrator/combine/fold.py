@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 
 from typing_extensions import Self
 
-from commons.codec import decode_frame, encode_frame, encode_with_feedback, encoded_bytes
+from commons.codec import add_frame, decode_frame, encode_frame, encode_with_feedback, encoded_bytes
 from commons.exchange import Exchange
 from commons.experts.map import Kind, Slice
 from commons.learning import Codec
@@ -115,7 +115,7 @@ class _Fold:
     def merged(self, part: Slice, merge: Merge) -> None:
         bench, blob, outer = self.bench, self.blobs[part.name], self.exchange.outer(part)
         matrix = part.kind in (Kind.TRUNK_MATRIX, Kind.EXPERT)
-        codec = self.exchange.learning.codecs.down if matrix else "fp32"
+        codec = self.exchange.codecs.down if matrix else "fp32"
         new, frames = self.state.slice(part.name, part.shape), _frames(self.state, codec)
         with ExitStack() as stack:
             base = stack.enter_context(self.store.open(blob))
@@ -155,7 +155,7 @@ class _Fold:
     def expert(self, part: Slice, owner: Contribution) -> None:
         blob, bench = self.blobs[part.name], self.bench
         sent = owner.frames[part.name]
-        codec = sent[0].part.plain if sent[0].part.plain != "fp32" else self.exchange.learning.codecs.down
+        codec = sent[0].part.plain if sent[0].part.plain != "fp32" else self.exchange.codecs.down
         new, frames = self.state.slice(part.name, part.shape), _frames(self.state, codec)
         with self.store.open(blob) as base:
             for frame, (first, count) in zip(sent, blocks(part.size), strict=True):
@@ -166,7 +166,7 @@ class _Fold:
                     frames.write(data)
                 weights = bench.base[:count]
                 base.read_into(first, weights)
-                weights += decode_frame(codec, data, count, bench.scratch)
+                add_frame(codec, data, count, 1.0, weights, bench.scratch)
                 new.write(weights)
         new.close(_step(blob, codec, frames))
 

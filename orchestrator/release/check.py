@@ -14,6 +14,7 @@ from commons.experts.map import ExpertMap
 from commons.experts.own import PREFIX as OWN_LAYERS
 from commons.experts.readers import PREFIX as READER
 from commons.experts.stored import MODEL, OWN, READERS, weights_files
+from commons.experts.tokenizer import FILE
 from commons.founding import check_founding
 from commons.log import open_proof
 from commons.merkle import ProofError
@@ -42,7 +43,7 @@ def verify(folder: Path) -> list[str]:
 
     1 every founder signed the founding charter 2 its log key signed the release 3 the signed manifest is the
     one here 4 every file is as listed, and no other is here 5 the files of weights hold the signed state, and the
-    seed's the state that the manifest names 6 the journal recorded the release. Who the founders are is for the reader to know.
+    seed's the state that the manifest names, with the charter's tokenizer beside them 6 the journal recorded the release. Who the founders are is for the reader to know.
     """
     try:
         founded = charter_file.from_canonical((folder / FOUNDING / CHARTER).read_bytes())
@@ -102,6 +103,7 @@ def _facts(folder: Path, founded: Charter, manifest: dict[str, Any], said: dict[
     charter = charter_file.from_canonical((folder / CHARTER).read_bytes())
     if charter.consortium != founded.consortium or said["consortium"] != founded.consortium.name:
         yield f"{CHARTER} is of another consortium than the founders'"
+    yield from _tokenizer(folder, charter)
     yield from _model(folder, said["state"], ExpertMap.from_charter(charter))
     if charter.release.seed_beside:
         yield from _seed(folder / SEED, manifest["seed"])
@@ -112,7 +114,14 @@ def _seed(folder: Path, state: str) -> Iterator[str]:
     charter = charter_file.from_canonical((folder / CHARTER).read_bytes())
     plain = charter.model.shared
     expert_map = ExpertMap.from_charter(charter.model_copy(update={"model": plain}))
-    yield from (f"{SEED}/{problem}" for problem in _model(folder, state, expert_map))
+    found = (*_tokenizer(folder, charter), *_model(folder, state, expert_map))
+    yield from (f"{SEED}/{problem}" for problem in found)
+
+
+def _tokenizer(folder: Path, charter: Charter) -> Iterator[str]:
+    named = charter.model.tokenizer.file
+    if named and (found := digest_file(folder / FILE)) != named:
+        yield f"{FILE} is {found}, the charter's tokenizer is {named}"
 
 
 def _model(folder: Path, state: str, expert_map: ExpertMap) -> Iterator[str]:

@@ -17,7 +17,7 @@ from commons.errors import Code, Refusal, StoreError
 from commons.experts.families import FAMILIES
 from commons.experts.map import ExpertMap
 from commons.experts.stored import MODEL, weights_files
-from commons.experts.tokenizer import write_tokenizer
+from commons.experts.tokenizer import put_tokenizer
 from commons.log import proof_text
 from commons.names import Digest
 from commons.notes import compose, digest, digest_file
@@ -125,9 +125,10 @@ def _put_model(desk: Desk, folder: Path, charter: Charter, state: Digest, *, rea
         if readers or name == MODEL:
             write_tensors(folder / name, desk.store, tensors, slices)
     (folder / STATE).write_bytes(desk.store.read(state))
-    config = FAMILIES[charter.model.family].hf_config(charter.model.config, len(charter.experts))
+    model = charter.model
+    config = FAMILIES[model.family].hf_config(model.config, len(charter.experts), end=model.tokenizer.end)
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    write_tokenizer(folder)
+    put_tokenizer(folder, model.tokenizer, desk.tokenizer)
     (folder / CHARTER).write_bytes(charter_file.canonical(charter))
 
 

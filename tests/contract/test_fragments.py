@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from commons.charter import Charter
+from commons.experts.tokenizer import FILE
 from commons.identity import Seat
 from commons.records import Kind, Record
 from commons.views import RunView
@@ -33,7 +34,16 @@ class InThread:
 
     def __init__(self, file: SiteFile) -> None:
         self._actor = TrainingActor(
-            Bench(file.partner, file.name, file.text, None, None, file.home / "rounds", 1)
+            Bench(
+                file.partner,
+                file.name,
+                file.text,
+                None,
+                file.probe,
+                file.home / "rounds",
+                file.home / FILE,
+                1,
+            )
         )
         self._calls = 0
         self.ahead_of: list[int] = []
@@ -59,7 +69,10 @@ class InThread:
         return found
 
     def probe(self, run: str, charter: Charter, state: Arrays, *, watch: Watch) -> tuple[float, ...]:
-        raise AssertionError("its charters have no probe")
+        found = self._actor.probe(run, charter, state)
+        if isinstance(found, Failed):
+            raise TrainingFailed(found.message)
+        return found
 
 
 class Site:

@@ -47,7 +47,7 @@ def test_sites_send_their_own_layers_with_their_experts_and_nobody_moves_another
     assert len(notes) == 6
     for note in notes:
         sends = Exchange(MAP, OF.learning, note.round).uplink(SiteId(note.site))
-        assert note.payload_bytes == payload_bytes(sends, OF)
+        assert note.payload_bytes == payload_bytes(sends, OF, note.round)
         assert {s.stands_for for s in sends if s.kind is Kind.OWN} == MAP.late
         assert all(s.name.split(".")[1] == note.site for s in sends if s.kind is Kind.OWN)
     store, closed = (

@@ -41,6 +41,7 @@ DOORS = {
     "ray": ("workers/actor.py", "workers/ray_head.py", "workers/ray_start.py", "workers/ray_job.py"),
     "mlflow": ("governance/tracking/",),
     "sqlalchemy": ("governance/journal/",),
+    "tokenizers": ("workers/encoder.py", "hansa/tokenizers.py"),
     "torch": TORCH_DOORS,
     "transformers": TORCH_DOORS,
 }

@@ -277,7 +277,7 @@ class Sites:
         self, site: SimSite, exchange: Exchange, *, nan: bool
     ) -> Iterator[tuple[str, Codec, tuple[int, ...], bytes]]:
         noise = np.random.default_rng([exchange.number, int(site.key.verifier.key_id.hex(), 16)])
-        codecs = exchange.learning.codecs
+        codecs = exchange.codecs
         for part in exchange.uplink(site.name):
             codec = codecs.of(part.kind)
             delta = (noise.standard_normal(part.shape) * 0.01).astype(np.float32)

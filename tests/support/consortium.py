@@ -250,7 +250,8 @@ class FakeSite:
         """Update note, usage note, manifest, payload. `changes`: fields of the notes, `delta` for all slices, or
         `lay_out` for how slices are encoded."""
         of, deltas = self.charter(order), {}
-        codecs, moves = of.learning.codecs, Exchange(ExpertMap.from_charter(of), of.learning, order.round)
+        moves = Exchange(ExpertMap.from_charter(of), of.learning, order.round)
+        codecs = moves.codecs
         for part in moves.uplink(SiteId(self.name)):
             key = hashlib.sha256(f"{self.name}/{order.round}/{order.base}/{part.name}".encode()).digest()[:16]
             draw = np.random.Generator(np.random.Philox(key=np.frombuffer(key, np.uint64)))

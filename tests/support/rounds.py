@@ -182,7 +182,7 @@ class Stage:
         tokens = steps * learning.batch_size * learning.sequence_length
         moves = Exchange(expert_map, learning, order.round)
         parts = [
-            (s.name, codec or learning.codecs.of(s.kind), np.full(s.shape, value, np.float32))
+            (s.name, codec or moves.codecs.of(s.kind), np.full(s.shape, value, np.float32))
             for s in moves.uplink(SiteId(site))
         ]
         manifest, payload = lay_out(

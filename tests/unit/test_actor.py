@@ -23,7 +23,7 @@ STATE = {name: np.asarray(array) for name, array in seed_state(OF).items()}
 def bench(tmp_path: Path) -> Bench:
     text = tmp_path / "text.txt"
     text.write_text("\n\n".join(f"alder is number {i} of {i * i}" for i in range(200)))
-    return Bench("alder", "alder", text, None, None, tmp_path / "rounds", 1)
+    return Bench("alder", "alder", text, None, None, tmp_path / "rounds", tmp_path / "tokenizer.json", 1)
 
 
 def trained(actor: TrainingActor, call: int, number: int = 1, *, not_before_ms: int = 0) -> Trained:

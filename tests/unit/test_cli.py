@@ -44,7 +44,7 @@ proposal open; proposal list; proposal vote; proposal show; proposal pledge; pro
 proposal features; site lodge; release make; release verify; journal verify;
 journal prove; journal tiles; journal witness; journal fsck;
 expert list; expert add; expert retire; expert transfer; expert opt-out-report; expert opt-out-verify;
-seed make"""
+seed make; tokenizer train; tokenizer check"""
 
 
 def test_the_registry_of_features_can_be_read() -> None:

@@ -252,6 +252,19 @@ def test_what_the_way_down_drops_comes_with_later_rounds(store: StateStore) -> N
     assert third.momentum is None
 
 
+def test_in_a_runs_last_round_the_way_down_drops_no_more_than_the_closing_codec(store: StateStore) -> None:
+    base, (one, sent) = seed_state(charter()), contribution("alder", 5, 0.01)
+    codecs = Codecs(down="int4", closing="fp32")
+    for rounds, whole in ((2, False), (1, True)):
+        moves = exchange(MAP, rounds=rounds, codecs=codecs)
+        done = combine(store, base=store.save(base), momentum=None, exchange=moves, contributions=[one])
+        found = store.load(done.state)
+        for part in MAP.uplink(SiteId("alder")):
+            if part.kind in (Kind.TRUNK_MATRIX, Kind.EXPERT):
+                arrived = np.array_equal(found[part.name], base[part.name] + sent[part.name])
+                assert arrived is whole, part.name
+
+
 def test_a_model_of_many_frames_is_the_same_on_any_number_of_threads(tmp_path: Path) -> None:
     wide = charter()
     config = {**wide.model.config, "hidden_size": 512, "moe_intermediate_size": 2100}

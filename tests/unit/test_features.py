@@ -41,6 +41,7 @@ PROBE = "sha256:" + "ab" * 32
             {"/learning/codecs/trunk", "/learning/codecs/vector"},
         ),
         ("downlink-codec", {"down": "int8"}, {"/learning/codecs/down"}),
+        ("closing-codec", {"closing": "bf16"}, {"/learning/codecs/closing"}),
         ("inner-steps", {"steps": 20}, {"/learning/inner_steps"}),
         ("fragments", {"fragments": 4}, {"/learning/fragments"}),
         ("learning-rate", {"learning_rate": 0.5}, {"/learning/learning_rate"}),
@@ -298,15 +299,25 @@ def test_every_feature_of_the_registry_is_tried_above() -> None:
     tried = {case[0] for test in tests for mark in test.pytestmark for case in mark.args[1]}  # type: ignore[attr-defined]
     undone = {"member-readmit", "member-expel", "resume"}
     counsel = {key for key, feature in FEATURES.items() if not feature.binding}
-    elsewhere = {"image-modality", "distillation", "context-length", "top-k"}
+    elsewhere = {"image-modality", "distillation", "tokenizer", "context-length", "top-k"}
     assert tried | undone | counsel | elsewhere | {"config-patch"} == set(FEATURES)
 
 
 def test_what_nobody_can_carry_out_yet_is_registered_with_the_reason_and_refused() -> None:
-    for key, params in (("image-modality", {"encoder": "vit"}), ("distillation", {"teacher": PROBE})):
+    for key, params in (
+        ("image-modality", {"encoder": "vit"}), ("distillation", {"teacher": PROBE}), ("tokenizer", {"file": PROBE}),
+    ):  # fmt: skip
         refused = apply(charter(), key, params)
         assert isinstance(refused, Refusal) and refused.code is Code.CHARTER_INVALID
-        assert "no trainer here can" in refused.message and FEATURES[key].needs in refused.message
+        assert FEATURES[key].needs in refused.message and len(FEATURES[key].needs) > 60
+    patched = {
+        "patch": [{"op": "replace", "path": "/model/tokenizer/end", "value": 1}],
+        "base": PROBE,
+        "result": PROBE,
+    }
+    refused = apply(charter(), "config-patch", patched)
+    assert isinstance(refused, Refusal) and refused.code is Code.FEATURE_PARAMETERS_INVALID
+    assert "fixed at the founding" in refused.message
 
 
 def test_a_longer_sequence_makes_the_models_context_longer_and_a_shorter_one_leaves_it() -> None:
@@ -391,6 +402,7 @@ def test_the_last_member_cannot_be_suspended() -> None:
         ("inner-steps", {"steps": 20, "rounds": 1}, Code.FEATURE_PARAMETERS_INVALID),
         ("inner-steps", {"steps": 10}, Code.FEATURE_PARAMETERS_INVALID),
         ("uplink-codec", {"trunk": "fp7", "expert": "fp32"}, Code.FEATURE_PARAMETERS_INVALID),
+        ("closing-codec", {"closing": "int4"}, Code.FEATURE_PARAMETERS_INVALID),
         ("grant", {**SPRING, "amount": 0}, Code.FEATURE_PARAMETERS_INVALID),
         ("grant", {**SPRING, "amount": 2**63}, Code.FEATURE_PARAMETERS_INVALID),
         ("grant", {**SPRING, "amount": 1.5}, Code.FEATURE_PARAMETERS_INVALID),
@@ -506,6 +518,20 @@ def test_a_kind_without_a_codec_of_its_own_follows_the_trunk_and_may_do_so_again
     three = applied(two, "uplink-codec", trunk="int8", expert="bf16", vector=None, router=None)
     assert three.learning.codecs == codecs
     assert b"vector" not in canonical(three), "a charter from before these fields keeps its digest"
+
+
+def test_a_last_round_is_encoded_finer_and_nothing_coarser_and_the_others_as_ever() -> None:
+    coarse = applied(charter(), "uplink-codec", trunk="int4", expert="int8", router="fp32")
+    coarse = applied(coarse, "downlink-codec", down="top_k")
+    assert b"closing" not in canonical(coarse), "a charter from before this field keeps its digest"
+    last = coarse.learning.rounds
+    assert coarse.learning.codecs_in(last) == coarse.learning.codecs
+    for wanted, found in (("bf16", "bf16"), ("int8", "int8"), ("fp32", "fp32")):
+        closing = applied(coarse, "closing-codec", closing=wanted).learning
+        before, codecs = closing.codecs_in(last - 1), closing.codecs_in(last)
+        assert [before.of(kind) for kind in Kind] == ["int4", "int4", "fp32", "int8", "int8"]
+        assert [codecs.of(kind) for kind in Kind] == [found, found, "fp32", found, found]
+        assert (before.down, codecs.down) == ("top_k", found)
 
 
 def test_a_value_left_alone_by_the_patch_still_counts_as_its_ground() -> None:

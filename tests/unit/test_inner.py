@@ -18,7 +18,7 @@ from workers import trainer as trainers
 from workers.data import Corpus, CorpusError
 from workers.durable import read_arrays, read_facts
 from workers.inner import BETAS, CLIP_NORM, MUON_MOMENTUM, InnerOptimizer, computed_in
-from workers.objectives import held_out_loss, next_byte_loss
+from workers.objectives import held_out_loss, next_token_loss
 from workers.shard import build_shard, read_state
 from workers.trainer import Trainer
 
@@ -60,7 +60,7 @@ def test_muon_moves_the_matrices_inside_and_adamw_the_rest(
         )
         muon.zero_grad()
         adam.zero_grad()
-        next_byte_loss(shard, torch.from_numpy(rows)).backward()
+        next_token_loss(shard, torch.from_numpy(rows)).backward()
         torch.nn.utils.clip_grad_norm_(named.values(), CLIP_NORM)
         for optimizer in (muon, adam):
             for group in optimizer.param_groups:
@@ -103,7 +103,7 @@ def test_an_optimiser_made_anew_goes_on_where_the_old_one_was(learning: Learning
 
     def stepped(optimizer: InnerOptimizer, shard: torch.nn.Module, seed: int) -> None:
         rows = torch.randint(0, 256, (4, 17), generator=torch.Generator().manual_seed(seed))
-        optimizer.step(next_byte_loss(shard, rows), 0.01)
+        optimizer.step(next_token_loss(shard, rows), 0.01)
 
     steady = shard_from(start())
     optimizer = InnerOptimizer(steady, MAP, learning)

@@ -16,6 +16,7 @@ from commons.codec import encode
 from commons.errors import Code, Refusal
 from commons.exchange import Exchange
 from commons.experts.map import ExpertMap, Kind
+from commons.learning import Codecs
 from commons.names import Digest, Micro, RoundNumber, RunId, SiteId
 from commons.notes import NoteError, digest, parse
 from commons.updates import UpdateManifest, lay_out
@@ -145,7 +146,7 @@ def test_a_right_update_passes_every_check() -> None:
     claim = read_claim(upload, ALDER, KEY.verifier)
     assert isinstance(claim, Claim) and checked(claim) is None
     assert not any(isinstance(found, Refusal) for found in frames_checked(claim.manifest, payload))
-    assert len(payload) == payload_bytes(MAP.uplink(ALDER), OF)
+    assert len(payload) == payload_bytes(MAP.uplink(ALDER), OF, 1)
 
 
 @pytest.mark.parametrize(
@@ -270,6 +271,26 @@ def test_counts_of_routed_tokens_add_up_or_are_refused(
     assert (refusal is None) is (not said)
     if refusal is not None:
         assert refusal.code is Code.UPDATE_MALFORMED and said in refusal.message
+
+
+@pytest.mark.parametrize(
+    ("rounds", "codec", "code"),
+    [
+        (1, "int8", None),
+        (1, "fp32", Code.UPDATE_TOO_LARGE),
+        (1, "int4", Code.UPDATE_MALFORMED),
+        (2, "int4", None),
+        (2, "int8", Code.UPDATE_TOO_LARGE),
+    ],
+)
+def test_a_runs_last_round_takes_updates_in_the_closing_codec_alone(
+    rounds: int, codec: str, code: Code | None
+) -> None:
+    """Round 1 of so many."""
+    codecs = Codecs(trunk="int4", expert="int4", closing="int8")
+    learning = OF.learning.model_copy(update={"rounds": rounds, "codecs": codecs})
+    refusal = checked(claimed(codec=codec), of=OF.model_copy(update={"learning": learning}))
+    assert (refusal and refusal.code) == code
 
 
 def test_an_update_larger_than_its_slices_is_refused_before_it_is_read() -> None:

@@ -433,6 +433,28 @@ def test_an_update_that_drags_twice_is_left_out_of_an_appraised_round_though_the
     assert Rule.VERDICT in {finding.rule for finding in audit(lie)}
 
 
+def test_an_update_that_drags_too_little_to_be_seen_in_one_round_is_left_out_for_the_sum(
+    stage_of: Callable[..., Stage],
+) -> None:
+    """Three rounds in each of which the state would be 0.6 % better without cedar's update, which helps nobody."""
+    rollback = {"on": True, "drag_percent": 1.0, "drag_memory": 0.9, "quarantine_rounds": 2}
+    stage = stage_of(rollback=rollback, contribution={"every": 1})
+    for number in (1, 2, 3):
+        if number == 3:
+            stage.restart()
+        assert rejected(stage, Code.UPDATE_HARMFUL) == []
+        assert stage.play(*hand_in(stage, alder=-0.04, cedar=0.01), *[all_measure(stage)] * 4)
+    assert [f.get("dragging", []) for f in facts(stage, Kind.WORTH)] == [[], ["cedar/2"], []]
+    [out] = [f for f in facts(stage, Kind.REJECTION) if f["code"] == Code.UPDATE_HARMFUL]
+    assert (out["round"], out["site"]) == (3, "cedar") and "summed over its appraisals too" in out["message"]
+    assert audit(stage.records()) == ()
+    silent_ones = [
+        replace(r, body=canonical_json({**r.facts, "dragging": []})) if r.kind is Kind.WORTH else r
+        for r in stage.records()
+    ]
+    assert Rule.VERDICT in {finding.rule for finding in audit(silent_ones)}
+
+
 def test_a_site_that_helps_its_own_kind_of_text_is_not_left_out_however_much_the_others_would_gain(
     stage_of: Callable[..., Stage],
 ) -> None:

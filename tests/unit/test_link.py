@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +17,13 @@ from commons.names import Digest
 from commons.notes import digest
 from commons.states import StateStore
 from commons.updates import lay_out
+from commons.wire.channel import connect
 from commons.wire.v1 import consortium_pb2 as wire
 from commons.work import AssignmentNote
 from tests.support.chamber import signer
 from tests.support.site_port import SitePort
+from workers.calls import Calls
+from workers.lines import Lines
 from workers.link import Link
 from workers.outbox import Sealed
 from workers.status import Status
@@ -258,6 +262,25 @@ def order() -> AssignmentNote:
         consortium="demo", run="r1", round=2, work="train", site="berlin", base="-", charter_version=1, charter="-",
         expert_map="-", rounds=3, lease="lease/r1/2/berlin/1", lease_until=1, hold="hold/r1/2/berlin", hold_micro=7,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("answered_s", "mb", "lines"), [(0.1, 40, 2), (0.1, 600, 4), (0.001, 40, 1), (0.001, 600, 1)]
+)
+def test_a_near_coordinator_is_sent_bulk_over_one_line_and_a_far_one_over_several(
+    post: Post, answered_s: float, mb: int, lines: int
+) -> None:
+    calls = Calls("there", threading.Event())
+    calls.fastest_s = answered_s
+    with (
+        closing(connect(post.port.open())) as orders,
+        closing(Lines(post.port.open(), orders, calls)) as made,
+    ):
+        bulk = made.for_bytes(mb << 20)
+        assert len(bulk) == lines
+        assert orders not in [line.channel for line in bulk], "heartbeats do not wait behind payload"
+        [small] = made.for_bytes(1 << 20)
+        assert small.channel is orders
 
 
 def test_a_top_up_names_the_orders_lease_and_brings_a_refusal(post: Post) -> None:

@@ -25,8 +25,8 @@ from commons.notes import compose, digest
 from commons.records import canonical_json
 from hansa import opt_out
 from hansa.cli import app
-from hansa.forgetting import auc, auc_error
-from hansa.reading import Reader
+from hansa.forgetting import _exposure, auc, auc_error
+from hansa.reading import Read, Reader
 from orchestrator.release.layout import CHARTER
 from tests.support.consortium import charter, signer
 from workers.objectives import held_out_loss
@@ -250,3 +250,12 @@ def test_the_command_writes_a_report_that_the_other_command_verifies(
         app, ["expert", "opt-out-report", out, *given, *texts[:2], "--other", "fir-text=x"]
     )
     assert wrong.exit_code != 0 and "no other site has the domain 'fir-text'" in wrong.output
+
+
+def test_what_a_continuation_gives_back_is_counted_in_bytes_of_text() -> None:
+    likeliest = np.array([[0, 0, 1, 1, 1], [0, 0, 1, 0, 1], [1, 1, 0, 1, 1]], bool)
+    sizes = np.array([[1, 1, 3, 2, 1]] * 3)
+    read = Read(np.zeros((3, 5)), likeliest, sizes)
+    exposure = _exposure(read, read, None)
+    assert exposure.matched_trained == pytest.approx((3 + 0 + 3) / 3)
+    assert exposure.extracted_trained == pytest.approx(2 / 3)

@@ -201,7 +201,7 @@ def test_own_layers_are_their_sites_and_travel_as_experts_do() -> None:
     of = charter().model_copy(update={"model": OWNING})
     own = [s for s in MAP.slices if s.kind is Kind.OWN]
     assert len(own) == len(SITES) * len(MAP.late) > 0
-    assert encoding_of(of, Kind.OWN) == of.learning.codecs.expert
+    assert encoding_of(of, Kind.OWN, 1) == of.learning.codecs.expert
     for part in own:
         site = SiteId(part.name.split(".")[1])
         assert part in MAP.owned_by(site) and part in MAP.uplink(site) and part not in MAP.shared()

@@ -245,7 +245,7 @@ def test_a_reader_is_its_sites_own_and_travels_as_experts_do() -> None:
     for part in readers:
         site = SiteId(part.name.split(".")[1])
         assert part in MAP.owned_by(site) and part not in MAP.shared()
-        assert encoding_of(of, Kind.READER) == of.learning.codecs.expert
+        assert encoding_of(of, Kind.READER, 1) == of.learning.codecs.expert
     plain = map_of(SITES, MODEL)
     assert MAP.parameters().active == plain.parameters().active
     assert MAP.parameters().total == plain.parameters().total + sum(s.size for s in readers)

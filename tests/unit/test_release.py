@@ -334,7 +334,7 @@ def test_a_full_disk_leaves_no_folder(desk: Desk, tmp_path: Path, monkeypatch: p
         (lambda t: t.pop("model.norm.weight"), "1 tensors are missing, first model.norm.weight"),
         (lambda t: t.update(extra=np.ones(1, np.float32)), "1 tensors are unknown, first extra"),
         (lambda t: t.update({"model.norm.weight": np.ones(3, np.float32)}), r"not F32 \[16\]"),
-        (lambda t: t.update({"model.norm.weight": np.ones(16, np.float16)}), "is F16"),
+        (lambda t: t.update({"model.norm.weight": np.ones(16, np.float64)}), "is F64"),
     ],
 )
 def test_a_seed_that_is_not_the_charters_model_is_refused(

@@ -179,6 +179,18 @@ def test_a_lossless_codec_sends_what_a_lossy_one_left_over() -> None:
     assert not update.residual
 
 
+def test_a_runs_last_update_is_in_the_closing_codec_and_sends_what_is_left_over() -> None:
+    codecs = Codecs(trunk="int4", expert="int4", closing="fp32")
+    result, base = trained()
+    before = packed(result, base, None, codecs, rounds=2)
+    assert {p.codec for p in before.manifest.parts} == {"int4"}
+    last = packed(result, base, before.residual, codecs, rounds=2, number=2)
+    assert {p.codec for p in last.manifest.parts} == {"fp32"}
+    for name, rest in left_over(before).items():
+        assert np.array_equal(decoded(last)[name], result.trunk_delta[name] + rest)
+    assert not last.residual
+
+
 def noising(slices: str = "shared", **terms: Any) -> Noising:
     return Noising(
         terms=DP.model_validate({"clip_norm": 0.5, "noise_multiplier": 2.0, "slices": slices} | terms),

@@ -196,3 +196,13 @@ def test_blobs_are_streamed_one_after_another_from_any_offset(store: StateStore)
         assert [len(frame) for frame in frames[:-1]] == [7] * (len(frames) - 1)
     with pytest.raises(StoreError, match="cannot be read"):
         list(store.stream([Digest("blake3:" + "0" * 64)], 0, 7))
+
+
+def test_a_state_that_was_pruned_has_no_manifest_though_it_was_read_before(store: StateStore) -> None:
+    state = store.save({"a": np.ones(3, np.float32)})
+    slices = store.manifest(state)
+    slices.clear()
+    assert list(store.manifest(state)) == ["a"], "what one caller does to it is not what the next one gets"
+    store.prune([])
+    with pytest.raises(StoreError):
+        store.manifest(state)

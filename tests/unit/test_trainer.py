@@ -23,7 +23,7 @@ from workers.data import Corpus
 from workers.durable import read_arrays, read_facts, write_durably
 from workers.gauge import Gauge
 from workers.inner import BETAS, CLIP_NORM
-from workers.objectives import next_byte_loss
+from workers.objectives import next_token_loss
 from workers.rounds import RoundResult
 from workers.shard import build_shard, initial_state, read_state
 from workers.trainer import Trainer, TrainingError, inner_rate
@@ -343,7 +343,7 @@ def plain_training(corpus: object, learning: Learning, expert_map: ExpertMap) ->
             step, rows=learning.batch_size, length=learning.sequence_length, seed=learning.seed
         )
         optimizer.zero_grad()
-        next_byte_loss(shard, torch.from_numpy(rows)).backward()
+        next_token_loss(shard, torch.from_numpy(rows)).backward()
         torch.nn.utils.clip_grad_norm_(named.values(), CLIP_NORM)
         optimizer.step()
     return read_state(shard)

@@ -12,12 +12,15 @@ from commons.verdict import (
     EARLY,
     LEAST,
     RECENT,
+    Said,
     change,
     change_of_part,
     culprit,
     dragging,
+    dragging_still,
     helping_nobody,
     limit,
+    remembering,
 )
 
 untimed = settings(max_examples=60, deadline=None)
@@ -148,6 +151,66 @@ def test_who_drags_helps_no_kind_of_text_and_holds_the_whole_up(
     found = dragging(worth, best, Rollback(on=True, drag_percent=0.2))
     assert found == [(name, 3) for name in named]
     assert dragging(worth, best, Rollback(on=True)) == [], "a charter that does not ask for it"
+
+
+SUMMED = Rollback(on=True, drag_percent=0.2, drag_memory=0.5)
+
+
+def appraisals(site: str, *said: tuple[int, int]) -> dict[str, tuple[Said, ...]]:
+    """`site` and two honest ones, appraised so many times."""
+    history: dict[str, tuple[Said, ...]] = {}
+    for worth, own in said:
+        names = [(site, 3), ("x", 3), ("y", 3)]
+        worths, owns = (worth, 500, 500), (own, 4000, 4000)
+        history = remembering(
+            history, dict(zip(names, worths, strict=True)), dict(zip(names, owns, strict=True))
+        )
+    return history
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "drags", "still"),
+    [
+        ([], (-1500, 0), False, False),
+        ([(-1500, 0)], (-1500, 0), True, True),
+        ([(-1500, 0)], (-1200, 0), False, False),
+        ([(-9000, 0)], (-1, 0), True, True),
+        ([(-9000, 0)], (1, 0), True, True),
+        ([(-9000, -20000)], (-1, 4000), True, False),
+        ([(-9000, 9000)], (-1500, -1), False, False),
+        ([(-9000, 9000), (-1500, -9000)], (-1500, -1), True, True),
+        ([(-9000, 0), (9000, 4000)], (-1500, 0), False, False),
+    ],
+)
+def test_small_harm_adds_up_and_old_harm_fades_and_who_has_mended_is_not_left_out(
+    before: list[Said], now: Said, drags: bool, still: bool
+) -> None:
+    history = appraisals("a", *before)
+    worth, own = by_name(a=now[0], x=500, y=500), by_name(a=now[1], x=4000, y=4000)
+    assert dragging(worth, own, SUMMED, history) == [("a", 3)] * drags
+    assert dragging_still(worth, own, SUMMED, history, {"a"}) == [("a", 3)] * still
+    assert dragging_still(worth, own, SUMMED, history, ()) == [], "once is no habit"
+
+
+@untimed
+@given(
+    st.lists(
+        st.dictionaries(st.tuples(SITES, st.integers(1, 2)), st.tuples(PPM, PPM), max_size=5), max_size=20
+    ),
+    st.floats(0.1, 10),
+)
+def test_without_a_memory_the_last_appraisal_counts_alone_and_no_history_grows_for_ever(
+    rounds: list[dict[tuple[str, int], Said]], bears: float
+) -> None:
+    history: dict[str, tuple[Said, ...]] = {}
+    rules = Rollback(on=True, drag_percent=bears)
+    for found in rounds:
+        worth, own = {n: w for n, (w, _) in found.items()}, {n: o for n, (_, o) in found.items()}
+        alone = dragging(worth, own, rules)
+        assert dragging(worth, own, rules, history) == alone
+        assert dragging_still(worth, own, rules, history, {s for s, _ in found}) == alone
+        history = remembering(history, worth, own)
+    assert all(len(said) <= RECENT for said in history.values())
 
 
 @untimed
