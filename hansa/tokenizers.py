@@ -5,7 +5,6 @@ A charter's tokenizer.json lies in the charter's folder: whoever checks, signs o
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from commons.charter import Charter
 from commons.errors import ConfigError, HansaError, StoreError
 from commons.experts.tokenizer import FILE, FILE_BYTES_MAX, Tokenizer, text_of
 from commons.identity import read_file, write_file
+from commons.notes import digest
 from workers.data import CorpusError, read_documents
 from workers.encoder import Encoder, EncoderError
 
@@ -74,8 +74,7 @@ def describe(file: Path, end: str = "") -> tuple[Tokenizer, bytes]:
         raise EncoderError(f"{file} has {len(data)} bytes, at most {FILE_BYTES_MAX} are a tokenizer")
     number = _end(file, data, end)
     encoder = Encoder.read(data, f"{file}", end=number)
-    digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
-    return Tokenizer(file=digest, bytes=len(data), tokens=len(encoder.sizes), end=number), data
+    return Tokenizer(file=digest(data), bytes=len(data), tokens=len(encoder.sizes), end=number), data
 
 
 def _end(file: Path, data: bytes, end: str) -> int:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from workers.data import CorpusError, HeldOut, Rows
 from workers.readers import Readers
@@ -31,10 +32,47 @@ def as_tokens(rows: Rows, shard: nn.Module) -> Tensor:
     return torch.from_numpy(rows).to(next(shard.parameters()).device)
 
 
+PORTIONS_FROM = 1 << 14
+"""Vocabulary from which on logits are made of some tokens at a time, and made again on the way back: of 8 sequences of 1,024
+tokens and 150,000 logits each, all at once would take 5 GB, and their gradient as much."""
+PORTION = 1 << 26
+"""Logits made at a time."""
+
+
 def next_token_loss(shard: nn.Module, rows: Tensor) -> Tensor:
     """Mean cross-entropy of `rows` [rows, length + 1], a scalar in nats per token."""
-    logits = shard(input_ids=rows[:, :-1], use_cache=False).logits
-    return F.cross_entropy(logits.flatten(0, 1).float(), rows[:, 1:].flatten())
+    inputs, targets, vocabulary = rows[:, :-1], rows[:, 1:].flatten(), cast(Any, shard).config.vocab_size
+    if vocabulary < PORTIONS_FROM or _answers_with_others(shard):
+        logits = shard(input_ids=inputs, use_cache=False).logits
+        return F.cross_entropy(logits.flatten(0, 1).float(), targets)
+    hidden, count = _hidden(shard, inputs).flatten(0, 1), max(1, PORTION // vocabulary)
+    total = torch.zeros((), device=rows.device)
+    for some, came in zip(torch.split(hidden, count), torch.split(targets, count), strict=True):
+        total = total + checkpoint(_summed, shard.lm_head, some, came, use_reentrant=False)
+    return total / len(targets)
+
+
+def _answers_with_others(shard: nn.Module) -> bool:
+    """Whether its logits are not of its own head alone: readers choose, or its seed is beside it."""
+    readers = cast(Readers | None, getattr(shard, "readers", None))
+    return (readers is not None and readers.choose) or hasattr(shard, "seed")
+
+
+def _hidden(shard: nn.Module, inputs: Tensor) -> Tensor:
+    """What the head is given, [rows, length, H], by a forward of the whole shard with the logits of the last token alone."""
+    held: list[Tensor] = []
+    hook = shard.get_submodule("model").register_forward_hook(
+        lambda _, __, out: held.append(out.last_hidden_state)
+    )
+    try:
+        shard(input_ids=inputs, use_cache=False, logits_to_keep=1)
+    finally:
+        hook.remove()
+    return held[0]
+
+
+def _summed(head: nn.Module, hidden: Tensor, came: Tensor) -> Tensor:
+    return F.cross_entropy(head(hidden).float(), came, reduction="sum")
 
 
 def with_reader(objective: Tensor, shard: nn.Module, rows: Tensor) -> Tensor:

@@ -6,7 +6,6 @@ text becomes tokens, is `workers.encoder`'s.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from commons.errors import HansaError
+from commons.notes import digest
 from commons.section import Section
 
 VOCABULARY = 256
@@ -71,7 +71,7 @@ def read_named(path: Path, tokenizer: Tokenizer, otherwise: str) -> bytes:
 
 def check(data: bytes, tokenizer: Tokenizer, what: str, otherwise: str) -> None:
     """Raises HansaError with both digests where `data` is not the charter's file."""
-    found = f"sha256:{hashlib.sha256(data).hexdigest()}"
+    found = digest(data)
     if (found, len(data)) != (tokenizer.file, tokenizer.bytes):
         raise HansaError(
             f"{what} is {found} of {len(data)} bytes, the charter's tokenizer is {tokenizer.file} of "

@@ -20,15 +20,16 @@ from commons.charter import Model
 from commons.errors import HansaError
 from commons.experts.map import ExpertMap, model_problems
 from commons.experts.tokenizer import FILE, Tokenizer, write_tokenizer
+from commons.names import SiteId
 from hansa import tokenizers
 from hansa.reading import Reader
 from tests.support.consortium import MODEL, charter, seed_state
 from tests.support.tokenizers import TOKENS, changed, model_of, trained
 from workers.data import Corpus, CorpusError
 from workers.encoder import BYTES, Encoder, EncoderError
-from workers.objectives import held_out_loss, loss_on
+from workers.objectives import held_out_loss, loss_on, next_token_loss, with_reader
 from workers.probe import Probe
-from workers.shard import build_shard
+from workers.shard import build_shard, initial_state
 
 TEXT = "\n\n".join(
     f"Zoë says {i * i} — naïve, 東京, \U0001f469\u200d\U0001f52c and <|endoftext|> {i}" for i in range(60)
@@ -277,3 +278,28 @@ def test_tokens_are_kept_until_the_text_or_the_tokenizer_is_another(
     assert asked == [first.documents, first.documents + 1, first.documents + 1]
     load(BYTES)
     assert len(list(kept.iterdir())) == 1
+
+
+@pytest.mark.parametrize("width", [0, 4])
+def test_logits_made_in_portions_give_the_loss_and_the_gradients_of_all_at_once(
+    width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it is done for vocabularies of published models; a trained reader learns beside it as ever."""
+    of = charter(learning__routing="lean", model={"family": "glm4_moe", "config": MODEL, "reader": width})
+    expert_map, found = ExpertMap.from_charter(of), []
+    state = initial_state(of.model, expert_map, seed=0)
+    rows = torch.randint(0, 256, (3, 17), generator=torch.Generator().manual_seed(0))
+    for least in (257, 256):
+        monkeypatch.setattr("workers.objectives.PORTIONS_FROM", least)
+        monkeypatch.setattr("workers.objectives.PORTION", 256 * 5)
+        shard = build_shard(
+            of.model, expert_map, own=expert_map.experts_of(SiteId("alder")), guests=False, state=state
+        )
+        loss = next_token_loss(shard, rows)
+        with_reader(loss, shard, rows).backward()
+        found.append((loss.detach(), {n: p.grad for n, p in shard.named_parameters() if p.grad is not None}))
+    (whole, grads), (parts, others) = found
+    torch.testing.assert_close(parts, whole)
+    assert grads.keys() == others.keys() and any("readers" in n for n in grads) == bool(width)
+    for name, grad in grads.items():
+        torch.testing.assert_close(others[name], grad, msg=name)
