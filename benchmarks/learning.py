@@ -23,6 +23,7 @@ from benchmarks.learning_parts.plan import (
     OFTEN,
     OURS,
     OURS_SCRATCH,
+    OWN,
     RANKED,
     SIZES,
     T1,
@@ -52,6 +53,17 @@ SOVEREIGN = {
     "flexolmo": "experts by posterior (FlexOlmo)",
     "flexolmo-read": "experts by readers",
     "flexolmo-read-public": "experts by readers, one site on public text",
+    "flexolmo-late": "own layers behind the first router, by posterior",
+    "flexolmo-layers": "own layers, all but the embedding, by posterior",
+    "flexolmo-read-own": "own layers, all but the embedding, by readers",
+}
+WORST = {
+    OURS: "worst domain against its owner's alone model",
+    OFTEN: "the same, the trunk exchanged every 2 steps",
+    "lean-late": "the same, own layers behind the first router, by posterior",
+    "lean-late-2": "the same, and the trunk before it exchanged every 2 steps",
+    OWN: "the same, own layers, all but the embedding, by readers",
+    "lean-read-own-1": "the same, own layers from the second on, by readers",
 }
 OPTED_OUT = {
     UNREAD: "expert shards",
@@ -91,8 +103,9 @@ NOTES = (
     (
         "Chosen on the validation side: inner recipe, H, width and settings of readers, rules of judging, what was worth T1. "
         "Chosen after test scores had been seen: that experts are chosen by posterior at all (docs/decisions/0012-learning.md). The share "
-        "of the belief that the seed beside the model begins with was set without any measurement. Variants marked late: what "
-        "comes after the first router is its site's own, which the product does not do."
+        "of the belief that the seed beside the model begins with was set without any measurement. Variants marked late and "
+        "layers: what comes after the first router, or all but the embedding, is its site's own, by posterior of whole shards; "
+        "marked own: as the product does it, by readers (docs/decisions/0027-own-layers.md)."
     ),
     (
         "Sovereign: 100 % is the loss that the central run gains over the seed, which has as many parameters and multiplies as many. "
@@ -187,6 +200,8 @@ def _figures(t1: Runs) -> Iterator[Row]:
     yield _gap(t1, UNREAD, "central", title, 5, kind="committed")
     yield _gap(t1, OFTEN, "central", "the same, the trunk exchanged every 2 steps", 5)
     yield _gap(t1, "lean-read-public", "central", "the same with a site more on public text", 5)
+    yield _gap(t1, OWN, "central", "the same with own layers, all but the embedding", 5)
+    yield _gap(t1, "lean-read-own-1", "central", "the same with own layers from the second on", 5)
     yield _gap(t1, OURS_SCRATCH, "central-scratch", "gap to central, 4 sites, from scratch", 8)
     yield _gap(t1, "lean-scratch", "central-scratch", "the same, from scratch, by posterior", 8)
     yield _gap(t1, EIGHT, "central", "gap to central, 8 sites, from a seed", 8)
@@ -328,10 +343,7 @@ def _against_spes(t1: Runs) -> Iterator[Row]:
 
 def _worst(t1: Runs) -> Iterator[Row]:
     target = "no domain worse"
-    for title, variant in (
-        ("worst domain against its owner's alone model", OURS),
-        ("the same, the trunk exchanged every 2 steps", OFTEN),
-    ):
+    for variant, title in WORST.items():
         seeds = sorted(t1.by_variant.get(variant, {}).keys() & t1.by_variant.get("alone", {}).keys())
         if not seeds:
             yield title, NOT_RUN, "", target, False

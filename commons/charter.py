@@ -65,7 +65,7 @@ class Site(Section):
 class Model(Section):
     """The model all partners train: a Hugging Face family and its configuration."""
 
-    LATER: ClassVar[frozenset[str]] = frozenset({"reader", "tokenizer"})
+    LATER: ClassVar[frozenset[str]] = frozenset({"reader", "own_from", "tokenizer"})
 
     family: Literal["glm4_moe", "llama4_text", "deepseek_v3", "qwen3_moe", "mixtral", "olmoe", "flex_olmo"]
     config: dict[str, Value]
@@ -73,7 +73,14 @@ class Model(Section):
     reader: Annotated[int, Field(ge=0, le=4096)] = 0
     """Width of each site's reader, by which a site's experts are chosen for a text (`commons.experts.readers`). 0: there
     are none, and experts are chosen by the learned router."""
+    own_from: Annotated[int, Field(ge=0, le=4096)] | None = None
+    """The first decoder layer whose trunk every site has for itself (`commons.experts.own`). None: sites share it all."""
     tokenizer: Tokenizer = Tokenizer()
+
+    @property
+    def shared(self) -> Model:
+        """The same without what sites have beside their experts: as one place would train it, and as transformers loads it."""
+        return self.model_copy(update={"reader": 0, "own_from": None})
 
 
 class Rounds(Section):
@@ -207,6 +214,7 @@ class Charter(Section):
             *self._voteless(),
             *self._unpriced_precisions(),
             *self._idle_readers(),
+            *self._unread_layers(),
             *tokenizer_conflicts(self.model.tokenizer),
         ]
         if self.learning.since is not None and self.version == 1:
@@ -305,6 +313,12 @@ class Charter(Section):
             return []
         here = f"model.reader is {self.model.reader} but learning.routing is {self.learning.routing!r}"
         return [f"{here}: readers choose among the experts of lean shards"]
+
+    def _unread_layers(self) -> list[str]:
+        if self.model.own_from is None or self.model.reader:
+            return []
+        here = f"model.own_from is {self.model.own_from} but model.reader is 0"
+        return [f"{here}: without readers nothing says whose own layers a text goes through"]
 
     @property
     def experts(self) -> tuple[str, ...]:

@@ -261,6 +261,7 @@ _COMMENTS = {
     "consortium.log_key": "public key of the coordinator's journal",
     "model": "A Hugging Face family and its configuration; experts come from the sites.",
     "model.reader": "width of each site's reader, which finds the experts for a text; 0: none",
+    "model.own_from": "first decoder layer whose trunk is each site's own; none: all is shared",
     "model.tokenizer": "Fixed at the founding; without it tokens are bytes.",
     "model.tokenizer.file": "SHA-256 of a tokenizer.json",
     "model.tokenizer.tokens": "ids are below this",

@@ -49,7 +49,7 @@ class Exchange:
         """Else by nobody, or by the owner of its expert."""
         match self.learning.strategy:
             case "expert_diloco" | "branch_mix":
-                return part.expert is None
+                return part.shared
             case "sovereign":
                 return part.kind is Kind.ROUTER
             case "diloco":

@@ -55,13 +55,13 @@ class Codecs(Section):
     def of(self, kind: Kind) -> Codec:
         """Uplink codec of a slice of this kind."""
         match kind:
-            case Kind.TRUNK_MATRIX:
+            case Kind.TRUNK_MATRIX | Kind.SEED:
                 return self.trunk
             case Kind.TRUNK_VECTOR:
                 return self.vector or self.trunk
             case Kind.ROUTER:
                 return self.router or self.trunk
-            case Kind.EXPERT | Kind.READER:
+            case Kind.EXPERT | Kind.READER | Kind.OWN:
                 return self.expert
 
 

@@ -167,9 +167,7 @@ class UpdateManifest(_Value):
 
 def encoding_of(charter: Charter, kind: Kind, number: int) -> Encoding:
     """How updates of slices of this kind are sent under a charter in round `number`."""
-    if charter.privacy.mode == "secagg" and (
-        kind not in (Kind.EXPERT, Kind.READER) or charter.learning.strategy == "diloco"
-    ):
+    if charter.privacy.mode == "secagg" and (not kind.owned or charter.learning.strategy == "diloco"):
         return "masked"
     return charter.learning.codecs_in(number).of(kind)
 

@@ -49,7 +49,7 @@ def check_opened(findings: Findings, index: int, run: Run, number: int, charter:
 
 def _slices_of(charter: Charter) -> tuple[object, ...]:
     """What of a charter a vote may change that says which slices a state has."""
-    return charter.owners, charter.model.reader
+    return charter.owners, charter.model.reader, charter.model.own_from
 
 
 class Remade:

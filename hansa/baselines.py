@@ -178,7 +178,7 @@ def run_plan(plan: Plan, on_step: OnStep) -> dict[str, float]:
     """Run one baseline and write its files. Returns the held-out loss per domain."""
     started = time.monotonic()
     length = plan.learning.sequence_length
-    model = plan.model.model_copy(update={"reader": 0})
+    model = plan.model.shared
     expert_map = ExpertMap.from_owners(model, plan.owners)  # type: ignore[arg-type]
     encoder = Encoder.load(Path(plan.tokenizer), plan.model.tokenizer)
     texts = [*plan.texts.items(), ("public", plan.public)]

@@ -10,7 +10,7 @@ from typing import Any
 
 from commons import charter_file
 from commons.accounting import Rate
-from commons.charter import Charter
+from commons.charter import Charter, Model
 from commons.cosignature import WITNESSES_MAX
 from commons.errors import ConfigError, HansaError, Refusal, Refused, StoreError
 from commons.experts.map import model_problems
@@ -268,7 +268,7 @@ def charter_text(charter: Charter, digest: Digest) -> list[str]:
         )
     return [
         *lines,
-        f"Model: {c.model.family}, {len(c.experts)} experts{_read(c.model.reader)}, {_tokens(c.model.tokenizer)}",
+        f"Model: {c.model.family}, {len(c.experts)} experts{_read(c.model)}, {_tokens(c.model.tokenizer)}",
         f"Run: {_rounds(learning)}, {learning.strategy}, {learning.routing} routing{_inner(learning)}",
         f"Sent: {_sent(codecs)}",
         f"Price: {rates}",
@@ -279,8 +279,10 @@ def charter_text(charter: Charter, digest: Digest) -> list[str]:
     ]
 
 
-def _read(width: int) -> str:
-    return f", chosen by readers of width {width}" if width else ""
+def _read(model: Model) -> str:
+    read = f", chosen by readers of width {model.reader}" if model.reader else ""
+    own = f", the trunk from layer {model.own_from} on each site's own" if model.own_from is not None else ""
+    return f"{read}{own}"
 
 
 def _tokens(tokenizer: Tokenizer) -> str:

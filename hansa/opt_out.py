@@ -23,7 +23,7 @@ from commons.errors import ConfigError, HansaError
 from commons.experts.map import ExpertMap
 from commons.experts.remaking import carried_over
 from commons.experts.settings import SettingError
-from commons.experts.stored import unstacked, weights_files
+from commons.experts.stored import OWN, unstacked, weights_files
 from commons.experts.tokenizer import FILE
 from commons.identity import read_file, write_file
 from commons.names import Digest, ExpertId, SiteId
@@ -82,7 +82,7 @@ def load(release: Path, seed: Path, site: str) -> Models:
         site=site,
         before_map=before_map,
         after_map=after_map,
-        seed=_weights(seed, before_map),
+        seed=_weights(seed, before_map, begun=True),
         before=before,
         after=_left(before, before_map, after_map),
         tokenizer=release / FILE,
@@ -252,9 +252,11 @@ def _left(state: State, before: ExpertMap, after: ExpertMap) -> State:
     return {part.name: kept[part.name] for part in after.slices}
 
 
-def _weights(folder: Path, expert_map: ExpertMap) -> State:
+def _weights(folder: Path, expert_map: ExpertMap, *, begun: bool = False) -> State:
+    """`begun`: a run began from it, so that it may be without own layers."""
+    files = [f for f in weights_files(expert_map) if f != OWN or not begun or (folder / f).exists()]
     try:
-        tensors = {n: a for file in weights_files(expert_map) for n, a in load_file(folder / file).items()}
+        tensors = {n: a for file in files for n, a in load_file(folder / file).items()}
         state = unstacked(expert_map, tensors)
     except (OSError, SafetensorError, KeyError) as error:
         raise HansaError(f"{folder} does not hold the charter's model: {error}") from error

@@ -32,8 +32,8 @@ ROWS = 256
 
 
 def load(folder: Path) -> nn.Module:
-    """The released model with its readers, where it has them, and with its seed beside it, where it came with one
-    (`hansa.beside`): a causal model whose logits are what all say together.
+    """The released model with its sites' readers and own layers, where it has them, and with its seed beside it, where it came
+    with one (`hansa.beside`): a causal model whose logits are what all say together.
 
     Called as transformers' models are, on rows of one length, from their beginning or with a cache that it filled: it
     generates, greedily or by sampling. With neither it is what `load_plain` gives.

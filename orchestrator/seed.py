@@ -26,7 +26,8 @@ def load_seed(folder: Path, expert_map: ExpertMap, store: StateStore) -> Digest 
 
     Read are the files that ``model.safetensors.index.json`` names, or else every ``*.safetensors``; bf16 and fp16 become the
     fp32 that is equal. Refused when the tensors are not exactly those of the charter's model. Layers behind the model's own
-    predict further tokens (DeepSeek-V3, GLM-4.5) and are left out, where a config.json says how many are the model's.
+    predict further tokens (DeepSeek-V3, GLM-4.5) and are left out, where a config.json says how many are the model's. Sites' own
+    layers that are not there begin as the trunk they are in place of.
     """
     try:
         files = _files(folder)
@@ -39,6 +40,8 @@ def load_seed(folder: Path, expert_map: ExpertMap, store: StateStore) -> Digest 
         }
         if (folder / CONFIG).exists():
             where = {name: at for name, at in where.items() if not _beyond(name, expert_map)}
+        begun = ((s.name, s.stands_for) for s in expert_map.slices if s.stands_for in where)
+        where = {name: where[plain] for name, plain in begun if plain} | where
         problems = list(_problems({name: entry for name, (_, entry) in where.items()}, expert_map))
         if problems:
             return _wrong(folder, f"does not fit the charter's model: {'; '.join(problems[:NAMED_MAX])}")

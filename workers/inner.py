@@ -45,7 +45,11 @@ class InnerOptimizer:
             found for of in (False, True) if (found := [n for n in self._named if (n in readers) is of])
         ]
         """Names of the parameters that are clipped together."""
-        decayed = {s.name for s in expert_map.slices if s.kind in (Kind.TRUNK_MATRIX, Kind.EXPERT)}
+        decayed = {
+            s.name
+            for s in expert_map.slices
+            if s.kind in (Kind.TRUNK_MATRIX, Kind.EXPERT) or (s.kind is Kind.OWN and len(s.shape) > 1)
+        }
         orthogonal = (
             _inside(shard, self._named, decayed) if learning.inner_optimizer == "muon" else set[str]()
         )

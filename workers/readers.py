@@ -112,6 +112,11 @@ class Readers(nn.Module):
                 self._read()
         return self._shares
 
+    def shares_by_row(self) -> Tensor:
+        """Of every site in each token of the last forward, [rows, length, sites]."""
+        assert self._tokens is not None and self._shares is not None, "a router has read the rows"
+        return self._shares.view(*self._tokens.shape, -1)
+
     def mixed(self, logits: Tensor) -> Tensor:
         """The model's next-token logits of the last tokens [rows, some, V] -> log-probabilities of model and readers together."""
         assert self._shares is not None and self._foreseen is not None, "a router has read the rows"
@@ -131,7 +136,7 @@ class Readers(nn.Module):
         assert self._tokens is not None and self._hidden is not None, "a forward has begun"
         past = self._begun
         hidden, tokens = _windows(self._hidden, past and past.hidden), self._tokens.unsqueeze(-1)
-        found = [_bounded(reader(hidden).log_softmax(-1)) for reader in self._readers()]
+        found = [bounded(reader(hidden).log_softmax(-1)) for reader in self._readers()]
         heard = torch.stack([f[:, :-1].gather(-1, tokens).squeeze(-1) for f in found], -1)
         after = _posterior(heard, past and past.posterior)
         posterior = torch.where(after < LEAST_SHARE, 0.0, after)
@@ -190,7 +195,7 @@ def read_with(shard: nn.Module, readers: Readers) -> None:
     shard.register_forward_hook(after)
 
 
-def _bounded(log_probabilities: Tensor) -> Tensor:
+def bounded(log_probabilities: Tensor) -> Tensor:
     """What a site sent is finite, what comes of it need not be: then its reader gives the token next to nothing."""
     return log_probabilities.nan_to_num(nan=LEAST_LOG, posinf=LEAST_LOG, neginf=LEAST_LOG).clamp(
         min=LEAST_LOG
@@ -209,6 +214,11 @@ def _posterior(heard: Tensor, now: Tensor | None) -> Tensor:
         now = (((1 - SWITCH) * now + SWITCH / sites).log() + one).softmax(-1)
         found.append(now)
     return torch.stack(found, 1)
+
+
+def levelled(hidden: Tensor) -> Tensor:
+    """States that come from no norm, at the length of those that do."""
+    return F.rms_norm(hidden, hidden.shape[-1:])
 
 
 def _windows(hidden: Tensor, before: Tensor | None = None) -> Tensor:

@@ -23,16 +23,21 @@ from transformers.models.glm4_moe import modeling_glm4_moe  # noqa: F401 (the us
 from commons.charter import Model
 from commons.experts.families import FAMILIES
 from commons.experts.initial import deviation
-from commons.experts.map import ExpertMap, Kind
-from commons.experts.readers import PREFIX
+from commons.experts.map import ExpertMap
+from commons.experts.own import PREFIX as OWN
+from commons.experts.readers import PREFIX as READERS
 from commons.names import ExpertId, SiteId
 from workers.experts import Experts, InputGated, expert
 from workers.readers import Readers, read_with
 from workers.routers import Router
+from workers.tails import Cut, cut_early, cut_tail, hear_before, join
 
 Array = NDArray[np.float32]
 State = Mapping[str, Array]
 """fp32 arrays under the names a released model.safetensors holds."""
+_UNRELEASED = (".absent", "inv_freq")
+"""Ends of the names of what a release does not hold: the routers' masks, rotary tables."""
+_TAIL = re.compile(r"^tails\.of_([^.]+)\.")
 
 
 def build_shard(
@@ -40,34 +45,105 @@ def build_shard(
 ) -> nn.Module:
     """The trunk with the `own` experts and, with `guests`, all others frozen; weights from `state`.
 
-    Memory is allocated for what the shard holds and nothing else. Raises KeyError naming a tensor missing in `state`.
+    Own layers are those of the site whose experts are there; with several sites that have readers, each has its own
+    (`workers.tails`). Memory is allocated for what the shard holds and nothing else. Raises KeyError naming a tensor missing
+    in `state`.
     """
     owned = {expert_map.index(e) for e in own}
     present = sorted(range(len(expert_map.experts)) if guests else owned)
     if not present:
         raise ValueError("a shard needs at least one expert: this site owns none and takes no guests")
-    family = FAMILIES[model.family]
-    described = family.hf_config(model.config, len(expert_map.experts), end=model.tokenizer.end)
-    architecture = getattr(transformers, family.architecture)
-    config = architecture.config_class(**described)
-    config._attn_implementation = "sdpa"
-    with torch.device("meta"):
-        shard = architecture(config)
-        for layer in family.mixed(family.settings(model.config)):
-            _place(shard.model.layers[layer], model, present, owned, total=len(expert_map.experts))
-        if model.reader:
-            _listen(shard, model, expert_map, present, owned)
-    shard.to_empty(device=compute_device())
-    shard.tie_weights()
-    shard.model.rotary_emb = type(shard.model.rotary_emb)(config).to(compute_device())
-    for module in shard.modules():
-        if isinstance(module, Router):
-            module.forbid_absent()
+    groups = _groups(expert_map, present)
+    if model.reader and expert_map.late and len(groups) > 1:
+        shard = _in_tails(model, expert_map, groups, owned)
+    else:
+        with torch.device("meta"):
+            shard = _bare(model, expert_map, present, owned)
+            if model.reader:
+                readers = _readers(model, expert_map, groups, owned)
+                _listen(shard, readers)
+                if model.own_from is not None:
+                    hear_before(shard, Cut.before(model.own_from, expert_map.routed_layers[0]), readers)
+        _allocate(shard)
+        if len(groups) == 1:
+            shard.own_layers = expert_map.late, *groups
     missing = sorted(set(_tensors(shard)) - set(state))
     if missing:
         raise KeyError(f"the state lacks {missing[0]} and {len(missing) - 1} more tensors this shard holds")
     load_state(shard, state)
-    return cast(nn.Module, shard.train())
+    return shard.train()
+
+
+def _groups(expert_map: ExpertMap, present: Sequence[int]) -> dict[SiteId, list[int]]:
+    """The indices of each site's experts that are present. One in escrow is in no group."""
+    groups: dict[SiteId, list[int]] = {}
+    for index in present:
+        if (owner := expert_map.owners[expert_map.experts[index]]) is not None:
+            groups.setdefault(owner, []).append(index)
+    return groups
+
+
+def _in_tails(
+    model: Model, expert_map: ExpertMap, groups: Mapping[SiteId, Sequence[int]], owned: set[int]
+) -> nn.Module:
+    """What sites share before they part, once, and the rest of each site's shard; without values."""
+    assert model.own_from is not None, "sites have layers of their own"
+    family, cut = FAMILIES[model.family], Cut.before(model.own_from, expert_map.routed_layers[0])
+    pair = family.routing(family.settings(model.config)).on_input
+    readers = _readers(model, expert_map, groups, owned).to(compute_device())
+    with torch.device("meta"):
+        early = _bare(model, expert_map, (), owned)
+        cut_early(early, cut, family.mixture.module, pair=pair, readers=readers)
+    _allocate(early)
+    held: dict[str, Any] = {}
+    _share(early, expert_map.late, held)
+    tails: dict[str, nn.Module] = {}
+    for site, present in groups.items():
+        with torch.device("meta"):
+            tail = _bare(model, expert_map, present, owned)
+            cut_tail(tail, cut)
+        _allocate(tail)
+        tail.model.embed_tokens = early.model.embed_tokens
+        _share(tail, expert_map.late, held)
+        tail.tie_weights()
+        tails[site] = tail
+    join(early, tails, readers)
+    early.own_layers = expert_map.late, None
+    return cast(nn.Module, early)
+
+
+def _share(shard: nn.Module, late: Collection[str], held: dict[str, Any]) -> None:
+    """One tensor for all shards of each that is in `held`, by canonical name, but for `late`; what is new comes in."""
+    named = _canonical(shard)
+    for place, module in shard.named_modules():
+        for tensors in (module._parameters, module._buffers):
+            for key, tensor in tensors.items():
+                name = named(f"{place}.{key}")
+                if tensor is not None and name not in late and not name.endswith(_UNRELEASED):
+                    tensors[key] = held.setdefault(name, tensor)
+
+
+def _bare(model: Model, expert_map: ExpertMap, present: Sequence[int], owned: set[int]) -> Any:
+    """The family's model with these experts in place of its own, and without memory."""
+    family = FAMILIES[model.family]
+    architecture = getattr(transformers, family.architecture)
+    described = family.hf_config(model.config, len(expert_map.experts), end=model.tokenizer.end)
+    config = architecture.config_class(**described)
+    config._attn_implementation = "sdpa"
+    shard = architecture(config)
+    for layer in family.mixed(family.settings(model.config)) if present else ():
+        _place(shard.model.layers[layer], model, present, owned, total=len(expert_map.experts))
+    return shard
+
+
+def _allocate(shard: Any) -> None:
+    """Memory for its weights, without values."""
+    shard.to_empty(device=compute_device())
+    shard.tie_weights()
+    shard.model.rotary_emb = type(shard.model.rotary_emb)(shard.config).to(compute_device())
+    for module in shard.modules():
+        if isinstance(module, Router):
+            module.forbid_absent()
 
 
 def _place(layer: nn.Module, model: Model, present: Sequence[int], owned: set[int], *, total: int) -> None:
@@ -89,24 +165,24 @@ def _place(layer: nn.Module, model: Model, present: Sequence[int], owned: set[in
         block.gate, block.experts = router, experts
 
 
-def _listen(
-    shard: nn.Module, model: Model, expert_map: ExpertMap, present: Sequence[int], owned: set[int]
-) -> None:
-    """The readers of all sites that have an expert here; trained: that of the only owner. Nobody reads for an expert in
-    escrow, so it is not chosen."""
-    groups: dict[SiteId, list[int]] = {}
-    for index in present:
-        if (owner := expert_map.owners[expert_map.experts[index]]) is not None:
-            groups.setdefault(owner, []).append(index)
+def _readers(
+    model: Model, expert_map: ExpertMap, groups: Mapping[SiteId, Sequence[int]], owned: set[int]
+) -> Readers:
+    """Of all sites that have an expert here; trained: that of the only owner. Nobody reads for an expert in escrow, so it is not
+    chosen."""
     owners = {expert_map.owners[expert_map.experts[index]] for index in owned}
     keys = FAMILIES[model.family].settings(model.config)
-    readers = Readers(
+    return Readers(
         groups,
         trained=next(iter(owners)) if len(owners) == 1 else None,
         width=model.reader,
         hidden=keys.whole("hidden_size"),
         vocabulary=keys.whole("vocab_size"),
     )
+
+
+def _listen(shard: nn.Module, readers: Readers) -> None:
+    """Readers follow the shard's forwards, and its routers weigh the experts by their shares."""
     read_with(shard, readers)
     for module in shard.modules():
         if isinstance(module, Router):
@@ -178,7 +254,9 @@ def initial_state(model: Model, expert_map: ExpertMap, *, seed: int) -> dict[str
     """
     state: dict[str, Array] = {}
     for part in expert_map.slices:
-        if part.kind is Kind.TRUNK_VECTOR and part.name.endswith("weight"):
+        if part.stands_for is not None:
+            continue
+        if len(part.shape) == 1 and part.name.endswith("weight"):
             state[part.name] = np.ones(part.shape, np.float32)
         elif len(part.shape) == 1:
             state[part.name] = np.zeros(part.shape, np.float32)
@@ -186,7 +264,7 @@ def initial_state(model: Model, expert_map: ExpertMap, *, seed: int) -> dict[str
             key = np.frombuffer(hashlib.sha256(f"{seed}/{part.name}".encode()).digest()[:16], np.uint64)
             draw = np.random.Generator(np.random.Philox(key=key)).standard_normal(part.shape, np.float32)
             state[part.name] = draw * np.float32(deviation(model, part.name))
-    return state
+    return state | {s.name: state[s.stands_for] for s in expert_map.slices if s.stands_for is not None}
 
 
 def _parameters(shard: nn.Module) -> dict[str, nn.Parameter]:
@@ -196,18 +274,26 @@ def _parameters(shard: nn.Module) -> dict[str, nn.Parameter]:
 
 def _tensors(shard: nn.Module) -> dict[str, Tensor]:
     """Canonical name -> tensor; without what a release does not hold (rotary tables, the routers' masks)."""
-    named, unreleased = _canonical(shard), (".absent", "inv_freq")
+    named = _canonical(shard)
     held: dict[str, Tensor] = dict(_parameters(shard))
     return held | {
-        named(name): tensor for name, tensor in shard.named_buffers() if not name.endswith(unreleased)
+        named(name): tensor for name, tensor in shard.named_buffers() if not name.endswith(_UNRELEASED)
     }
 
 
 def _canonical(shard: nn.Module) -> Callable[[str], str]:
     """From a tensor's place in transformers' module to its canonical name."""
     mixture = FAMILIES[cast(Any, shard).config.model_type].mixture
+    late, owner = getattr(shard, "own_layers", ((), None))
     block = re.compile(rf"^(model\.layers\.\d+)\.{mixture.module}\.")
-    return lambda name: block.sub(rf"\1.{mixture.stored}.", name).replace("readers.of_", PREFIX, 1)
+
+    def named(place: str) -> str:
+        tail = _TAIL.match(place)
+        name = block.sub(rf"\1.{mixture.stored}.", place[tail.end() :] if tail else place)
+        site = tail[1] if tail else owner
+        return f"{OWN}{site}.{name}" if site and name in late else name.replace("readers.of_", READERS, 1)
+
+    return named
 
 
 def compute_device() -> torch.device:

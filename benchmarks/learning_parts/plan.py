@@ -50,10 +50,12 @@ class Size:
 
     reader: int = 0
     """Width of the sites' readers, where a variant has them."""
+    own_from: int | None = None
+    """First layer of the sites' own, where a variant has them."""
 
     @property
     def model(self) -> Model:
-        return Model(family="glm4_moe", config=self.config, reader=self.reader)
+        return Model(family="glm4_moe", config=self.config, reader=self.reader, own_from=self.own_from)
 
     def experts(self, sites: Sequence[str], count: int = EXPERTS) -> ExpertMap:
         """The map of `count` experts dealt evenly over the sites, in their order."""
@@ -132,10 +134,11 @@ class Variant:
     """Each expert moves this far towards its four nearest after an exchange, falling to 0 at half the run (SPES)."""
     nearest_every: int = 20
     """Rounds from one such move to the next: SPES makes one in 200 steps or more."""
-    keeps: Literal["", "late"] = ""
-    """Parts of the trunk that are their site's own and never exchanged. `late`: what comes after the first router."""
-    trains: Literal["all", "experts", "late", "nothing"] = "all"
-    """`experts`: own experts and router rows alone; the trunk stays the seed's (FlexOlmo, arXiv 2507.07024). `late`:
+    keeps: Literal["", "late", "layers"] = ""
+    """Parts of the trunk that are their site's own and never exchanged. `late`: what comes after the first router;
+    `layers`: all but the embedding."""
+    trains: Literal["all", "experts", "kept", "nothing"] = "all"
+    """`experts`: own experts and router rows alone; the trunk stays the seed's (FlexOlmo, arXiv 2507.07024). `kept`:
     and what it keeps of the trunk. `nothing`: the seed itself."""
     fit_steps: int = 0
     """Central steps on the public text after the last exchange, of the router alone; on top of the sites' tokens."""
@@ -144,6 +147,8 @@ class Variant:
     the gap; the comparison of T1 has 1 everywhere."""
     reader: int = 0
     """Width of the sites' readers (`commons.experts.readers`)."""
+    own_from: int | None = None
+    """The product's own layers (`commons.experts.own`), from that layer on; 0 is what `keeps` calls layers."""
     bad: Bad = ""
     """What is wrong with the last site; empty: nothing."""
     rule: Robust | None = None
@@ -228,8 +233,15 @@ _ALL = (
         _LEAN, name="lean-late", keeps="late", note="what comes after the first router is the site's own"
     ),
     replace(
-        _LEAN, name="flexolmo-late", keeps="late", trains="late", note="and what comes before is the seed's"
+        _LEAN, name="lean-read-own", reader=READER, own_from=0, note="all but the embedding is the site's own"
     ),
+    replace(_LEAN, name="lean-read-own-1", reader=READER, own_from=1),
+    replace(_LEAN, name="lean-read-own-2", reader=READER, own_from=0, inner_steps=2),
+    replace(_LEAN, name="lean-late-2", keeps="late", inner_steps=2),
+    replace(
+        _LEAN, name="flexolmo-late", keeps="late", trains="kept", note="and what comes before is the seed's"
+    ),
+    replace(_LEAN, name="flexolmo-layers", keeps="layers", trains="kept", note="the embedding is the seed's"),
     replace(_LEAN, name="lean-read-scratch", reader=READER, start="scratch"),
     replace(_LEAN, name="lean-read-8", reader=READER, sites=8),
     replace(_LEAN, name="lean-30", inner_steps=30),
@@ -259,6 +271,14 @@ _ALL = (
     replace(_LEAN, name="lean-fit", fit_steps=24, public="kin"),
     replace(_LEAN_ONCE, name="flexolmo", trains="experts", router_by="routed", note="B7"),
     replace(_LEAN_ONCE, name="flexolmo-read", trains="experts", router_by="routed", reader=READER),
+    replace(
+        _LEAN_ONCE,
+        name="flexolmo-read-own",
+        trains="experts",
+        router_by="routed",
+        reader=READER,
+        own_from=0,
+    ),
     replace(
         _LEAN_ONCE,
         name="flexolmo-read-public",
@@ -312,6 +332,7 @@ RANKED = tuple(v.name for v in _ALL)
 """The short regime, one seed."""
 OURS, OURS_SCRATCH, EIGHT = "lean-read", "lean-read-scratch", "lean-read-8"
 UNREAD, FAR, OFTEN = "lean", "lean-130-int4-closing", "lean-read-2"
+OWN = "lean-read-own"
 _ONE, _THREE = (0,), (0, 1, 2)
 T1: dict[str, tuple[int, ...]] = {
     "central": _THREE,
@@ -348,5 +369,13 @@ T1: dict[str, tuple[int, ...]] = {
     "flexolmo-read": _ONE,
     "flexolmo-read-public": _ONE,
     "btx": _ONE,
+    "flexolmo-late": _ONE,
+    "flexolmo-layers": _ONE,
+    "flexolmo-read-own": _THREE,
+    "lean-read-own": _THREE,
+    "lean-read-own-1": _ONE,
+    "lean-read-own-2": _ONE,
+    "lean-late": _ONE,
+    "lean-late-2": _ONE,
 }
 """Seeds of each variant of tier T1, the most wanted first."""

@@ -55,7 +55,7 @@ def run(
     variant: Variant, size: Size, seed: int, *, texts: Texts, work: Path, kept: Path = KEPT
 ) -> dict[str, Any]:
     """Do what is not yet done and answer the result, which is then on disk."""
-    size = replace(size, reader=variant.reader)
+    size = replace(size, reader=variant.reader, own_from=variant.own_from)
     file = result_file(size.name, variant.name, seed, kept)
     if file.exists():
         found: dict[str, Any] = json.loads(file.read_text())
@@ -88,12 +88,13 @@ def run(
 def start_state(variant: Variant, size: Size, seed: int, *, texts: Texts, work: Path) -> State:
     """Random weights, or those after the seed phase on the public text, which all variants of a seed share.
 
-    Readers begin at random either way.
+    Readers begin at random either way, own layers as the trunk.
     """
     further = [PUBLIC] if variant.public_site else []
     owners = list(texts.sites(variant.sites)) if variant.reader else list(texts.train)
-    start = initial_state(size.model, size.experts([*owners, *further], variant.experts), seed=seed)
-    size = replace(size, reader=0)
+    whole = size.experts([*owners, *further], variant.experts)
+    start = initial_state(size.model, whole, seed=seed)
+    size = replace(size, reader=0, own_from=None)
     expert_map = size.experts([*texts.train, *further], variant.experts)
     if variant.start == "scratch":
         return start
@@ -112,7 +113,8 @@ def start_state(variant: Variant, size: Size, seed: int, *, texts: Texts, work: 
             home=file.with_suffix(""), on_step=lambda step, loss: None,
         )  # fmt: skip
         write_durably(file, state, {})
-    return start | read_arrays(file)
+    seeded = start | read_arrays(file)
+    return seeded | {s.name: seeded[s.stands_for] for s in whole.slices if s.stands_for is not None}
 
 
 def _facts(variant: Variant, size: Size, seed: int, consortium: Consortium, texts: Texts) -> dict[str, Any]:

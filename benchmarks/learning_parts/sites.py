@@ -130,7 +130,7 @@ class Consortium:
     def _exchange(self) -> None:
         v, shared = self.variant, list(self.map.shared())
         if v.keeps:
-            alone = v.trains == "late"  # then what a site does not keep rests
+            alone = v.trains == "kept"  # then what a site does not keep rests
             shared = [s for s in shared if s.kind is Kind.ROUTER or not (alone or keeps(v, self.map, s))]
         if v.data != "apart":
             self.state = next(iter(self.local.values()))
@@ -238,7 +238,7 @@ class Consortium:
         }
 
     def _trainer(self, size: Size, site: str, text: Source, public: Corpus | None) -> Trainer:
-        kind = _LateTrainer if self.variant.trains == "late" else Trainer
+        kind = _KEPT[self.variant.keeps] if self.variant.trains == "kept" else Trainer
         return kind(
             model=size.model, expert_map=self.map, site=SiteId(site), learning=self.learning, corpus=text,
             public=public, home=self.home / site,
@@ -287,21 +287,34 @@ class _RouterTrainer(Trainer):
 class _LateTrainer(Trainer):
     """The product's trainer, of experts, router and what comes after the first router."""
 
+    keeps = "late"
+
     def _trained(self, exchange: Exchange) -> list[Slice]:
         found = super()._trained(exchange)
-        return [s for s in found if s.kind not in _TRUNK or _is_late(exchange.expert_map, s)]
+        return [s for s in found if s.kind not in _TRUNK or _is_kept(self.keeps, exchange.expert_map, s)]
+
+
+class _LayersTrainer(_LateTrainer):
+    """Of all but the embedding."""
+
+    keeps = "layers"
+
+
+_KEPT = {"late": _LateTrainer, "layers": _LayersTrainer}
 
 
 def keeps(variant: Variant, expert_map: ExpertMap, part: Slice) -> bool:
     """Whether that slice of the trunk is its site's own."""
-    return bool(variant.keeps) and part.kind in _TRUNK and _is_late(expert_map, part)
+    return part.kind in _TRUNK and _is_kept(variant.keeps, expert_map, part)
 
 
-def _is_late(expert_map: ExpertMap, part: Slice) -> bool:
+def _is_kept(what: str, expert_map: ExpertMap, part: Slice) -> bool:
     first = expert_map.routed_layers[0]
     if part.layer is None:
-        return part.name.startswith("model.norm")
-    return part.layer > first or (part.layer == first and "shared_expert" in part.name)
+        return bool(what) and part.name.startswith("model.norm")
+    if what == "late":
+        return part.layer > first or (part.layer == first and "shared_expert" in part.name)
+    return what == "layers"
 
 
 def _texts(variant: Variant, texts: Texts) -> dict[str, tuple[str, Source]]:

@@ -16,7 +16,7 @@ from commons.experts.slices import Kind, Slice
 from commons.learning import Learning
 
 Unit = tuple[Slice, ...]
-"""Slices that stay together: one of the trunk or router, or the same of every expert, or of every reader."""
+"""Slices that stay together: one of the trunk or router, or the same of every expert, reader, or site's own layers."""
 
 
 def due(expert_map: ExpertMap, learning: Learning, number: int) -> frozenset[str]:
@@ -28,17 +28,17 @@ def due(expert_map: ExpertMap, learning: Learning, number: int) -> frozenset[str
 
 
 def deal(expert_map: ExpertMap, most: int) -> tuple[frozenset[str], ...]:
-    """Every slice's name in one of at most `most` fragments; each has some of trunk and router.
+    """Every slice's name, but for what nobody changes, in one of at most `most` fragments; each has some of trunk and router.
 
     Neither the trunk's share of a fragment nor an expert's is larger than an equal one and its largest slice together.
     """
-    experts, readers = dict[str | None, list[Slice]](), dict[str | None, list[Slice]]()
+    owned: dict[Kind, dict[str, list[Slice]]] = {Kind.EXPERT: {}, Kind.READER: {}, Kind.OWN: {}}
     for part in expert_map.slices:
-        (readers if part.kind is Kind.READER else experts).setdefault(part.expert, []).append(part)
-    shared: list[Unit] = [(part,) for part in experts.pop(None)]
-    fragments = [names for names in _dealt(shared, most) if names]
-    owned = [*zip(*experts.values(), strict=True), *zip(*readers.values(), strict=True)]
-    alike = _dealt(owned, len(fragments))
+        if part.expert is not None:
+            owned[part.kind].setdefault(part.expert, []).append(part)
+    fragments = [names for names in _dealt([(part,) for part in expert_map.shared()], most) if names]
+    units = [unit for of in owned.values() for unit in zip(*of.values(), strict=True)]
+    alike = _dealt(units, len(fragments))
     return tuple(frozenset(one) | more for one, more in zip(fragments, alike, strict=True))
 
 

@@ -14,6 +14,7 @@ from functools import cached_property
 
 from commons.charter import Charter, Model
 from commons.experts.families import FAMILIES
+from commons.experts.own import with_own
 from commons.experts.readers import first_experts, reader_slices
 from commons.experts.settings import SettingError
 from commons.experts.slices import Kind, Slice
@@ -34,7 +35,10 @@ class Parameters:
     """One expert over all its layers."""
     total: int
     active: int
-    """Multiplied per token: trunk, router and `experts_per_token` experts, without the embedding look-up and readers."""
+    """Multiplied per token: trunk, router, one site's own layers and `experts_per_token` experts, without the embedding
+    look-up and readers."""
+    own: int = 0
+    """One site's own layers. The seed's, in whose place it has them, are counted nowhere."""
 
 
 @dataclass(frozen=True)
@@ -62,25 +66,29 @@ class ExpertMap:
         config, keys = family.hf_config(model.config, len(experts)), family.settings(model.config)
         hidden, vocabulary = keys.whole("hidden_size"), keys.whole("vocab_size")
         readers = reader_slices(owners, width=model.reader, hidden=hidden, vocabulary=vocabulary)
+        if why := own_problem(model):
+            raise SettingError("own_from", why)
+        plain = family.slices(model.config, experts)
+        slices = with_own(plain, owners, model.own_from)
         return cls(
             family=model.family,
             experts=experts,
             owners=dict(owners),
-            slices=tuple(sorted((*family.slices(model.config, experts), *readers), key=lambda s: s.name)),
+            slices=tuple(sorted((*slices, *readers), key=lambda s: s.name)),
             experts_per_token=int(str(config["num_experts_per_tok"])),
         )
 
     def shared(self) -> tuple[Slice, ...]:
         """Trunk and router, in name order: what every site sends."""
-        return tuple(s for s in self.slices if s.expert is None)
+        return tuple(s for s in self.slices if s.shared)
 
     def owned_by(self, site: SiteId) -> tuple[Slice, ...]:
-        """The slices of the site's own experts and of its reader, in name order; empty for a site that owns none."""
+        """The slices of the site's own experts, layers and reader, in name order; empty for a site that owns no expert."""
         return tuple(s for s in self.slices if s.expert is not None and self.owners[s.expert] == site)
 
     def uplink(self, site: SiteId) -> tuple[Slice, ...]:
         """Everything the site may change and send, in name order."""
-        return tuple(s for s in self.slices if s.expert is None or self.owners[s.expert] == site)
+        return tuple(s for s in self.slices if s.shared or (s.expert and self.owners[s.expert] == site))
 
     def experts_of(self, site: SiteId) -> tuple[ExpertId, ...]:
         return tuple(e for e in self.experts if self.owners[e] == site)
@@ -90,6 +98,11 @@ class ExpertMap:
         """The sites that have a reader, each with the expert it goes with; empty where the model has none."""
         held = {s.expert for s in self.slices if s.kind is Kind.READER}
         return {site: expert for site, expert in first_experts(self.owners).items() if expert in held}
+
+    @cached_property
+    def late(self) -> frozenset[str]:
+        """Names of the trunk's slices in whose place every site has its own; empty where there are no own layers."""
+        return frozenset(s.name for s in self.slices if s.kind is Kind.SEED)
 
     @cached_property
     def routed_layers(self) -> tuple[int, ...]:
@@ -115,6 +128,8 @@ class ExpertMap:
         trunk = _count(self.shared())
         expert = _count(s for s in self.slices if s.kind is Kind.EXPERT and s.expert == self.experts[0])
         readers = _count(s for s in self.slices if s.kind is Kind.READER)
+        own = _count(s for s in self.slices if s.kind is Kind.SEED)
+        every = _count(s for s in self.slices if s.kind is Kind.OWN)
         names = {s.name for s in self.slices}
         look_up = 0
         if "lm_head.weight" in names:
@@ -122,8 +137,9 @@ class ExpertMap:
         return Parameters(
             trunk=trunk,
             expert=expert,
-            total=trunk + expert * len(self.experts) + readers,
-            active=trunk - look_up + expert * self.experts_per_token,
+            total=trunk + expert * len(self.experts) + readers + every,
+            active=trunk - look_up + own + expert * self.experts_per_token,
+            own=own,
         )
 
     def training_gflop(self, tokens: int, *, frozen_trunk: bool = False) -> int:
@@ -136,13 +152,16 @@ class ExpertMap:
         each = 6 * counts.active
         if frozen_trunk:
             router = _count(s for s in self.slices if s.kind is Kind.ROUTER)
-            each -= 2 * (counts.active - counts.expert * self.experts_per_token - router)
+            each -= 2 * (counts.active - counts.own - counts.expert * self.experts_per_token - router)
         return -(-each * tokens // 10**9)
 
 
 def model_problems(charter: Charter) -> Iterator[Problem]:
     """What keeps a charter's model from being trained as the charter says."""
     try:
+        if why := own_problem(charter.model):
+            yield Problem(("model", "own_from"), why)
+            return
         ExpertMap.from_charter(charter)
     except SettingError as wrong:
         yield Problem(("model", "config", wrong.key), wrong.what)
@@ -158,6 +177,15 @@ def model_problems(charter: Charter) -> Iterator[Problem]:
             ("learning", "sequence_length"),
             f"{length} tokens do not fit the model's context of {context} (max_position_embeddings)",
         )
+
+
+def own_problem(model: Model) -> str | None:
+    """Why sites cannot have layers of their own from there on. Raises SettingError for a config that cannot be."""
+    if model.own_from is None:
+        return None
+    keys = FAMILIES[model.family].settings(model.config)
+    layers = keys.whole("num_hidden_layers")
+    return None if model.own_from < layers else f"is {model.own_from}, but the last layer is {layers - 1}"
 
 
 def _check_vocabulary(model: Model) -> None:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from commons.charter import Charter
 from commons.experts.initial import initial_blocks
 from commons.experts.map import ExpertMap
+from commons.experts.own import PREFIX
 from commons.experts.slices import Kind, Slice
 from commons.names import Digest, ExpertId
 from commons.states import FP32, Blob, BlobReader, StateStore, StateWriter, state_digest
@@ -123,8 +124,11 @@ def _pieces(
         origin = change.origins[part.expert].expert if part.expert is not None else None
         if part.kind is Kind.ROUTER:
             yield part, _router(store, old[part.name], part, change)
-        elif part.expert is None or (part.kind is Kind.READER and part.name in old):
+        elif part.expert is None or (part.kind is not Kind.EXPERT and part.name in old):
             yield part, old[part.name]
+        elif part.stands_for is not None:
+            owner = change.before.owners[origin] if origin is not None else None
+            yield part, old.get(f"{PREFIX}{owner}.{part.stands_for}", old[part.stands_for])
         elif part.kind is Kind.READER and len(part.shape) == 1:
             yield part, iter([np.zeros(part.shape, np.float32)])
         elif part.kind is Kind.READER:
@@ -147,6 +151,8 @@ def remake_memory(store: StateStore, memory: Digest, change: Change) -> Digest:
                 continue
             now = name_now(name, change.before.experts, change.after)
             part = parts.get(plain)
+            if part is not None and part.kind is Kind.SEED:
+                continue
             if part is not None and part.kind is Kind.ROUTER:
                 _remember_rows(store, name, blob, part, change, made)
             elif now is not None and now.removeprefix(_RESIDUAL) in parts:

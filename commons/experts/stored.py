@@ -16,13 +16,13 @@ from commons.experts.map import ExpertMap
 from commons.experts.slices import Kind, Slice
 
 Array = NDArray[np.float32]
-MODEL, READERS = "model.safetensors", "readers.safetensors"
-"""What transformers loads, and the sites' readers where the model has them (`commons.experts.readers`)."""
+MODEL, READERS, OWN = "model.safetensors", "readers.safetensors", "own.safetensors"
+"""What transformers loads, and the sites' readers and own layers where the model has them (`commons.experts.readers`, `.own`)."""
 
 
 @dataclass(frozen=True)
 class Stored:
-    """One tensor of a released model.safetensors."""
+    """One tensor of a released model."""
 
     name: str
     shape: tuple[int, ...]
@@ -30,9 +30,9 @@ class Stored:
     """Whose bytes it is made of, in order."""
 
     @property
-    def reader(self) -> bool:
-        """Whether it is a reader's, which is no part of what transformers loads."""
-        return self.slices[0].kind is Kind.READER
+    def file(self) -> str:
+        """The file that has it."""
+        return {Kind.READER: READERS, Kind.OWN: OWN}.get(self.slices[0].kind, MODEL)
 
 
 def stored(expert_map: ExpertMap) -> tuple[Stored, ...]:
@@ -55,7 +55,7 @@ def weights_files(expert_map: ExpertMap) -> dict[str, tuple[Stored, ...]]:
     """The safetensors files of a released model, and the tensors in each."""
     found: dict[str, list[Stored]] = {MODEL: []}
     for tensor in stored(expert_map):
-        found.setdefault(READERS if tensor.reader else MODEL, []).append(tensor)
+        found.setdefault(tensor.file, []).append(tensor)
     return {name: tuple(tensors) for name, tensors in found.items()}
 
 
@@ -70,10 +70,14 @@ def stacked(expert_map: ExpertMap, state: Mapping[str, Array]) -> dict[str, Arra
 
 
 def unstacked(expert_map: ExpertMap, tensors: Mapping[str, Array]) -> dict[str, Array]:
-    """The inverse of `stacked`, as views. Raises KeyError for a missing tensor."""
+    """The inverse of `stacked`, as views. Raises KeyError for a missing tensor.
+
+    Own layers that are not there begin: they are the trunk's in whose place they are.
+    """
     state = {}
     for tensor in stored(expert_map):
-        whole = tensors[tensor.name]
+        began = tensor.slices[0].stands_for
+        whole = tensors[began] if began and tensor.name not in tensors else tensors[tensor.name]
         for n, part in enumerate(tensor.slices):
             state[part.name] = whole[n] if part.stack else whole
     return state

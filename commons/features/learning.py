@@ -88,6 +88,11 @@ class ReaderWidth(Section):
     width: Annotated[int, Field(ge=1, le=4096)]
 
 
+class OwnLayers(Section):
+    begin: Annotated[int, Field(ge=0, le=4096)]
+    """The first decoder layer whose trunk every site has for itself."""
+
+
 class PublicShare(Section):
     share: Annotated[float, Field(ge=0, le=1)]
 
@@ -132,6 +137,13 @@ def _readers(charter: Charter, wanted: ReaderWidth) -> Patch | Refusal:
         )
         return Refusal(Code.FEATURE_PARAMETERS_INVALID, message)
     return [replaced("/model/reader", wanted.width)]
+
+
+def _own_layers(charter: Charter, wanted: OwnLayers) -> Patch | Refusal:
+    if charter.model.own_from is not None:
+        message = f"sites have layers of their own from {charter.model.own_from} on, and what they have made of them stays theirs"
+        return Refusal(Code.FEATURE_PARAMETERS_INVALID, message)
+    return [replaced("/model/own_from", wanted.begin)]
 
 
 LEARNING = (
@@ -267,5 +279,13 @@ LEARNING = (
         ReaderWidth,
         ("/model/reader",),
         _readers,
+    ),
+    Feature(
+        "own-layers",
+        "Let every site train the trunk from this decoder layer on for itself, beginning as it is, and never average it again",
+        OwnLayers,
+        ("/model/own_from",),
+        _own_layers,
+        needs="readers",
     ),
 )

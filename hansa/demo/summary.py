@@ -106,7 +106,7 @@ def _bytes(charter: Charter, closed: Closed) -> dict[str, int]:
 
 def _full_model(charter: Charter) -> int:
     """Parameters of the model that one place would train: without readers."""
-    model = charter.model.model_copy(update={"reader": 0})
+    model = charter.model.shared
     return ExpertMap.from_charter(charter.model_copy(update={"model": model})).parameters().total
 
 

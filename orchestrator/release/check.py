@@ -11,8 +11,9 @@ from commons import charter_file
 from commons.charter import Charter
 from commons.errors import Refusal, StoreError
 from commons.experts.map import ExpertMap
-from commons.experts.readers import PREFIX
-from commons.experts.stored import MODEL, READERS, weights_files
+from commons.experts.own import PREFIX as OWN_LAYERS
+from commons.experts.readers import PREFIX as READER
+from commons.experts.stored import MODEL, OWN, READERS, weights_files
 from commons.experts.tokenizer import FILE
 from commons.founding import check_founding
 from commons.log import open_proof
@@ -109,9 +110,9 @@ def _facts(folder: Path, founded: Charter, manifest: dict[str, Any], said: dict[
 
 
 def _seed(folder: Path, state: str) -> Iterator[str]:
-    """As `_model`, of the seed, whose readers are not there."""
+    """As `_model`, of the seed, whose readers and own layers are not there."""
     charter = charter_file.from_canonical((folder / CHARTER).read_bytes())
-    plain = charter.model.model_copy(update={"reader": 0})
+    plain = charter.model.shared
     expert_map = ExpertMap.from_charter(charter.model_copy(update={"model": plain}))
     found = (*_tokenizer(folder, charter), *_model(folder, state, expert_map))
     yield from (f"{SEED}/{problem}" for problem in found)
@@ -131,7 +132,8 @@ def _model(folder: Path, state: str, expert_map: ExpertMap) -> Iterator[str]:
         return
     try:
         read = {name: (blob.digest, blob.shape) for name, blob in read_manifest(data).items()}
-        slices = {n: s for n, s in read.items() if not n.startswith(PREFIX) or expert_map.readers}
+        without = () if expert_map.readers else (READER, OWN_LAYERS)
+        slices = {n: s for n, s in read.items() if not n.startswith(without)}
         held = {
             n: s
             for file in weights_files(expert_map)
@@ -142,7 +144,7 @@ def _model(folder: Path, state: str, expert_map: ExpertMap) -> Iterator[str]:
         return
     other = [n for n in sorted(slices.keys() | held.keys()) if slices.get(n) != held.get(n)]
     if other:
-        file = READERS if other[0].startswith(PREFIX) else MODEL
+        file = {READER: READERS, OWN_LAYERS: OWN}.get(f"{other[0].partition('.')[0]}.", MODEL)
         yield f"{file} does not hold model state {state}: {len(other)} tensors differ, first {other[0]}"
 
 

@@ -44,6 +44,11 @@ _READERS = (
     "router, which is far worse on any text.",
     "",
 )
+_OWN = (
+    "From some layer on each site has its own trunk, in `own.safetensors`, which `hansa.released.load` puts in its place. What",
+    "`model.safetensors` has there is the seed's.",
+    "",
+)
 _SEED = (
     "`seed/` is the model that the run began from. `hansa.released.load` reads every text with both, and text that the new",
     "one reads worse falls to the seed, which is nobody's. The losses above are of the new model alone.",
@@ -113,7 +118,8 @@ def _fill(desk: Desk, run: RunState, draft: Path) -> Digest:
 
 
 def _put_model(desk: Desk, folder: Path, charter: Charter, state: Digest, *, readers: bool) -> None:
-    """A state as a Hugging Face folder, with the charter of its experts. A seed's readers have read nothing yet, and stay away."""
+    """A state as a Hugging Face folder, with the charter of its experts. A seed's readers have read nothing yet, and its own layers
+    are the trunk's: both stay away."""
     slices = desk.store.manifest(state)
     for name, tensors in weights_files(ExpertMap.from_charter(charter)).items():
         if readers or name == MODEL:
@@ -187,6 +193,7 @@ def _card(charter: Charter, run: RunState) -> str:
             "",
             *table,
             *(_READERS if charter.model.reader else ()),
+            *(_OWN if charter.model.own_from is not None else ()),
             *(_SEED if charter.release.seed_beside else ()),
             "Check this folder offline with `hansa release verify`.",
             "",

@@ -113,7 +113,7 @@ def test_a_run_goes_through_all_strategies_and_every_round_moves_what_its_strate
         moves = Exchange(MAP, of.learning, number)
         assert of.learning.steps_in(number) == (4 if number == 1 else 3)
         for note in (n for n in notes if n.round == number):
-            assert note.payload_bytes == payload_bytes(moves.uplink(SiteId(note.site)), of)
+            assert note.payload_bytes == payload_bytes(moves.uplink(SiteId(note.site)), of, number)
             assert note.steps == of.learning.steps_in(number)
         if number == len(closes):  # older states are gone
             base, state = store.load(closed["base"]), store.load(closed["state"])

@@ -22,6 +22,7 @@ ARROWS = {
 TORCH_DOORS = (
     "workers/shard.py",
     "workers/readers.py",
+    "workers/tails.py",
     "workers/routers.py",
     "workers/experts.py",
     "workers/routed.py",

@@ -259,6 +259,18 @@ def test_a_probe_that_cannot_be_measured_on_is_refused(probe: dict[str, Any], wh
     assert isinstance(refused, Refusal) and why in refused.message
 
 
+@pytest.mark.parametrize(("key", "params"), [("own-layers", {"begin": 0})])
+def test_own_layers_come_by_a_vote_once_and_behind_readers(key: str, params: dict[str, Any]) -> None:
+    of = charter(learning__routing="lean")
+    refused = apply(of, key, params)
+    assert isinstance(refused, Refusal) and "without readers nothing says" in refused.message
+    read = applied(of, "readers", width=16)
+    after = applied(read, key, **params)
+    assert {at for at, _, _ in diff(read, after)} == {"/model/own_from", "/version", f"/features/{key}"}
+    again = apply(after, key, params)
+    assert isinstance(again, Refusal) and "what they have made of them stays theirs" in again.message
+
+
 @pytest.mark.parametrize(("key", "params", "changed"), [("readers", {"width": 16}, {"/model/reader"})])
 def test_readers_come_by_a_vote_once_and_among_lean_shards(
     key: str, params: dict[str, Any], changed: set[str]
@@ -276,6 +288,7 @@ def test_readers_come_by_a_vote_once_and_among_lean_shards(
 
 def test_every_feature_of_the_registry_is_tried_above() -> None:
     tests = (
+        test_own_layers_come_by_a_vote_once_and_behind_readers,
         test_readers_come_by_a_vote_once_and_among_lean_shards,
         test_what_rests_on_a_probe_is_refused_without_one,
         test_each_feature_changes_its_own_values_and_nothing_else,
@@ -491,9 +504,9 @@ def test_ground_that_moved_and_came_back_has_moved() -> None:
 def test_a_kind_without_a_codec_of_its_own_follows_the_trunk_and_may_do_so_again() -> None:
     one = applied(charter(), "uplink-codec", trunk="int8", expert="bf16")
     codecs = one.learning.codecs
-    assert [codecs.of(kind) for kind in Kind] == ["int8", "int8", "int8", "bf16", "bf16"]
+    assert [codecs.of(kind) for kind in Kind] == [*["int8"] * 3, *["bf16"] * 3, "int8"]
     two = applied(one, "uplink-codec", trunk="int8", expert="bf16", vector="fp32", router="bf16")
-    assert [two.learning.codecs.of(kind) for kind in Kind] == ["int8", "fp32", "bf16", "bf16", "bf16"]
+    assert [two.learning.codecs.of(kind) for kind in Kind] == ["int8", "fp32", *["bf16"] * 4, "int8"]
     three = applied(two, "uplink-codec", trunk="int8", expert="bf16", vector=None, router=None)
     assert three.learning.codecs == codecs
     assert b"vector" not in canonical(three), "a charter from before these fields keeps its digest"
@@ -508,8 +521,8 @@ def test_a_last_round_is_encoded_finer_and_nothing_coarser_and_the_others_as_eve
     for wanted, found in (("bf16", "bf16"), ("int8", "int8"), ("fp32", "fp32")):
         closing = applied(coarse, "closing-codec", closing=wanted).learning
         before, codecs = closing.codecs_in(last - 1), closing.codecs_in(last)
-        assert [before.of(kind) for kind in Kind] == ["int4", "int4", "fp32", "int8", "int8"]
-        assert [codecs.of(kind) for kind in Kind] == [found, found, "fp32", found, found]
+        assert [before.of(kind) for kind in Kind] == ["int4", "int4", "fp32", *["int8"] * 3, "int4"]
+        assert [codecs.of(kind) for kind in Kind] == [found, found, "fp32", *[found] * 4]
         assert (before.down, codecs.down) == ("top_k", found)
 
 
