@@ -77,11 +77,24 @@ SMALL: Config = {
     "tie_word_embeddings": True,
 }
 """0.39 M parameters, 0.16 M active a token."""
+LARGE: Config = SMALL | {
+    "hidden_size": 512,
+    "num_hidden_layers": 10,
+    "num_attention_heads": 8,
+    "moe_intermediate_size": 1024,
+    "max_position_embeddings": 1024,
+    "initializer_range": 0.02,
+}
+"""152 M parameters, 58 M active a token."""
 SIZES = {
     "rank": Size("rank", SMALL, steps=240, seed_steps=60),
     "t1": Size("t1", SMALL, steps=780, seed_steps=195),
-}
-"""`rank`: 6 tokens for each active parameter, to choose among variants. `t1`: 20."""
+    "t2": Size(
+        "t2", LARGE, steps=17_660, seed_steps=4_415, batch=16, length=1024, learning_rate=0.002, seed_rate=0.002, warmup=400,
+    ),
+}  # fmt: skip
+"""`rank`: 6 tokens for each active parameter, to choose among variants. `t1`: 20. `t2`: 20, for a GPU; never run, its rates
+are guesses until `central-half-rate` and `central-double-rate` say otherwise."""
 
 
 @dataclass(frozen=True)
@@ -379,3 +392,7 @@ T1: dict[str, tuple[int, ...]] = {
     "lean-late-2": _ONE,
 }
 """Seeds of each variant of tier T1, the most wanted first."""
+T2 = dict.fromkeys(
+    ("central", "central-half-rate", "central-double-rate", "lean-read", "untrained", "alone", "fedavg", "diloco", "spes"), _ONE
+)  # fmt: skip
+"""Likewise of tier T2."""

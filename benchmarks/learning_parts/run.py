@@ -227,9 +227,12 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("seed", type=int)
     parser.add_argument("variants", nargs="+", choices=VARIANTS)
     parser.add_argument("--work", type=Path, default=Path("runs/bench/learning"))
+    parser.add_argument(
+        "--texts", type=Path, help="folder with the texts; without it those of installed packages"
+    )
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    texts = Texts.read()
+    texts = Texts.read(given.texts)
     for name in given.variants:
         found = run(VARIANTS[name], SIZES[given.size], given.seed, texts=texts, work=given.work)
         seen = found["validation"]

@@ -17,8 +17,8 @@ from commons.charter import Model
 from commons.experts.map import ExpertMap
 from commons.names import ExpertId, SiteId
 from workers.data import Rows, Source
-from workers.objectives import held_out_loss
-from workers.shard import build_shard, routed_tokens
+from workers.objectives import as_tokens, held_out_loss
+from workers.shard import build_shard, compute_device, routed_tokens
 
 ROWS = 256
 _BATCH = 32
@@ -33,7 +33,7 @@ def rows_of(texts: Mapping[str, Source], length: int, limit: int = ROWS) -> dict
 
 def losses(model: Model, expert_map: ExpertMap, state: State, rows: Mapping[str, Rows]) -> Losses:
     """Of the whole model, by domain."""
-    shard = build_shard(model, expert_map, own=expert_map.experts, guests=False, state=state)
+    shard = _shard(model, expert_map, own=expert_map.experts, guests=False, state=state)
     return {domain: held_out_loss(shard, some) for domain, some in rows.items()}
 
 
@@ -48,7 +48,7 @@ def oracle_losses(
     found: Losses = {}
     for domain, some in rows.items():
         own = [e for s in sites[domain] for e in expert_map.experts_of(SiteId(s))]
-        shard = build_shard(model, expert_map, own=own, guests=False, state=states[sites[domain][0]])
+        shard = _shard(model, expert_map, own=own, guests=False, state=states[sites[domain][0]])
         found[domain] = held_out_loss(shard, some)
     return found
 
@@ -57,12 +57,12 @@ def load(
     model: Model, expert_map: ExpertMap, state: State, rows: Mapping[str, Rows]
 ) -> dict[str, dict[ExpertId, float]]:
     """Domain -> expert -> its share of the domain's routed tokens, over all layers."""
-    shard = build_shard(model, expert_map, own=expert_map.experts, guests=False, state=state)
+    shard = _shard(model, expert_map, own=expert_map.experts, guests=False, state=state)
     found = {}
     for domain, some in rows.items():
         routed_tokens(shard)
         with torch.inference_mode():
-            shard(input_ids=torch.from_numpy(some[:64, :-1]), use_cache=False)
+            shard(input_ids=as_tokens(some[:64], shard)[:, :-1], use_cache=False)
         counts = np.sum(routed_tokens(shard), axis=0)
         found[domain] = {
             e: round(int(n) / int(counts.sum()), 4) for e, n in zip(expert_map.experts, counts, strict=True)
@@ -79,7 +79,7 @@ def ensemble_losses(
     model: Model, expert_map: ExpertMap, states: Sequence[State], rows: Mapping[str, Rows]
 ) -> Losses:
     """Of several whole models, mixed by posterior (Branch-Train-Merge, arXiv 2208.03306)."""
-    shards = [build_shard(model, expert_map, own=expert_map.experts, guests=False, state=s) for s in states]
+    shards = [_shard(model, expert_map, own=expert_map.experts, guests=False, state=s) for s in states]
     return {domain: _mixed_loss(shards, some) for domain, some in rows.items()}
 
 
@@ -104,7 +104,7 @@ def committed_losses(
 
 def _by_site(model: Model, expert_map: ExpertMap, states: Mapping[str, State]) -> list[nn.Module]:
     return [
-        build_shard(model, expert_map, own=expert_map.experts_of(SiteId(site)), guests=False, state=state)
+        _shard(model, expert_map, own=expert_map.experts_of(SiteId(site)), guests=False, state=state)
         for site, state in states.items()
     ]
 
@@ -113,7 +113,7 @@ def _mixed_loss(shards: Sequence[nn.Module], rows: Rows, *, commit: int | None =
     """Probabilities weighted by how likely each shard found the row's bytes so far; all alike before the first."""
     total = 0.0
     for part in np.array_split(rows, -(-len(rows) // _BATCH)):
-        tokens = torch.from_numpy(part)
+        tokens = as_tokens(part, shards[0])
         with torch.inference_mode():
             each = torch.stack([_log_probabilities(shard.eval(), tokens) for shard in shards])
         before = F.pad(each.cumsum(-1), (1, 0))[..., :-1]
@@ -123,6 +123,14 @@ def _mixed_loss(shards: Sequence[nn.Module], rows: Rows, *, commit: int | None =
             shares[..., commit:] = one.unsqueeze(-1)
         total -= float((shares + each).logsumexp(0).sum())
     return total / float(rows.shape[0] * (rows.shape[1] - 1))
+
+
+def _shard(
+    model: Model, expert_map: ExpertMap, *, own: Sequence[str], guests: bool, state: State
+) -> nn.Module:
+    """Where this machine computes."""
+    shard = build_shard(model, expert_map, own=[ExpertId(e) for e in own], guests=guests, state=state)
+    return shard.to(compute_device())
 
 
 def macro(found: Mapping[str, float]) -> float:

@@ -2,7 +2,8 @@
 
 The sides follow from the documents' hashes alone and were fixed before any run. Settings are chosen on the validation
 side; the test side is read once, when a run has ended. `kin` holds documents of the sites' own kinds that no site
-trains on. Everything comes from installed packages (`hansa.samples`); nothing is downloaded.
+trains on. Everything comes from installed packages (`hansa.samples`), nothing is downloaded; or from a folder, for runs that
+need more text than these have.
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from commons.names import Digest
 from hansa.samples import DOMAINS, SamplesError
-from workers.data import Corpus, Mixture, Source
+from workers.data import Corpus, Mixture, Source, read_documents
 
 SITES = ("code", "scripture", "medical", "dialogue")
 REST = ("math", "headers")
@@ -45,9 +47,14 @@ class Texts:
     """By domain: the same text, which nobody trains on where no variant takes it for public text."""
 
     @classmethod
-    def read(cls) -> Texts:
-        """Raises SamplesError naming what is not installed."""
-        sides = {domain: _sides(_documents(domain)) for domain in (*SITES, *REST)}
+    def read(cls, folder: Path | None = None) -> Texts:
+        """`folder`: has a text file `DOMAIN.txt` or a folder `DOMAIN` of them for each of SITES and REST, whatever kinds of text
+        these are; None: from installed packages. Raises SamplesError naming what is missing, CorpusError for what is no text.
+        """
+        sides = {
+            domain: _sides(_documents(domain) if folder is None else _given(folder, domain))
+            for domain in (*SITES, *REST)
+        }
         train = {d: _corpus(d, sides[d][0], sides[d][1]) for d in SITES}
         test = {d: _corpus(d, sides[d][0], sides[d][2]) for d in SITES}
         rest = _corpus("rest", _dealt([sides[d][0] for d in REST]), _dealt([sides[d][1] for d in REST]))
@@ -122,6 +129,14 @@ def _documents(domain: str) -> list[bytes]:
             kept.append(document)
             size += len(document)
     return kept
+
+
+def _given(folder: Path, domain: str) -> list[bytes]:
+    """In the order of their hash."""
+    found = next((p for p in (folder / domain, folder / f"{domain}.txt") if p.exists()), None)
+    if found is None:
+        raise SamplesError(f"{folder} has neither {domain}.txt nor a folder {domain}; put one there")
+    return sorted(set(read_documents(found)), key=_place)
 
 
 def _place(document: bytes) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -22,6 +22,12 @@ def bench(
         "runs/bench"
     ),
     long: Annotated[bool, typer.Option("--long", help="Also the parts that take an hour.")] = False,
+    tier: Annotated[
+        str, typer.Option(help="Of learning: T1 for a CPU, T2 (152 M parameters) for a GPU.")
+    ] = "T1",
+    texts: Annotated[
+        Path | None, typer.Option(help="Of learning's T2: folder with a text for each domain.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Measure the figures of one area, print them, and write them to benchmarks/results and docs/benchmarks.md.
@@ -50,7 +56,12 @@ def bench(
     measure = importlib.import_module(f"benchmarks.{name}").main
     if long and "long" not in inspect.signature(measure).parameters:
         raise HansaError(f"the benchmark {name} has no long parts; run it without --long")
-    figures = measure(work / name, long=True) if long else measure(work / name)
+    asked: dict[str, Any] = {"long": True} if long else {}
+    if tier != "T1" or texts is not None:
+        if name != "learning":
+            raise HansaError(f"--tier and --texts are for the benchmark learning, not for {name}")
+        asked |= {"tier": tier, "texts": texts}
+    figures = measure(work / name, **asked)
     rows = [
         (f.figure, f"{f.value} {f.unit}", f.target, {True: "yes", False: "NO", None: ""}[f.met])
         for f in figures
