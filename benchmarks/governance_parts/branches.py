@@ -42,7 +42,7 @@ MODULES = (
 TESTS = tuple(
     f"tests/unit/test_{name}.py"
     for name in (
-        "tally", "ballots", "ballot_weights", "course", "proposals", "attacks", "chain", "anchors", "lodging",
+        "tally", "ballots", "ballot_weights", "course", "timelock", "proposals", "attacks", "chain", "anchors", "lodging",
         "pledges", "features", "expert_features", "vote_corners",
     )
 )  # fmt: skip
