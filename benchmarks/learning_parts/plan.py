@@ -249,7 +249,7 @@ _ALL = (
         _LEAN, name="lean-read-own", reader=READER, own_from=0, note="all but the embedding is the site's own"
     ),
     replace(_LEAN, name="lean-read-own-1", reader=READER, own_from=1),
-    replace(_LEAN, name="lean-read-own-2", reader=READER, own_from=0, inner_steps=2),
+    replace(_LEAN, name="lean-read-own-often", reader=READER, own_from=1, inner_steps=2),
     replace(_LEAN, name="lean-late-2", keeps="late", inner_steps=2),
     replace(
         _LEAN, name="flexolmo-late", keeps="late", trains="kept", note="and what comes before is the seed's"
@@ -385,9 +385,9 @@ T1: dict[str, tuple[int, ...]] = {
     "flexolmo-late": _ONE,
     "flexolmo-layers": _ONE,
     "flexolmo-read-own": _THREE,
-    "lean-read-own": _THREE,
-    "lean-read-own-1": _ONE,
-    "lean-read-own-2": _ONE,
+    "lean-read-own": _ONE,
+    "lean-read-own-1": _THREE,
+    "lean-read-own-often": _ONE,
     "lean-late": _ONE,
     "lean-late-2": _ONE,
 }
