@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import learning
+from benchmarks.learning_parts import rows
 from benchmarks.learning_parts.plan import OURS, RANKED, T1, UNREAD, VARIANTS
 from benchmarks.learning_parts.tables import Runs, table
 
@@ -59,14 +59,14 @@ def test_an_improvement_is_the_share_of_what_central_gains_over_the_seed(tmp_pat
     share = runs.improvement("flexolmo")
     assert share is not None and share.mean == pytest.approx(80)
     assert runs.improvement("flexolmo-read") is None
-    [found] = [row for row in learning._sovereign(runs) if row[1] != learning.NOT_RUN]
+    [found] = [row for row in rows._sovereign(runs) if row[1] != rows.NOT_RUN]
     assert found[1:] == (80.0, "%", ">= 96 %", False)
 
 
 def test_figures_say_what_was_met_and_what_was_not_measured(t1: Runs) -> None:
-    found = {title: (value, met) for title, value, _, _, met in learning._figures(t1)}
+    found = {title: (value, met) for title, value, _, _, met in rows.figures(t1)}
     assert found["gap to central, 4 sites, from a seed"] == ("3.2 ± 1.1 (2 seeds)", True)
-    assert found["gap to central, 8 sites, from a seed"] == (learning.NOT_RUN, False)
+    assert found["gap to central, 8 sites, from a seed"] == (rows.NOT_RUN, False)
     assert found["routing loss: by readers, above oracle-routed"] == (0.0, True)
     assert found["the same by the learned router"][1] is False
     assert found["bytes up against SPES's, H = 10, fp32"] == (10.0, True)
