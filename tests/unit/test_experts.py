@@ -202,7 +202,8 @@ def test_every_slice_is_shared_or_owned_by_exactly_one_site() -> None:
         )
     assert sorted(parts) == [s.name for s in expert_map.slices]
     assert not expert_map.owned_by(SiteId("stranger"))
-    assert {s.kind for s in expert_map.shared()} == set(Kind) - {Kind.EXPERT, Kind.READER}
+    owned = {Kind.EXPERT, Kind.READER, Kind.OWN, Kind.SEED}
+    assert {s.kind for s in expert_map.shared()} == set(Kind) - owned
 
 
 def test_the_digest_follows_model_experts_and_owners() -> None:
