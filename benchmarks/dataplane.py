@@ -24,8 +24,8 @@ PEERS_AT = Path(os.environ.get("HANSA_PEERS", ROOT / ENVIRONMENTS))
 """Where `make peers` has installed them."""
 PEERS = ("nvflare", "nvflare-offload", "flower")
 SMALL, LARGE, HUGE = ((3, 1), (8, 1)), ((3, 400), (8, 100)), (1, 2000)
-ROUNDS = {(3, 1): 9, (8, 1): 9, (3, 400): 4, (8, 100): 4, (1, 2000): 2}
-PEER_ROUNDS = {1: 3, 400: 2, 100: 2, 2000: 1}
+ROUNDS = {(3, 1): 9, (8, 1): 9, (3, 400): 8, (8, 100): 8, (1, 2000): 2}
+PEER_ROUNDS = {1: 3, 400: 4, 100: 4, 2000: 1}
 MEMORY = [(mb, sites) for mb in (100, 400, 1000, 2000) for sites in (4, 8, 16)]
 ABOVE_MB, SPREAD_PERCENT = 256, 5
 MASKED_MB = 400
