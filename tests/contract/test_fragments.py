@@ -17,7 +17,8 @@ from commons.identity import Seat
 from commons.records import Kind, Record
 from commons.views import RunView
 from governance.fsck import judge
-from tests.support.consortium import SITES, Office, charter, enrol, found, over, signer, started
+from tests.support.consortium import SITES, Office, charter, found, over, started
+from tests.support.real_sites import settled
 from workers import site_file
 from workers.actor import Bench, Failed, TrainingActor
 from workers.seal import Trained
@@ -107,12 +108,7 @@ class Stage:
         self.office.start_run(folder / "seed")
 
     def _enrolled(self, name: str) -> SiteFile:
-        home = self.folder / name
-        enrol(self.coordinator, "site", name, home / "seat")
-        key = home / "seat" / "site.key"
-        key.write_text(signer(f"{name}/{name}").to_text())
-        key.chmod(0o600)
-        (home / "words.txt").write_text("\n\n".join(f"{name} says {i * i} and {i}" for i in range(200)))
+        home = settled(self.coordinator, name, self.folder)
         about = f'[site]\nname = "{name}"\npartner = "{name}"\ntext = "words.txt"\n'
         (home / "SITE.toml").write_text(about)
         return site_file.load(home / "SITE.toml")

@@ -16,8 +16,8 @@ from commons.identity import Seat
 from commons.records import Kind, Record
 from governance.fsck import judge
 from tests.contract.test_services import eventually
-from tests.support.consortium import SITES, Office, charter, enrol, found, over, seed_state, signer, started
-from tests.support.real_sites import Arrays, Pretending, Site
+from tests.support.consortium import SITES, Office, charter, found, over, seed_state, started
+from tests.support.real_sites import Arrays, Pretending, Site, settled
 from workers import site_file
 from workers.probe import Probe
 from workers.seal import Trained
@@ -65,12 +65,7 @@ class JudgedStage:
         self.sites = [self._site(name) for name in SITES]
 
     def _site(self, name: str) -> Site:
-        home = self.folder / name
-        enrol(self.coordinator, "site", name, home / "seat")
-        key = home / "seat" / "site.key"
-        key.write_text(signer(f"{name}/{name}").to_text())
-        key.chmod(0o600)
-        (home / "words.txt").write_text("\n\n".join(f"{name} says {i * i} and {i}" for i in range(200)))
+        home = settled(self.coordinator, name, self.folder)
         (home / "probe.txt").write_bytes(TEXT if name != "birch" else b"another")
         about = f'[site]\nname = "{name}"\npartner = "{name}"\ntext = "words.txt"\nprobe = "probe.txt"\n'
         (home / "SITE.toml").write_text(about)

@@ -26,7 +26,8 @@ from hansa.released import encoder_of, load, released_losses
 from orchestrator.release.check import verify
 from tests.contract.test_fragments import Site
 from tests.contract.test_services import eventually
-from tests.support.consortium import SITES, Office, charter, enrol, found, over, signer, started
+from tests.support.consortium import SITES, Office, charter, found, over, started
+from tests.support.real_sites import settled
 from tests.support.tokenizers import model_of, trained
 from workers import site_file
 from workers.encoder import Encoder
@@ -52,12 +53,7 @@ class Stage:
     def start(self, *, placed: bytes = b"") -> None:
         """`placed`: what alder's operator has put where the tokenizer belongs."""
         for name in SITES:
-            home = self.folder / name
-            enrol(self.coordinator, "site", name, home / "seat")
-            key = home / "seat" / "site.key"
-            key.write_text(signer(f"{name}/{name}").to_text())
-            key.chmod(0o600)
-            (home / "words.txt").write_text("\n\n".join(f"{name} says {i * i} and {i}" for i in range(200)))
+            home = settled(self.coordinator, name, self.folder)
             (home / "probe.txt").write_bytes(PROBE)
             about = f'[site]\nname = "{name}"\npartner = "{name}"\ntext = "words.txt"\nprobe = "probe.txt"\n'
             (home / "SITE.toml").write_text(about)

@@ -18,6 +18,7 @@ from commons.identity import Seat
 from commons.names import SiteId
 from commons.records import Record
 from commons.updates import UpdateManifest
+from orchestrator.coordinator import Coordinator
 from tests.support.consortium import SITES, Office, enrol, found, signer, started
 from workers import site_file
 from workers.meter import Usage
@@ -96,6 +97,17 @@ class Site:
         assert not self._thread.is_alive()
 
 
+def settled(coordinator: Coordinator, name: str, folder: Path) -> Path:
+    """The folder of a site that has its seat, its key and its words, and no SITE.toml yet."""
+    home = folder / name
+    enrol(coordinator, "site", name, home / "seat")
+    key = home / "seat" / "site.key"
+    key.write_text(signer(f"{name}/{name}").to_text())
+    key.chmod(0o600)
+    (home / "words.txt").write_text("\n\n".join(f"{name} says {i * i} and {i}" for i in range(200)))
+    return home
+
+
 class RealStage:
     """A coordinator and three such sites under a charter of theirs."""
 
@@ -109,12 +121,7 @@ class RealStage:
         self.sites = [self._site(name, policy if name == "alder" else "", before) for name in SITES]
 
     def _site(self, name: str, policy: str, before: Before) -> Site:
-        home = self.folder / name
-        enrol(self.coordinator, "site", name, home / "seat")
-        key = home / "seat" / "site.key"
-        key.write_text(signer(f"{name}/{name}").to_text())
-        key.chmod(0o600)
-        (home / "words.txt").write_text("\n\n".join(f"{name} says {i * i} and {i}" for i in range(200)))
+        home = settled(self.coordinator, name, self.folder)
         about = f'[site]\nname = "{name}"\npartner = "{name}"\ntext = "words.txt"\n{policy}'
         (home / "SITE.toml").write_text(about)
         return Site(site_file.load(home / "SITE.toml"), before).start()
