@@ -109,7 +109,8 @@ class Variant:
     """A site more, with as many experts as another, that trains on the public text as the others do on theirs."""
     experts: int = EXPERTS
     """Of all sites together."""
-    start: Literal["seed", "scratch"] = "seed"
+    start: Literal["seed", "whole", "scratch"] = "seed"
+    """`whole`: every site's experts begin as copies of all of the seed's, so that it trains what one alone does."""
     holds: Literal["own", "guests", "all"] = "guests"
     """A site trains its own experts and has no others; or the others frozen; or trains copies of all of them."""
     inner_steps: int = 10
@@ -194,6 +195,13 @@ _SHARDS = Variant("guests", note="expert shards, joint routing")
 _SPES = replace(_SHARDS, name="spes", nearest=0.05, note="B6, without its auxiliary losses")
 _ROUTED = replace(_FEDAVG, name="routed", experts_by="routed", router_by="routed", note="")
 _RADIAL = replace(_ROUTED, name="routed-radial", radial=1.0)
+_WHOLE = replace(
+    _LEAN,
+    reader=READER,
+    experts=4 * EXPERTS,
+    start="whole",
+    note="each site with copies of all the seed's experts",
+)
 _LEAN_ONCE = replace(_LEAN, trunk_every=NEVER, experts_every=NEVER)
 _LEAN_INT4 = replace(_LEAN, name="lean-int4", trunk_codec="int4", expert_codec="int4")
 _COPIES = replace(_RADIAL, name="copies", inner_steps=5, radial_end=0.0)
@@ -250,6 +258,9 @@ _ALL = (
     ),
     replace(_LEAN, name="lean-read-own-1", reader=READER, own_from=1),
     replace(_LEAN, name="lean-read-own-often", reader=READER, own_from=1, inner_steps=2),
+    replace(_WHOLE, name="lean-read-whole"),
+    replace(_WHOLE, name="lean-read-whole-1", own_from=1),
+    replace(_WHOLE, name="lean-read-whole-1-often", own_from=1, inner_steps=2),
     replace(_LEAN, name="lean-late-2", keeps="late", inner_steps=2),
     replace(
         _LEAN, name="flexolmo-late", keeps="late", trains="kept", note="and what comes before is the seed's"

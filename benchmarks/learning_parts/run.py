@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import shutil
 import sys
 import time
@@ -16,6 +17,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from benchmarks.figures import machine
@@ -25,7 +27,7 @@ from benchmarks.learning_parts.plan import EXPERTS, SIZES, VARIANTS, Size, Varia
 from benchmarks.learning_parts.sites import PUBLIC, Consortium
 from benchmarks.learning_parts.tables import KEPT
 from benchmarks.learning_parts.texts import Texts
-from commons.experts.map import Kind
+from commons.experts.map import ExpertMap, Kind
 from commons.learning import Learning
 from hansa.baselines import SeedPhase, make_seed
 from workers.durable import read_arrays, write_durably
@@ -47,7 +49,7 @@ def final_file(size: str, variant: str, seed: int, work: Path) -> Path:
 
 def seed_file(variant: Variant, size: str, seed: int, work: Path) -> Path:
     """The seed of a variant, which all with as many experts share."""
-    more = f"-{variant.experts}" if variant.experts != EXPERTS else ""
+    more = f"-{variant.experts}" if _of_seed(variant) != EXPERTS else ""
     return work / f"{size}-seed-{seed}{more}.safetensors"
 
 
@@ -95,7 +97,7 @@ def start_state(variant: Variant, size: Size, seed: int, *, texts: Texts, work: 
     whole = size.experts([*owners, *further], variant.experts)
     start = initial_state(size.model, whole, seed=seed)
     size = replace(size, reader=0, own_from=None)
-    expert_map = size.experts([*texts.train, *further], variant.experts)
+    expert_map = size.experts([*texts.train, *further], _of_seed(variant))
     if variant.start == "scratch":
         return start
     file = seed_file(variant, size.name, seed, work)
@@ -113,8 +115,27 @@ def start_state(variant: Variant, size: Size, seed: int, *, texts: Texts, work: 
             home=file.with_suffix(""), on_step=lambda step, loss: None,
         )  # fmt: skip
         write_durably(file, state, {})
-    seeded = start | read_arrays(file)
+    read = read_arrays(file)
+    seeded = start | (_copied(read, whole) if variant.start == "whole" else read)
     return seeded | {s.name: seeded[s.stands_for] for s in whole.slices if s.stands_for is not None}
+
+
+def _of_seed(variant: Variant) -> int:
+    """Experts of the seed."""
+    return EXPERTS if variant.start == "whole" else variant.experts
+
+
+def _copied(seed: State, whole: ExpertMap) -> State:
+    """The seed with its experts and their router rows once for each site of `whole`."""
+    copies = len(whole.experts) // EXPERTS
+    of_expert = re.compile(r"(?<=\.experts\.)\d+")
+    found = {n: a for n, a in seed.items() if not of_expert.search(n)}
+    for part in whole.slices:
+        if part.kind is Kind.EXPERT:
+            found[part.name] = seed[of_expert.sub(lambda index: str(int(index[0]) % EXPERTS), part.name)]
+        elif part.kind is Kind.ROUTER:
+            found[part.name] = np.concatenate([seed[part.name]] * copies)
+    return found
 
 
 def _facts(variant: Variant, size: Size, seed: int, consortium: Consortium, texts: Texts) -> dict[str, Any]:
