@@ -65,19 +65,23 @@ def new_charter(
     tokenizer: Path | None = None,
     end: str = "",
     checkpoint: Path | None = None,
+    whole: bool = False,
 ) -> dict[str, Any]:
     """Write a charter in which each of `members` has a site of two experts and pays for it; its JSON form.
 
     The first funder, if any, pays for the last site. `tokenizer` is put beside it, `end` ends its documents. `checkpoint`: a
-    Hugging Face folder whose model and tokenizer it is, its experts dealt to the sites in order. Raises StoreError when the
-    file exists, HansaError for a `model` that is none of `hansa.models.MODELS`, and for a tokenizer or a checkpoint that no
+    Hugging Face folder whose model and tokenizer it is, its experts dealt to the sites in order, or as many of them for
+    each site (`whole`). Raises StoreError when the file exists, HansaError for a `model` that is none of `hansa.models.MODELS`, and for a tokenizer or a checkpoint that no
     run can use.
     """
     if file.exists():
         raise StoreError(f"{file} exists and was left as it is; edit it, or choose another name")
     tokenizer = checkpoint / FILE if checkpoint and tokenizer is None else tokenizer
     described, data = tokenizers.describe(tokenizer, end) if tokenizer else (Tokenizer(), b"")
+    if whole and checkpoint is None:
+        raise HansaError("--whole gives each site all experts of a --checkpoint; name one")
     chosen, experts = _model(model, described, checkpoint, 2 * len(members))
+    experts *= len(members) if whole else 1
     log, sited, funding = (
         read_public(log_key),
         [read_public(p) for p in members],

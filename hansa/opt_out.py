@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file
 
 from commons import charter_file
@@ -23,8 +23,10 @@ from commons.errors import ConfigError, HansaError
 from commons.experts.map import ExpertMap
 from commons.experts.remaking import carried_over
 from commons.experts.settings import SettingError
-from commons.experts.stored import OWN, unstacked, weights_files
+from commons.experts.slices import Kind
+from commons.experts.stored import MODEL, OWN, unstacked, weights_files
 from commons.experts.tokenizer import FILE
+from commons.experts.whole import seed_map
 from commons.identity import read_file, write_file
 from commons.names import Digest, ExpertId, SiteId
 from commons.notes import NoteError, Signer, Verifier, compose, digest, open_note, read
@@ -57,6 +59,7 @@ class Models:
     site: str
     before_map: ExpertMap
     after_map: ExpertMap
+    seed_map: ExpertMap
     seed: State
     before: State
     after: State
@@ -77,12 +80,14 @@ def load(release: Path, seed: Path, site: str) -> Models:
             [f"{release} has no site {site!r}; there are {', '.join(s.name for s in charter.sites)}"]
         )
     after_map = _without(charter, site)
+    begun_map, begun = _seed(seed, charter, before_map)
     return Models(
         charter=charter,
         site=site,
         before_map=before_map,
         after_map=after_map,
-        seed=_weights(seed, before_map, begun=True),
+        seed_map=begun_map,
+        seed=begun,
         before=before,
         after=_left(before, before_map, after_map),
         tokenizer=release / FILE,
@@ -116,7 +121,7 @@ def write(
         own, rest = read[site.domain], {d: read[d] for d in others}
         found = measure(
             charter.model,
-            seed=Weights(models.before_map, models.seed),
+            seed=Weights(models.seed_map, models.seed),
             before=Weights(models.before_map, models.before),
             after=Weights(models.after_map, models.after),
             own=(site.domain, own),
@@ -250,6 +255,24 @@ def _chosen(charter: Charter) -> str:
 def _left(state: State, before: ExpertMap, after: ExpertMap) -> State:
     kept = carried_over(state, before.experts, after)
     return {part.name: kept[part.name] for part in after.slices}
+
+
+def _seed(folder: Path, charter: Charter, expert_map: ExpertMap) -> tuple[ExpertMap, State]:
+    """A run's seed, which may be one for each site, under its own map."""
+    whole = seed_map(charter)
+    if whole is not None and _rows(folder, whole) == len(whole.experts):
+        return whole, _weights(folder, whole)
+    return expert_map, _weights(folder, expert_map, begun=True)
+
+
+def _rows(folder: Path, expert_map: ExpertMap) -> int | None:
+    """Of the first router; None where it cannot be read."""
+    router = next(part.name for part in expert_map.slices if part.kind is Kind.ROUTER)
+    try:
+        with safe_open(folder / MODEL, "np") as file:
+            return int(file.get_slice(router).get_shape()[0])
+    except (OSError, SafetensorError):
+        return None
 
 
 def _weights(folder: Path, expert_map: ExpertMap, *, begun: bool = False) -> State:

@@ -11,14 +11,35 @@ from commons.charter import Charter
 from commons.errors import Code, HansaError, Refusal
 from commons.experts.map import ExpertMap
 from commons.experts.published import differences
+from commons.experts.remaking import remake_state
+from commons.experts.slices import Kind
 from commons.experts.stored import READERS
 from commons.experts.tokenizer import FILE, read_named
+from commons.experts.whole import copies, seed_map
 from commons.names import Digest
 from commons.states import StateStore
 from orchestrator.safetensors_file import FLOATS, Entry, as_fp32, blocks, by_slice, read_header
 
 NAMED_MAX = 3
 CONFIG, INDEX = "config.json", "model.safetensors.index.json"
+
+
+def begin(folder: Path, charter: Charter, expert_map: ExpertMap, store: StateStore) -> Digest | Refusal:
+    """Save the state that a run from the seed in `folder` begins with; its digest.
+
+    Refused as by `described_otherwise` and `load_seed`. Of a seed with as many experts as every site owns, each site gets
+    copies of all (`commons.experts.whole`). Raises StoreError when the disk is full.
+    """
+    whole = seed_map(charter)
+    if whole is not None and _experts_in(folder, expert_map) != len(whole.experts):
+        whole = None
+    begun = whole or expert_map
+    if refusal := described_otherwise(folder, charter, len(begun.experts)):
+        return refusal
+    state = load_seed(folder, begun, store)
+    if whole is None or isinstance(state, Refusal):
+        return state
+    return remake_state(store, state, copies(charter, whole))
 
 
 def load_seed(folder: Path, expert_map: ExpertMap, store: StateStore) -> Digest | Refusal:
@@ -50,8 +71,9 @@ def load_seed(folder: Path, expert_map: ExpertMap, store: StateStore) -> Digest 
         return _wrong(folder, f"cannot be read: {error}")
 
 
-def described_otherwise(folder: Path, charter: Charter) -> Refusal | None:
-    """Why what `folder` says of its model is not the charter's: by its config.json and its tokenizer, where it has them."""
+def described_otherwise(folder: Path, charter: Charter, experts: int) -> Refusal | None:
+    """Why what `folder` says of its model is not the charter's with so many experts: by its config.json and its tokenizer,
+    where it has them."""
     named = charter.model.tokenizer
     try:
         if named.file and (folder / FILE).exists():
@@ -59,7 +81,7 @@ def described_otherwise(folder: Path, charter: Charter) -> Refusal | None:
         if not (folder / CONFIG).exists():
             return None
         published = json.loads((folder / CONFIG).read_bytes())
-        found = list(differences(charter.model, len(charter.experts), published))
+        found = list(differences(charter.model, experts, published))
     except HansaError as error:
         return Refusal(Code.REQUEST_INVALID, str(error))
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
@@ -67,6 +89,22 @@ def described_otherwise(folder: Path, charter: Charter) -> Refusal | None:
     if not found:
         return None
     return _wrong(folder, f"is of another model than the charter's: {'; '.join(found[:NAMED_MAX])}")
+
+
+def _experts_in(folder: Path, expert_map: ExpertMap) -> int | None:
+    """Rows of the first router that the folder holds; None where there is none that can be read."""
+    routers = {part.name for part in expert_map.slices if part.kind is Kind.ROUTER}
+    try:
+        headers = [read_header(file) for file in _files(folder)]
+    except (ValueError, OSError):
+        return None
+    rows = (
+        entry.shape[0]
+        for header in headers
+        for name, entry in header.items()
+        if name in routers and entry.shape
+    )
+    return next(rows, None)
 
 
 def _files(folder: Path) -> list[Path]:

@@ -36,7 +36,7 @@ from orchestrator.live import WORKING, Beat
 from orchestrator.masking import Said
 from orchestrator.orders import Order, order_for, runs_over
 from orchestrator.round import finishing_records
-from orchestrator.seed import described_otherwise, load_seed
+from orchestrator.seed import begin
 from orchestrator.streams import Streams
 from orchestrator.topups import top_up
 from orchestrator.unmasked import converse
@@ -308,9 +308,7 @@ class Operator(OperatorServicer):
             expert_map = ExpertMap.from_charter(charter)
         except SettingError as wrong:
             return Refusal(Code.REQUEST_INVALID, f"no run can train the charter's model: {wrong}")
-        if refusal := described_otherwise(Path(request.seed), charter):
-            return refusal
-        state = load_seed(Path(request.seed), expert_map, desk.store)
+        state = begin(Path(request.seed), charter, expert_map, desk.store)
         if isinstance(state, Refusal):
             return state
 

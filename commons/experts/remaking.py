@@ -3,8 +3,8 @@
 The new state is a pure function of the old one and of the charters from one expert map to the other, so that whoever
 holds the old state recomputes it (`lineage`). An expert that stays keeps its weights, its row of every router and what
 is remembered beside them, whatever its index becomes; one that goes leaves nothing behind; one that comes begins as a
-copy of another or by the seed rule, with nothing remembered. An expert's weights are never read: they are blobs that
-change names. Knows nothing of rounds.
+copy of another or by the seed rule, with nothing remembered. An expert's weights are not read: they are blobs that
+change names, but where a gain makes them others. Knows nothing of rounds.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from blake3 import blake3
 from numpy.typing import NDArray
 
 from commons.charter import Charter
+from commons.experts.families import FAMILIES
 from commons.experts.initial import initial_blocks
 from commons.experts.map import ExpertMap
 from commons.experts.own import PREFIX
@@ -29,6 +30,8 @@ from commons.states.naming import named
 
 Array = NDArray[np.float32]
 _INDEX = re.compile(r"\.experts\.(\d+)\.")
+_BLOCK = 1 << 17
+"""Values read at a time."""
 _RESIDUAL = "residual/"
 """What a memory's names of dropped values begin with (`orchestrator.combine`)."""
 
@@ -69,6 +72,8 @@ class Change:
     before: ExpertMap
     after: ExpertMap
     origins: Mapping[ExpertId, Origin]
+    gain: int = 1
+    """What the output of a copied expert is multiplied by: how often its share of the gates was divided (`commons.experts.whole`)."""
 
     @classmethod
     def through(cls, charters: Sequence[Charter]) -> Change:
@@ -134,9 +139,25 @@ def _pieces(
         elif part.kind is Kind.READER:
             yield part, _initial(change.charter, part.expert, part.name, part.size)
         elif origin is not None:
-            yield part, old[_INDEX.sub(f".experts.{index[origin]}.", part.name)]
+            blob = old[_INDEX.sub(f".experts.{index[origin]}.", part.name)]
+            louder = change.gain > 1 and _is_output(change.charter, part)
+            yield part, _times(store, blob, part.size, change.gain) if louder else blob
         else:
             yield part, _initial(change.charter, part.expert, part.name, part.size)
+
+
+def _is_output(charter: Charter, part: Slice) -> bool:
+    """Whether it is the matrix that an expert's output is a product of."""
+    mixture = FAMILIES[charter.model.family].mixture
+    return part.name.endswith(f".{mixture.matrices[2]}.weight")
+
+
+def _times(store: StateStore, blob: Blob, size: int, gain: int) -> Iterator[Array]:
+    with store.open(blob) as reader:
+        for first in range(0, size, _BLOCK):
+            values = np.empty(min(_BLOCK, size - first), np.float32)
+            reader.read_into(first, values)
+            yield values * np.float32(gain)
 
 
 def remake_memory(store: StateStore, memory: Digest, change: Change) -> Digest:

@@ -53,6 +53,12 @@ def new(
         Path | None,
         typer.Option(help="Hugging Face folder of a published model to start from, instead of --model."),
     ] = None,
+    whole: Annotated[
+        bool,
+        typer.Option(
+            "--whole", help="Each site begins with all experts of the checkpoint, in place of its share."
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Write a charter to start from, with a model and one site per member; then edit it.
@@ -68,6 +74,7 @@ def new(
     made = new_charter(
         file, log_key=log_key, members=member, funders=funder or [], budget_micro=round(budget * 1e6),
         rounds=rounds, inner_steps=inner_steps, model=model, tokenizer=tokenizer, end=end, checkpoint=checkpoint,
+        whole=whole,
     )  # fmt: skip
     text = [f"Wrote {file}. Edit it, then `hansa charter check {file}`; each member signs it when all agree."]
     answer({"path": file, "charter": made}, text, as_json=as_json)

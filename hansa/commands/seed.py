@@ -28,6 +28,13 @@ def make(
         "texts/public.txt"
     ),
     steps: Annotated[int, typer.Option(min=0, help="Training steps; 0: random weights.")] = 100,
+    whole: Annotated[
+        bool,
+        typer.Option(
+            "--whole",
+            help="With as many experts as each site owns: every site begins with copies of all of them.",
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Make a seed model from public text, as a Hugging Face folder. The same inputs give the same bytes.
@@ -38,5 +45,5 @@ def make(
     """
     from hansa.seeds import make_seed_model
 
-    made = make_seed_model(folder, charter=charter, text=text, steps=steps)
+    made = make_seed_model(folder, charter=charter, text=text, steps=steps, whole=whole)
     answer(made, f"Wrote {folder}. Start a run from it: hansa run start --seed {folder}", as_json=as_json)

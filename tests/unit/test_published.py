@@ -25,10 +25,10 @@ from commons.names import ExpertId, SiteId
 from commons.states import StateStore
 from hansa.charters import check_charter, new_charter
 from orchestrator.seed import described_otherwise, load_seed
+from tests.support.checkpoints import published_olmoe
 from tests.support.consortium import signer
 from tests.support.families import CONFIGS
 from tests.support.families import model_of as of_case
-from tests.support.tokenizers import trained
 from workers.data import Corpus
 from workers.encoder import Encoder
 from workers.objectives import next_token_loss
@@ -37,16 +37,7 @@ from workers.shard import build_shard
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """OLMoE's family as transformers publishes it: fp16, a padded vocabulary, five experts."""
-    folder = tmp_path_factory.mktemp("published")
-    config = AutoConfig.for_model(
-        "olmoe", vocab_size=352, hidden_size=16, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2,
-        num_experts=5, num_experts_per_tok=2, max_position_embeddings=64, rope_theta=500.0,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    AutoModelForCausalLM.from_config(config).to(torch.float16).save_pretrained(folder)
-    (folder / FILE).write_bytes(trained(folder))
-    return folder
+    return published_olmoe(tmp_path_factory.mktemp("published"))
 
 
 @pytest.fixture
@@ -72,7 +63,7 @@ def test_a_charter_made_from_a_checkpoint_has_its_model_its_tokenizer_and_all_it
     )
     assert (tmp_path / FILE).read_bytes() == (checkpoint / FILE).read_bytes()
     assert charter_file.load(tmp_path / "charter.toml") == made
-    assert described_otherwise(checkpoint, made) is None
+    assert described_otherwise(checkpoint, made, 5) is None
 
 
 def test_a_run_begins_with_the_checkpoints_weights_and_computes_what_transformers_does(
@@ -118,7 +109,7 @@ def test_a_checkpoint_of_another_model_is_refused_before_it_is_read(
 ) -> None:
     published = json.loads((checkpoint / "config.json").read_bytes())
     (tmp_path / "config.json").write_text(json.dumps(published | change))
-    refusal = described_otherwise(tmp_path, made.model_copy())
+    refusal = described_otherwise(tmp_path, made, 5)
     assert refusal is not None and said in refusal.message
 
 
@@ -128,7 +119,7 @@ def test_a_checkpoint_of_other_tokens_is_refused_with_both_digests(
     other = tmp_path / "other"
     other.mkdir()
     (other / FILE).write_bytes((checkpoint / FILE).read_bytes() + b" ")
-    refusal = described_otherwise(other, made)
+    refusal = described_otherwise(other, made, 5)
     assert refusal is not None and refusal.message.count("sha256:") == 2
 
 
@@ -149,7 +140,7 @@ def test_a_folder_that_lies_about_its_files_is_refused(
     made: Charter, tmp_path: Path, harm: Callable[[Path], object], said: str
 ) -> None:
     harm(tmp_path)
-    found = described_otherwise(tmp_path, made) or load_seed(
+    found = described_otherwise(tmp_path, made, 5) or load_seed(
         tmp_path, ExpertMap.from_charter(made), StateStore(tmp_path / "s")
     )
     assert isinstance(found, Refusal) and said in found.message
