@@ -304,6 +304,14 @@ _ALL = (
         own_from=0,
     ),
     replace(
+        _WHOLE,
+        name="flexolmo-read-whole",
+        trunk_every=NEVER,
+        trains="experts",
+        router_by="routed",
+        own_from=0,
+    ),
+    replace(
         _LEAN_ONCE,
         name="flexolmo-read-public",
         trains="experts",
@@ -356,7 +364,7 @@ RANKED = tuple(v.name for v in _ALL)
 """The short regime, one seed."""
 OURS, OURS_SCRATCH, EIGHT = "lean-read", "lean-read-scratch", "lean-read-8"
 UNREAD, FAR, OFTEN = "lean", "lean-130-int4-closing", "lean-read-2"
-OWN = "lean-read-own"
+OWN, WHOLE, WHOLE_OFTEN = "lean-read-own", "lean-read-whole-1", "lean-read-whole-1-often"
 _ONE, _THREE = (0,), (0, 1, 2)
 T1: dict[str, tuple[int, ...]] = {
     "central": _THREE,
@@ -375,7 +383,7 @@ T1: dict[str, tuple[int, ...]] = {
     "lean-int4": _ONE,
     "lean-int4-closing": _THREE,
     "lean-130-int4-closing": _ONE,
-    "lean-int2-closing": _ONE,
+    "lean-int2-closing": _THREE,
     "lean-trunk-int4": _ONE,
     "lean-int2": _ONE,
     "lean-8": _ONE,
@@ -398,6 +406,11 @@ T1: dict[str, tuple[int, ...]] = {
     "flexolmo-read-own": _THREE,
     "lean-read-own": _ONE,
     "lean-read-own-1": _THREE,
+    "lean-read-whole-1": _THREE,
+    "lean-read-whole-1-often": _THREE,
+    "lean-read-whole": _ONE,
+    "flexolmo-read-whole": _ONE,
+    "central-32": _ONE,
     "lean-read-own-often": _ONE,
     "lean-late": _ONE,
     "lean-late-2": _ONE,

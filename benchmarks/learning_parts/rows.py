@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from benchmarks.learning_parts import opting_out
-from benchmarks.learning_parts.plan import EIGHT, FAR, OFTEN, OURS, OURS_SCRATCH, OWN, UNREAD
+from benchmarks.learning_parts.plan import (
+    EIGHT,
+    FAR,
+    OFTEN,
+    OURS,
+    OURS_SCRATCH,
+    OWN,
+    UNREAD,
+    WHOLE,
+    WHOLE_OFTEN,
+)
 from benchmarks.learning_parts.scores import gap_percent
 from benchmarks.learning_parts.tables import Runs, Spread
 
@@ -26,6 +36,7 @@ SOVEREIGN = {
     "flexolmo-late": "own layers behind the first router, by posterior",
     "flexolmo-layers": "own layers, all but the embedding, by posterior",
     "flexolmo-read-own": "own layers, all but the embedding, by readers",
+    "flexolmo-read-whole": "the same, each site with all of the seed's experts",
 }
 WORST = {
     OURS: "worst domain against its owner's alone model",
@@ -34,6 +45,8 @@ WORST = {
     "lean-late-2": "the same, and the trunk before it exchanged every 2 steps",
     OWN: "the same, own layers, all but the embedding, by readers",
     "lean-read-own-1": "the same, own layers from the second on, by readers",
+    WHOLE: "the same, and each site with all of the seed's experts, as one alone has them",
+    WHOLE_OFTEN: "the same, the trunk below exchanged every 2 steps",
 }
 OPTED_OUT = {
     UNREAD: "expert shards",
@@ -57,6 +70,10 @@ def figures(t1: Runs) -> Iterator[Row]:
     yield gap(t1, "lean-read-public", "central", "the same with a site more on public text", 5)
     yield gap(t1, OWN, "central", "the same with own layers, all but the embedding", 5)
     yield gap(t1, "lean-read-own-1", "central", "the same with own layers from the second on", 5)
+    title = "the same, and each site with all of the seed's experts"
+    yield gap(t1, WHOLE, "central", title, 5)
+    yield gap(t1, WHOLE, "central-32", f"{title}, to central with as many", 5)
+    yield gap(t1, WHOLE_OFTEN, "central", f"{title}, exchanged every 2 steps", 5)
     yield gap(t1, OURS_SCRATCH, "central-scratch", "gap to central, 4 sites, from scratch", 8)
     yield gap(t1, "lean-scratch", "central-scratch", "the same, from scratch, by posterior", 8)
     yield gap(t1, EIGHT, "central", "gap to central, 8 sites, from a seed", 8)
