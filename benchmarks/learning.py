@@ -17,14 +17,8 @@ from pathlib import Path
 from benchmarks.figures import PAGE, RESULTS, Figure, save
 from benchmarks.learning_parts import opting_out, rows, step_time
 from benchmarks.learning_parts.curves import svg
-from benchmarks.learning_parts.plan import (
-    OURS,
-    RANKED,
-    SIZES,
-    T1,
-    T2,
-    VARIANTS,
-)
+from benchmarks.learning_parts.plan import SIZES, VARIANTS
+from benchmarks.learning_parts.schedule import OURS, RANKED, T1, T2
 from benchmarks.learning_parts.tables import KEPT, Runs, table
 from benchmarks.learning_parts.texts import REST, SITES
 from commons.errors import HansaError

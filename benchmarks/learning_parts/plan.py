@@ -1,4 +1,4 @@
-"""What is run: sizes, variants and seeds, as data. Fixed before the runs; adding a variant changes no other.
+"""What is run: sizes and variants, as data (`schedule`: with which seeds). Fixed before the runs; adding a variant changes no other.
 
 A variant says what differs: who trains on what, which experts a site holds, what is exchanged how often, and how it is
 combined. All variants of a size make the same inner steps, with the same inner recipe, on as many tokens.
@@ -359,64 +359,3 @@ _ALL = (
     replace(_FEDAVG, name="fedavg-mixed", split="mixed"),
 )
 VARIANTS: dict[str, Variant] = {v.name: v for v in _ALL}
-
-RANKED = tuple(v.name for v in _ALL)
-"""The short regime, one seed."""
-OURS, OURS_SCRATCH, EIGHT = "lean-read", "lean-read-scratch", "lean-read-8"
-UNREAD, FAR, OFTEN = "lean", "lean-130-int4-closing", "lean-read-2"
-OWN, WHOLE, WHOLE_OFTEN = "lean-read-own", "lean-read-whole-1", "lean-read-whole-1-often"
-_ONE, _THREE = (0,), (0, 1, 2)
-T1: dict[str, tuple[int, ...]] = {
-    "central": _THREE,
-    "lean": _THREE,
-    "lean-read": _THREE,
-    "untrained": _THREE,
-    "lean-read-public": _ONE,
-    "lean-read-2": _ONE,
-    "central-faster": _ONE,
-    "alone": _THREE,
-    "central-scratch": _THREE,
-    "lean-scratch": _ONE,
-    "lean-read-scratch": _THREE,
-    "lean-130-int4": _ONE,
-    "lean-130": _ONE,
-    "lean-int4": _ONE,
-    "lean-int4-closing": _THREE,
-    "lean-130-int4-closing": _ONE,
-    "lean-int2-closing": _THREE,
-    "lean-trunk-int4": _ONE,
-    "lean-int2": _ONE,
-    "lean-8": _ONE,
-    "lean-read-8": _ONE,
-    "fedavg": _THREE,
-    "diloco": _THREE,
-    "spes": _THREE,
-    "copies": _ONE,
-    "copies-kin": _ONE,
-    "copies-alike": _ONE,
-    "fedavg-alike": _ONE,
-    "guests": _ONE,
-    "lean-fit": _ONE,
-    "flexolmo": _ONE,
-    "flexolmo-read": _ONE,
-    "flexolmo-read-public": _ONE,
-    "btx": _ONE,
-    "flexolmo-late": _ONE,
-    "flexolmo-layers": _ONE,
-    "flexolmo-read-own": _THREE,
-    "lean-read-own": _ONE,
-    "lean-read-own-1": _THREE,
-    "lean-read-whole-1": _THREE,
-    "lean-read-whole-1-often": _THREE,
-    "lean-read-whole": _ONE,
-    "flexolmo-read-whole": _ONE,
-    "central-32": _ONE,
-    "lean-read-own-often": _ONE,
-    "lean-late": _ONE,
-    "lean-late-2": _ONE,
-}
-"""Seeds of each variant of tier T1, the most wanted first."""
-T2 = dict.fromkeys(
-    ("central", "central-half-rate", "central-double-rate", "lean-read", "untrained", "alone", "fedavg", "diloco", "spes"), _ONE
-)  # fmt: skip
-"""Likewise of tier T2."""

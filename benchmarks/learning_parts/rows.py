@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from benchmarks.learning_parts import opting_out
-from benchmarks.learning_parts.plan import (
+from benchmarks.learning_parts.schedule import (
     EIGHT,
     FAR,
     OFTEN,

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.learning_parts import rows
-from benchmarks.learning_parts.plan import OURS, RANKED, T1, UNREAD, VARIANTS
+from benchmarks.learning_parts.plan import VARIANTS
+from benchmarks.learning_parts.schedule import OURS, RANKED, T1, UNREAD
 from benchmarks.learning_parts.tables import Runs, table
 
 
