@@ -260,6 +260,7 @@ _ALL = (
     replace(_LEAN, name="lean-read-own-often", reader=READER, own_from=1, inner_steps=2),
     replace(_WHOLE, name="lean-read-whole"),
     replace(_WHOLE, name="lean-read-whole-1", own_from=1),
+    replace(_WHOLE, name="lean-read-whole-8", own_from=1, sites=8, experts=8 * EXPERTS),
     replace(_WHOLE, name="lean-read-whole-1-often", own_from=1, inner_steps=2),
     replace(_LEAN, name="lean-late-2", keeps="late", inner_steps=2),
     replace(

@@ -78,6 +78,8 @@ def figures(t1: Runs) -> Iterator[Row]:
     yield gap(t1, "lean-scratch", "central-scratch", "the same, from scratch, by posterior", 8)
     yield gap(t1, EIGHT, "central", "gap to central, 8 sites, from a seed", 8)
     yield gap(t1, "lean-8", "central", "the same, 8 sites, by posterior", 8)
+    title = "the same, 8 sites, own layers and all of the seed's experts at each"
+    yield gap(t1, "lean-read-whole-8", "central", title, 8)
     yield from _routing(t1)
     yield from _far(t1)
     yield from _encoded(t1)

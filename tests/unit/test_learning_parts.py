@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from benchmarks.learning_parts import combining, run, scores
 from benchmarks.learning_parts.bad import spoilt
@@ -18,14 +19,17 @@ from benchmarks.learning_parts.plan import HALF, SIZES, VARIANTS, Size
 from benchmarks.learning_parts.sites import Consortium
 from benchmarks.learning_parts.texts import SITES, Texts, _corpus, _dealt, _sides
 from commons.codec import encode
+from commons.errors import Refusal
 from commons.experts.map import ExpertMap, Kind
 from commons.learning import Outer
 from commons.names import SiteId
 from commons.states import StateStore
 from commons.updates import lay_out
 from orchestrator.combine import Contribution, combine
+from orchestrator.seed import begin
 from tests.support.consortium import charter, exchange, seed_state
 from tests.support.updates import UpdateInMemory
+from workers.durable import read_arrays
 from workers.shard import initial_state
 
 MAP = ExpertMap.from_charter(charter())
@@ -231,6 +235,31 @@ def test_a_sovereign_site_leaves_the_trunk_as_the_seed_had_it(tmp_path: Path, te
         s.kind for s in consortium.map.slices if not np.array_equal(consortium.state[s.name], start[s.name])
     }
     assert moved == {Kind.ROUTER, Kind.EXPERT}
+
+
+def test_sites_that_begin_with_all_of_a_seeds_experts_begin_as_the_products_do(
+    tmp_path: Path, texts: Texts
+) -> None:
+    variant, size = VARIANTS["lean-read-whole-1"], replace(TINY, reader=8, own_from=1)
+    start = run.start_state(variant, size, 0, texts=texts, work=tmp_path)
+    of = charter(
+        sites=tuple(
+            charter().sites[0].model_dump()
+            | {"name": site, "experts": tuple(f"{site}-{n}" for n in range(8))}
+            for site in texts.sites(4)
+        ),
+        model=size.model.model_dump(),
+        learning__routing="lean",
+    )
+    (tmp_path / "seed").mkdir()
+    seed = run.seed_file(variant, "tiny", 0, tmp_path)
+    save_file(read_arrays(seed), tmp_path / "seed" / "model.safetensors")
+    store, expert_map = StateStore(tmp_path / "states"), ExpertMap.from_charter(of)
+    digest = begin(tmp_path / "seed", of, expert_map, store)
+    assert not isinstance(digest, Refusal), digest
+    begun = {n: a for n, a in store.load(digest).items() if not n.startswith("readers.")}
+    assert begun.keys() == {n for n in start if not n.startswith("readers.")}
+    assert all(np.array_equal(a, start[n]) for n, a in begun.items())
 
 
 @pytest.mark.parametrize("name", ["lean-late", "flexolmo-late"])
