@@ -34,8 +34,8 @@ def make_seed_model(
     each = experts_each(loaded) if whole else None
     if whole and each is None:
         raise HansaError(
-            f"{charter} has no seed for each site: that takes several sites that own as many experts as one another; "
-            "change it, or make a seed of all experts, without --whole"
+            f"{charter} has no seed for each site: that takes several sites that own as many experts as one another, and as "
+            "many as a token is routed to; change it, or make a seed of all experts, without --whole"
         )
     plan = write_plan(
         folder, what="seed", charter=loaded, texts={"public": text}, public=text, seed_model=folder,

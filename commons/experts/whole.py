@@ -17,9 +17,11 @@ from commons.names import ExpertId
 
 
 def experts_each(charter: Charter) -> int | None:
-    """How many experts every site owns; None where the charter has one site alone, or sites own unequal numbers."""
-    counts = {len(site.experts) for site in charter.sites}
-    return counts.pop() if len(counts) == 1 and len(charter.sites) > 1 else None
+    """How many experts every site owns; None where they are no model's: of one site alone, of unequal number, fewer than a
+    token is routed to. Raises SettingError."""
+    counts, family = {len(site.experts) for site in charter.sites}, FAMILIES[charter.model.family]
+    least = max(2, family.settings(charter.model.config).whole("num_experts_per_tok"))
+    return counts.pop() if len(counts) == 1 and min(counts) >= least and len(charter.sites) > 1 else None
 
 
 def seed_map(charter: Charter) -> ExpertMap | None:

@@ -30,7 +30,7 @@ from tests.support.consortium import charter, signer
 from tests.support.families import CONFIGS
 from workers.data import Corpus
 from workers.objectives import held_out_loss
-from workers.shard import build_shard
+from workers.shard import build_shard, initial_state
 
 EACH = 4
 SITES = ("alder", "birch", "cedar")
@@ -53,12 +53,15 @@ def text(tmp_path: Path) -> Path:
     return file
 
 
-def seed_of(folder: Path, of: Charter, text: Path) -> Path:
-    """As `hansa seed make --whole` makes it."""
-    written = folder / "charter.toml"
-    charter_file.write(of, written)
-    seeds.make_seed_model(folder / "seed", charter=written, text=text, steps=0, whole=True)
-    return folder / "seed"
+def seed_of(folder: Path, of: Charter) -> Path:
+    """A seed for every site of `of`, of random weights."""
+    seed, whole = folder / "seed", seed_map(of)
+    assert whole is not None
+    seed.mkdir()
+    weights = initial_state(of.model.shared, whole, seed=0)
+    save_file(stacked(whole, weights), seed / "model.safetensors", metadata={"format": "pt"})
+    seeds.finish_seed_folder(seed, of, experts=len(whole.experts))
+    return seed
 
 
 def begun(folder: Path, of: Charter, seed: Path) -> tuple[Digest, StateStore]:
@@ -74,7 +77,7 @@ def test_every_site_begins_with_all_of_the_seeds_experts_and_reads_as_the_seed_d
     family: str, tmp_path: Path, text: Path
 ) -> None:
     of = of_family(family)
-    folder = seed_of(tmp_path, of, text)
+    folder = seed_of(tmp_path, of)
     digest, store = begun(tmp_path, of, folder)
     expert_map = ExpertMap.from_charter(of)
     state, length = store.load(digest), of.learning.sequence_length
@@ -90,9 +93,9 @@ def test_every_site_begins_with_all_of_the_seeds_experts_and_reads_as_the_seed_d
         )
 
 
-def test_readers_begin_apart_and_own_layers_as_the_seeds(tmp_path: Path, text: Path) -> None:
+def test_readers_begin_apart_and_own_layers_as_the_seeds(tmp_path: Path) -> None:
     of = of_family("glm4_moe", own_from=1)
-    folder = seed_of(tmp_path, of, text)
+    folder = seed_of(tmp_path, of)
     digest, store = begun(tmp_path, of, folder)
     expert_map = ExpertMap.from_charter(of)
     state = store.load(digest)
@@ -109,14 +112,25 @@ def test_readers_begin_apart_and_own_layers_as_the_seeds(tmp_path: Path, text: P
 
 @pytest.mark.parametrize(("each", "experts"), [(4, 3), (2, 4)])
 def test_a_seed_that_is_neither_all_experts_nor_one_sites_is_refused_by_its_number(
-    each: int, experts: int, tmp_path: Path, text: Path
+    each: int, experts: int, tmp_path: Path
 ) -> None:
     of, other = of_family("olmoe", each=each), of_family("olmoe", each=experts)
-    refusal = begin(
-        seed_of(tmp_path, other, text), of, ExpertMap.from_charter(of), StateStore(tmp_path / "s")
-    )
+    refusal = begin(seed_of(tmp_path, other), of, ExpertMap.from_charter(of), StateStore(tmp_path / "s"))
     assert isinstance(refusal, Refusal)
     assert f"num_experts is {experts} there and {3 * each} in the charter's model" in refusal.message
+
+
+def test_hansa_makes_such_a_seed_and_for_sites_of_one_expert_one_of_all(tmp_path: Path, text: Path) -> None:
+    for each, whole, experts in ((2, True, 2), (1, False, 3)):
+        of, home = of_family("olmoe", each=each), tmp_path / str(each)
+        home.mkdir()
+        charter_file.write(of, home / "charter.toml")
+        made = seeds.make_seed_model(
+            home / "seed", charter=home / "charter.toml", text=text, steps=0, whole=whole
+        )
+        assert made["experts"] == experts
+        digest, store = begun(home, of, home / "seed")
+        assert store.manifest(digest).keys() == {s.name for s in ExpertMap.from_charter(of).slices}
 
 
 def test_sites_of_unequal_number_have_no_seed_each(tmp_path: Path, text: Path) -> None:
@@ -166,9 +180,9 @@ def test_a_checkpoint_is_dealt_to_sites_or_given_to_each_whole(tmp_path: Path) -
     )
 
 
-def test_an_opt_out_is_measured_against_it(tmp_path: Path, text: Path) -> None:
+def test_an_opt_out_is_measured_against_it(tmp_path: Path) -> None:
     of = of_family("olmoe", reader=0)
-    folder = seed_of(tmp_path, of, text)
+    folder = seed_of(tmp_path, of)
     digest, store = begun(tmp_path, of, folder)
     expert_map = ExpertMap.from_charter(of)
     release = tmp_path / "release"
