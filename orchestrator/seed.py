@@ -31,15 +31,20 @@ def begin(folder: Path, charter: Charter, expert_map: ExpertMap, store: StateSto
     copies of all (`commons.experts.whole`). Raises StoreError when the disk is full.
     """
     whole = seed_map(charter)
-    if whole is not None and _experts_in(folder, expert_map) != len(whole.experts):
-        whole = None
-    begun = whole or expert_map
-    if refusal := described_otherwise(folder, charter, len(begun.experts)):
+    fitting = {len(one.experts): one for one in (whole, expert_map) if one is not None}
+    count = _experts_in(folder, expert_map) or len(expert_map.experts)
+    begun = fitting.get(count)
+    if begun is None:
+        each = f" together and {len(whole.experts)} each" if whole is not None else ""
+        return _wrong(folder, f"has {count} experts, the charter's sites own {len(expert_map.experts)}{each}")
+    if refusal := described_otherwise(folder, charter, count):
         return refusal
     state = load_seed(folder, begun, store)
-    if whole is None or isinstance(state, Refusal):
-        return state
-    return remake_state(store, state, copies(charter, whole))
+    return (
+        state
+        if isinstance(state, Refusal) or begun is not whole
+        else remake_state(store, state, copies(charter, begun))
+    )
 
 
 def load_seed(folder: Path, expert_map: ExpertMap, store: StateStore) -> Digest | Refusal:

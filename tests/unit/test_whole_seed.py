@@ -117,7 +117,8 @@ def test_a_seed_that_is_neither_all_experts_nor_one_sites_is_refused_by_its_numb
     of, other = of_family("olmoe", each=each), of_family("olmoe", each=experts)
     refusal = begin(seed_of(tmp_path, other), of, ExpertMap.from_charter(of), StateStore(tmp_path / "s"))
     assert isinstance(refusal, Refusal)
-    assert f"num_experts is {experts} there and {3 * each} in the charter's model" in refusal.message
+    said = f"has {experts} experts, the charter's sites own {3 * each} together and {each} each"
+    assert said in refusal.message
 
 
 def test_hansa_makes_such_a_seed_and_for_sites_of_one_expert_one_of_all(tmp_path: Path, text: Path) -> None:
