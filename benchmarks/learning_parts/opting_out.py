@@ -18,7 +18,7 @@ import torch
 from benchmarks.figures import machine
 from benchmarks.learning_parts import scores
 from benchmarks.learning_parts.plan import SIZES, VARIANTS, Size
-from benchmarks.learning_parts.run import final_file, seed_file
+from benchmarks.learning_parts.run import final_file, seed_experts, seed_file
 from benchmarks.learning_parts.sites import PUBLIC
 from benchmarks.learning_parts.tables import KEPT
 from benchmarks.learning_parts.texts import Texts
@@ -74,9 +74,11 @@ def run(
 ) -> dict[str, Any]:
     """Of one final state, every site in turn; on disk when it returns. Experts are chosen by readers or, without, by posterior."""
     of, sites = VARIANTS[variant], list(texts.train)
-    size = replace(SIZES[size_name], reader=of.reader)
-    whole = size.experts([*sites, PUBLIC] if of.public_site else sites, of.experts)
-    start = Weights(whole, read_arrays(seed_file(of, size_name, seed, work)))
+    size = replace(SIZES[size_name], reader=of.reader, own_from=of.own_from)
+    owners = [*sites, PUBLIC] if of.public_site else sites
+    whole = size.experts(owners, of.experts)
+    begun = replace(size, reader=0, own_from=None).experts(owners, seed_experts(of))
+    start = Weights(begun, read_arrays(seed_file(of, size_name, seed, work)))
     final = Weights(whole, read_arrays(final_file(size_name, variant, seed, work)))
     found: dict[str, Any] = {
         "size": size_name, "variant": variant, "seed": seed, "beside": beside, "machine": machine(), "sites": {},

@@ -53,6 +53,7 @@ OPTED_OUT = {
     OURS: "expert shards with readers",
     f"{OURS}-beside": "expert shards with readers, the seed beside the model",
     "lean-read-public": "expert shards with readers, one site on public text",
+    f"{WHOLE_OFTEN}-beside": "all of the seed's experts and own layers at each site, the seed beside the model",
     "flexolmo": "experts on a frozen trunk (FlexOlmo)",
     "flexolmo-beside": "experts on a frozen trunk, the seed beside the model",
     "flexolmo-read-public": "experts on a frozen trunk with readers, one site on public text",

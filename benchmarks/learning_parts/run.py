@@ -49,7 +49,7 @@ def final_file(size: str, variant: str, seed: int, work: Path) -> Path:
 
 def seed_file(variant: Variant, size: str, seed: int, work: Path) -> Path:
     """The seed of a variant, which all with as many experts share."""
-    more = f"-{variant.experts}" if _of_seed(variant) != EXPERTS else ""
+    more = f"-{variant.experts}" if seed_experts(variant) != EXPERTS else ""
     return work / f"{size}-seed-{seed}{more}.safetensors"
 
 
@@ -97,7 +97,7 @@ def start_state(variant: Variant, size: Size, seed: int, *, texts: Texts, work: 
     whole = size.experts([*owners, *further], variant.experts)
     start = initial_state(size.model, whole, seed=seed)
     size = replace(size, reader=0, own_from=None)
-    expert_map = size.experts([*texts.train, *further], _of_seed(variant))
+    expert_map = size.experts([*texts.train, *further], seed_experts(variant))
     if variant.start == "scratch":
         return start
     file = seed_file(variant, size.name, seed, work)
@@ -120,7 +120,7 @@ def start_state(variant: Variant, size: Size, seed: int, *, texts: Texts, work: 
     return seeded | {s.name: seeded[s.stands_for] for s in whole.slices if s.stands_for is not None}
 
 
-def _of_seed(variant: Variant) -> int:
+def seed_experts(variant: Variant) -> int:
     """Experts of the seed."""
     return EXPERTS if variant.start == "whole" else variant.experts
 
