@@ -270,6 +270,7 @@ _COMMENTS = {
     "learning.routing": "joint: frozen guest experts beside one's own; lean: own experts only",
     "learning.inner_steps": "per round, between two exchanges",
     "learning.strategy": "expert_diloco: the trunk is shared; sovereign, diloco, branch_mix: see training.md",
+    "learning.owned_every": "rounds from one exchange of experts, readers, own layers to the next",
     "learning.warm.rounds": "the run's first rounds, of so many inner_steps",
     "learning.merge": "mean; radial: mean direction and mean length, for matrices",
     "learning.expert_weights": "alike; routed: by the tokens routed to an expert",

@@ -105,6 +105,7 @@ class Learning(Section):
             "balance_rate",
             "fragments",
             "overlap_steps",
+            "owned_every",
             "warm",
             "since",
         }
@@ -155,6 +156,9 @@ class Learning(Section):
     overlap_steps: Annotated[int, Field(ge=0, le=100_000)] = 0
     """The first steps of a round, made from where the site stands, while the round before is sent, combined and
     fetched; then what was exchanged is taken in. 0: every round begins at the combined state."""
+    owned_every: Annotated[int, Field(ge=1, le=100_000)] = 1
+    """Rounds from one exchange of experts, readers and own layers to the next; the last round exchanges them too. Meanwhile
+    each site goes on with its own as it has them."""
     warm: Warm = Warm()
     since: Since | None = None
 

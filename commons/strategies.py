@@ -36,6 +36,16 @@ def _rounds(learning: Learning, late_rounds: int) -> Iterator[str]:
             f"learning.fragments is {learning.fragments} but rounds.late_rounds is {late_rounds}: a late update holds "
             "another fragment than the round that takes it, so there is nobody to average it with"
         )
+    if learning.owned_every > 1 and late_rounds:
+        yield (
+            f"learning.owned_every is {learning.owned_every} but rounds.late_rounds is {late_rounds}: a late update may hold "
+            "experts that the round which takes it does not exchange"
+        )
+    if learning.owned_every > 1 and learning.fragments > 1:
+        yield (
+            f"learning.owned_every is {learning.owned_every} but learning.fragments is {learning.fragments}: of a fragment's "
+            "experts some would never have a turn"
+        )
     if learning.overlap_steps >= shortest:
         yield (
             f"learning.overlap_steps is {learning.overlap_steps} but a round has {shortest} inner_steps: at "

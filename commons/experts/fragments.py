@@ -21,8 +21,9 @@ Unit = tuple[Slice, ...]
 
 def due(expert_map: ExpertMap, learning: Learning, number: int) -> frozenset[str]:
     """Names of the slices that round `number` (from 1) exchanges."""
+    everything = learning.owned_every == 1 or number % learning.owned_every == 0 or number >= learning.rounds
     if learning.fragments == 1 or number >= learning.rounds:
-        return frozenset(part.name for part in expert_map.slices)
+        return frozenset(part.name for part in expert_map.slices if everything or not part.kind.owned)
     fragments = deal(expert_map, learning.fragments)
     return fragments[number % len(fragments)]
 

@@ -40,6 +40,7 @@ class Fragments(Section):
 
     fragments: Annotated[int, Field(ge=1, le=64)] = 1
     overlap_steps: Annotated[int, Field(ge=0, le=100_000)] = 0
+    owned_every: Annotated[int, Field(ge=1, le=100_000)] = 1
 
 
 class LearningRate(Section):
@@ -177,11 +178,12 @@ LEARNING = (
     ),
     Feature(
         "fragments",
-        "Exchange one of so many parts of the model a round, and go on training while that is under way (overlap_steps)",
+        "Exchange one of so many parts of the model a round, or what sites own in every so many rounds alone (owned_every), and "
+        "go on training while that is under way (overlap_steps)",
         Fragments,
-        ("/learning/fragments", "/learning/overlap_steps"),
+        ("/learning/fragments", "/learning/overlap_steps", "/learning/owned_every"),
         _fragments,
-        needs="lean routing for overlap_steps, and no late updates",
+        needs="lean routing for overlap_steps, no late updates, and one of fragments and owned_every alone",
     ),
     Feature(
         "learning-rate",

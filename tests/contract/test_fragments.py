@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 from commons.charter import Charter
@@ -138,8 +139,12 @@ def closed(number: int) -> Any:
     return reached
 
 
-def test_sites_that_die_between_rounds_end_at_the_same_bytes(tmp_path: Path) -> None:
-    changes = {"learning__fragments": 2, "learning__overlap_steps": 2}
+@pytest.mark.parametrize(("parts", "share"), [({"fragments": 2}, 0.6), ({"owned_every": ROUNDS}, 0.97)])
+def test_sites_that_die_between_rounds_end_at_the_same_bytes(
+    tmp_path: Path, parts: dict[str, int], share: float
+) -> None:
+    """`share`: what a round moves, of the last, that exchanges everything."""
+    changes = {f"learning__{name}": value for name, value in {**parts, "overlap_steps": 2}.items()}
     steady, killed = Stage(tmp_path / "steady", **changes), Stage(tmp_path / "killed", **changes)
     try:
         for number, name in ((1, "alder"), (2, "birch")):
@@ -153,5 +158,5 @@ def test_sites_that_die_between_rounds_end_at_the_same_bytes(tmp_path: Path) -> 
     assert [e["state"] for e in ends[0]] == [e["state"] for e in ends[1]]
     assert len({e["state"] for e in ends[0]}) == ROUNDS
     whole = ends[0][-1]["bytes_up"]
-    assert all(e["bytes_up"] < 0.6 * whole for e in ends[0][:-1])
-    assert all(e["bytes_down"] < 0.6 * ends[0][0]["bytes_down"] for e in ends[0][1:])
+    assert all(e["bytes_up"] < share * whole for e in ends[0][:-1])
+    assert all(e["bytes_down"] < share * ends[0][0]["bytes_down"] for e in ends[0][1:])

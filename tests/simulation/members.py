@@ -90,7 +90,9 @@ class Members:
             "top-k": lambda: {"experts": dice.randrange(1, 4)},
             "context-length": lambda: {"tokens": dice.choice((16, 24))},
             "merge": lambda: {"merge": dice.choice(("mean", "radial"))},
-            "fragments": lambda: {"fragments": dice.randrange(1, 4)},
+            "fragments": lambda: dice.choice(
+                ({"fragments": dice.randrange(1, 4)}, {"owned_every": dice.randrange(1, 4)})
+            ),
             "uplink-codec": lambda: {"trunk": dice.choice(("fp32", "int8")), "expert": "fp32"},
             "grant": lambda: random_grant(dice, f"v{dice.randrange(10**6)}", members, world.time_ms),
             "rates": lambda: {"device": "cpu", "micro_per_gflop": dice.randrange(5)},

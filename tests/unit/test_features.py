@@ -44,6 +44,7 @@ PROBE = "sha256:" + "ab" * 32
         ("closing-codec", {"closing": "bf16"}, {"/learning/codecs/closing"}),
         ("inner-steps", {"steps": 20}, {"/learning/inner_steps"}),
         ("fragments", {"fragments": 4}, {"/learning/fragments"}),
+        ("fragments", {"owned_every": 5}, {"/learning/owned_every"}),
         ("learning-rate", {"learning_rate": 0.5}, {"/learning/learning_rate"}),
         ("inner-optimizer", {"optimizer": "muon"}, {"/learning/inner_optimizer"}),
         (

@@ -89,10 +89,22 @@ def test_without_fragments_every_round_exchanges_everything() -> None:
     assert all(due(expert_map, plain, n) == {s.name for s in expert_map.slices} for n in range(1, 10))
 
 
+@pytest.mark.parametrize("site", ["one", "two"])
+def test_what_sites_own_has_its_turn_and_is_in_the_last_round(site: str) -> None:
+    expert_map = map_of("glm4_moe", DEEP)
+    of = LEARNING.model_copy(update={"fragments": 1, "owned_every": 4})
+    turns = [Exchange(expert_map, of, number).uplink(SiteId(site)) for number in range(1, of.rounds + 1)]
+    whole = [number for number, turn in enumerate(turns, 1) if turn == expert_map.uplink(SiteId(site))]
+    assert whole == [4, 8, 9] and of.rounds == 9
+    assert all(turn == expert_map.shared() for number, turn in enumerate(turns, 1) if number not in whole)
+
+
 @pytest.mark.parametrize(
     ("of", "params", "why"),
     [
         (charter(rounds__late_rounds=1), {"fragments": 2}, "rounds.late_rounds is 1: a late update holds another"),
+        (charter(rounds__late_rounds=1), {"owned_every": 2}, "a late update may hold experts that the round"),
+        (charter(), {"owned_every": 2, "fragments": 2}, "learning.fragments is 2: of a fragment's experts"),
         (charter(learning__routing="lean"), {"overlap_steps": 4}, "a round has 4 inner_steps"),
         (charter(), {"overlap_steps": 1}, "learning.routing is 'joint'"),
     ],

@@ -93,8 +93,28 @@ def test_of_one_site_alone_nothing_is_lost_however_the_members_vote(
 
 
 @pytest.mark.parametrize("overlap", [0, 2])
-def test_a_killed_site_ends_at_the_same_bytes(trainer_at: Callable[..., Trainer], overlap: int) -> None:
-    of, seen = learning(overlap_steps=overlap), list[list[RoundResult]]()
+def test_of_what_a_site_owns_nothing_is_lost_in_rounds_that_do_not_exchange_it(
+    trainer_at: Callable[..., Trainer], overlap: int
+) -> None:
+    """The coordinator has a site's experts as they were exchanged last; the site goes on with its own."""
+    of, base, plain = learning(fragments=1, owned_every=3, overlap_steps=overlap), start(), start()
+    resting, steady = trainer_at("resting", ALONE), trainer_at("steady", ALONE)
+    own = [s.name for s in ALONE.slices if s.kind is Kind.EXPERT]
+    for number in range(1, LEARNING.rounds + 1):
+        result, before = round_of(resting, number, base, of), base
+        base = base | {n: a for n, a in combined(base, result).items() if n in due(ALONE, of, number)}
+        assert all((base[n] is before[n]) == (number not in (3, 5)) for n in own)
+        plain = combined(plain, round_of(steady, number, plain, learning(fragments=1)))
+    for name, array in plain.items():
+        assert np.allclose(base[name], array, atol=1e-5), name
+
+
+@pytest.mark.parametrize("changes", [{}, {"fragments": 1, "owned_every": 2}], ids=["fragments", "owned"])
+@pytest.mark.parametrize("overlap", [0, 2])
+def test_a_killed_site_ends_at_the_same_bytes(
+    trainer_at: Callable[..., Trainer], overlap: int, changes: dict[str, int]
+) -> None:
+    of, seen = learning(overlap_steps=overlap, **changes), list[list[RoundResult]]()
     for home, fresh in (("steady", False), ("killed", True)):
         trainer, base, results = trainer_at(home), start(), list[RoundResult]()
         for number in (1, 2, 3):
