@@ -133,6 +133,7 @@ def _routing(t1: Runs) -> Iterator[Row]:
     for title, variant, kind in (
         ("routing loss: by readers, above oracle-routed", OURS, None),
         ("the same by posterior, a pass for each site", UNREAD, None),
+        ("the same by readers, all of the seed's experts and own layers at each site", WHOLE_OFTEN, None),
         ("the same by the learned router", UNREAD, "losses"),
     ):
         if variant not in t1.by_variant:
