@@ -243,9 +243,9 @@ class Sites:
         exchange = desk.exchange(desk.runs.by_id[RunId(order.run)].history[order.round - 1])
         steps = dice.randrange(1, charter.learning.inner_steps + 1)
         tokens = steps * charter.learning.batch_size * charter.learning.sequence_length
-        routed = tuple(
-            tokens * (n == exchange.may_route_to(site.name).index(True)) for n in range(len(charter.experts))
-        )
+        may = exchange.may_route_to(site.name)
+        chosen = [n for n, allowed in enumerate(may) if allowed][: exchange.expert_map.experts_per_token]
+        routed = tuple(tokens * (n in chosen) for n in range(len(may)))
         manifest, payload = lay_out(
             self._deltas(site, exchange, nan=wrong == "value"), routed=(routed,) if exchange.counts else ()
         )
