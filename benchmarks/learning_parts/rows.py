@@ -251,6 +251,8 @@ def bad(ranked: Runs) -> Iterator[Row]:
 
 
 def _worst_of_others(ranked: Runs, name: str) -> float:
-    """Percent of loss."""
-    clean, ours = ranked.losses(UNREAD, 0), ranked.losses(name, 0)
-    return max(100 * (ours[d] / clean[d] - 1) for d in list(ours)[:-1])
+    """Percent of loss, the mean over the seeds that were run with it and without."""
+    seeds = sorted(ranked.by_variant[UNREAD].keys() & ranked.by_variant[name].keys())
+    pairs = [(ranked.losses(name, seed), ranked.losses(UNREAD, seed)) for seed in seeds]
+    others = list(pairs[0][0])[:-1]
+    return max(Spread(tuple(gap_percent(ours[d], clean[d]) for ours, clean in pairs)).mean for d in others)
