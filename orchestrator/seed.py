@@ -40,11 +40,9 @@ def begin(folder: Path, charter: Charter, expert_map: ExpertMap, store: StateSto
     if refusal := described_otherwise(folder, charter, count):
         return refusal
     state = load_seed(folder, begun, store)
-    return (
-        state
-        if isinstance(state, Refusal) or begun is not whole
-        else remake_state(store, state, copies(charter, begun))
-    )
+    if isinstance(state, Refusal) or begun is not whole:
+        return state
+    return remake_state(store, state, copies(charter, begun))
 
 
 def load_seed(folder: Path, expert_map: ExpertMap, store: StateStore) -> Digest | Refusal:

@@ -17,11 +17,13 @@ from commons.names import ExpertId
 
 
 def experts_each(charter: Charter) -> int | None:
-    """How many experts every site owns; None where they are no model's: of one site alone, of unequal number, fewer than a
-    token is routed to. Raises SettingError."""
+    """How many experts every site owns; None where they are no model's: of one site alone, of unequal number, beside some in
+    escrow, fewer than a token is routed to. Raises SettingError."""
     counts, family = {len(site.experts) for site in charter.sites}, FAMILIES[charter.model.family]
     least = max(2, family.settings(charter.model.config).whole("num_experts_per_tok"))
-    return counts.pop() if len(counts) == 1 and min(counts) >= least and len(charter.sites) > 1 else None
+    if len(charter.sites) == 1 or charter.escrow or len(counts) > 1 or min(counts) < least:
+        return None
+    return counts.pop()
 
 
 def seed_map(charter: Charter) -> ExpertMap | None:

@@ -134,6 +134,13 @@ def test_hansa_makes_such_a_seed_and_for_sites_of_one_expert_one_of_all(tmp_path
         assert store.manifest(digest).keys() == {s.name for s in ExpertMap.from_charter(of).slices}
 
 
+def test_beside_experts_in_escrow_sites_share_a_seed() -> None:
+    of = of_family("olmoe")
+    assert seed_map(of) is not None
+    assert seed_map(of.model_copy(update={"escrow": ("gone-0",)})) is None
+    assert seed_map(of.model_copy(update={"sites": of.sites[:1]})) is None
+
+
 def test_sites_of_unequal_number_have_no_seed_each(tmp_path: Path, text: Path) -> None:
     of = of_family("olmoe")
     first, *rest = (s.model_dump() for s in of.sites)
