@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +25,9 @@ from tests.support.office import Office, viewer, visited
 
 HOUR_MS = 3_600_000
 BROWSER_KEY = Signer("acme/ballot", b"\x0b" * 32)
+
+
+PATIENCE_S = 10.0
 
 
 @pytest.fixture
@@ -55,6 +59,15 @@ def cast(page: TestClient, data: bytes, which: str = "1", **headers: str) -> Any
 def words(answer: Any) -> str:
     """What a page says, without how it looks."""
     return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", answer.text)).split()).replace(" ;", ";")
+
+
+def words_once(said: str, page: TestClient, path: str) -> str:
+    """The words of a page that was shown before, once they have `said`: it follows the coordinator in its own time."""
+    deadline, text = time.monotonic() + PATIENCE_S, ""
+    while said not in text:
+        assert time.monotonic() < deadline, text
+        text = words(page.get(path))
+    return text
 
 
 def shown_text(answer: Any) -> str:
@@ -97,8 +110,8 @@ def test_what_is_pledged_for_a_proposal_stands_beside_it_and_its_cost(
         nonce="0" * 16,
     )  # fmt: skip
     office.submit(signer("coop").sign(pledge.text))
-    text = words(page.get("/proposals/1"))
-    assert "only with pledges of 0.40 EUR; 0.25 stand" in text and "coop acme 0.25" in text and "held" in text
+    text = words_once("only with pledges of 0.40 EUR; 0.25 stand", page, "/proposals/1")
+    assert "coop acme 0.25" in text and "held" in text
     found = page.get("/proposals/1/evidence.json").json()
     assert len(found["entries"]) == 4, "its charter, itself, its opening and the pledge"
 
