@@ -14,7 +14,7 @@ from commons.charter import Charter, Model
 from commons.cosignature import WITNESSES_MAX
 from commons.errors import ConfigError, HansaError, Refusal, Refused, StoreError
 from commons.experts.map import model_problems
-from commons.experts.tokenizer import FILE, Tokenizer
+from commons.experts.tokenizer import FILE, Tokenizer, byte_tokenizer
 from commons.founding import Founding, check_founding
 from commons.identity import load_signer, write_file
 from commons.learning import SEQUENCE_MIN, Codecs, Learning, Outer
@@ -77,7 +77,7 @@ def new_charter(
     if file.exists():
         raise StoreError(f"{file} exists and was left as it is; edit it, or choose another name")
     tokenizer = checkpoint / FILE if checkpoint and tokenizer is None else tokenizer
-    described, data = tokenizers.describe(tokenizer, end) if tokenizer else (Tokenizer(), b"")
+    described, data = _tokenizer(tokenizer, end)
     if whole and checkpoint is None:
         raise HansaError("--whole gives each site all experts of a --checkpoint; name one")
     chosen, experts = _model(model, described, checkpoint, 2 * len(members))
@@ -111,6 +111,13 @@ def new_charter(
     charter = Charter.model_validate_json(canonical_json(document))
     charter_file.write(charter, file)
     return charter.model_dump(mode="json")
+
+
+def _tokenizer(file: Path | None, end: str) -> tuple[Tokenizer, bytes]:
+    """As a charter names it, and its bytes: of none, as of one whose tokens are bytes, none are put beside the charter."""
+    if file is None or (file.exists() and file.read_bytes() == byte_tokenizer()):
+        return Tokenizer(), b""
+    return tokenizers.describe(file, end)
 
 
 def _model(

@@ -109,10 +109,15 @@ def text_of(described: dict[str, Any], token: int) -> str:
 
 
 def write_tokenizer(folder: Path) -> None:
-    """Write tokenizer.json and tokenizer_config.json, loadable by `AutoTokenizer.from_pretrained(folder)`.
+    """Write tokenizer.json and tokenizer_config.json, loadable by `AutoTokenizer.from_pretrained(folder)`, whose tokens are
+    bytes."""
+    (folder / FILE).write_bytes(byte_tokenizer())
+    _write_config(folder)
 
-    A byte-level BPE without merges: any UTF-8 text goes through it and back unchanged.
-    """
+
+def byte_tokenizer() -> bytes:
+    """A tokenizer.json whose tokens are bytes: byte-level BPE without merges, through which any UTF-8 text goes and comes back
+    unchanged."""
     vocabulary = {letter: byte for byte, letter in enumerate(letters())}
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
     tokenizer: dict[str, object] = {
@@ -137,8 +142,7 @@ def write_tokenizer(folder: Path) -> None:
             "merges": [],
         },
     }
-    (folder / FILE).write_text(json.dumps(tokenizer, ensure_ascii=True), "ascii")
-    _write_config(folder)
+    return json.dumps(tokenizer, ensure_ascii=True).encode("ascii")
 
 
 def _write_config(folder: Path, **more: str) -> None:

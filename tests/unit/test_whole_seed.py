@@ -16,6 +16,7 @@ from commons.experts.families import FAMILIES
 from commons.experts.map import ExpertMap, Kind
 from commons.experts.remaking import remade_digest
 from commons.experts.stored import stacked, unstacked
+from commons.experts.tokenizer import FILE, Tokenizer
 from commons.experts.whole import copies, seed_map
 from commons.identity import write_file
 from commons.names import Digest, SiteId
@@ -186,6 +187,27 @@ def test_a_checkpoint_is_dealt_to_sites_or_given_to_each_whole(tmp_path: Path) -
         refused.exit_code
         and "--whole gives each site all experts of a --checkpoint; name one" in refused.output
     )
+
+
+def test_a_model_of_bytes_is_a_checkpoint_too(tmp_path: Path) -> None:
+    """As `hansa seed make` and a release have it: its tokenizer.json is the bytes' own, which a charter names nowhere."""
+    folder = seed_of(tmp_path, of_family("glm4_moe"))
+    for name in ("quay", "alder", "birch"):
+        write_file(tmp_path / f"{name}.pub", signer(name).vkey.encode() + b"\n")
+    asked = [
+        "charter",
+        "new",
+        str(tmp_path / "new.toml"),
+        f"--log-key={tmp_path}/quay.pub",
+        f"--checkpoint={folder}",
+        "--whole",
+    ]
+    asked += [f"--member={tmp_path}/{name}.pub" for name in ("alder", "birch")]
+    found = CliRunner().invoke(app, asked)
+    assert not found.exit_code, found.output
+    of = charter_file.load(tmp_path / "new.toml")
+    assert of.model.tokenizer == Tokenizer() and not (tmp_path / FILE).exists()
+    begun(tmp_path, of, folder)
 
 
 def test_an_opt_out_is_measured_against_it(tmp_path: Path) -> None:
