@@ -155,7 +155,8 @@ class TestADemo:
         assert (code, time.monotonic() - started < STOP_S) == (130, True)
         assert [pid for pid, born in family.items() if birth(pid) == born] == []
         assert "--resume" in (tmp_path / "out").read_text()
-        assert hansa("demo", "--dir", str(folder), "--resume").returncode == 0
+        resumed = hansa("demo", "--dir", str(folder), "--resume")
+        assert resumed.returncode == 0, resumed.stderr[-2000:]
         resumed = json.loads((folder / "summary.json").read_text())
         assert resumed["model_digest"] == demo[1]["model_digest"]
         assert len(resumed["charges"]) == len(demo[1]["charges"]), "nothing is charged twice"
