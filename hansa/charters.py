@@ -71,8 +71,8 @@ def new_charter(
 
     The first funder, if any, pays for the last site. `tokenizer` is put beside it, `end` ends its documents. `checkpoint`: a
     Hugging Face folder whose model and tokenizer it is, its experts dealt to the sites in order, or as many of them for
-    each site (`whole`). Raises StoreError when the file exists, HansaError for a `model` that is none of `hansa.models.MODELS`, and for a tokenizer or a checkpoint that no
-    run can use.
+    each site (`whole`). Raises StoreError when the file exists, HansaError for a `model` that is none of
+    `hansa.models.MODELS`, and for a tokenizer or a checkpoint that no run can use.
     """
     if file.exists():
         raise StoreError(f"{file} exists and was left as it is; edit it, or choose another name")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from commons import charter_file
@@ -23,8 +23,7 @@ from commons.errors import ConfigError, HansaError
 from commons.experts.map import ExpertMap
 from commons.experts.remaking import carried_over
 from commons.experts.settings import SettingError
-from commons.experts.slices import Kind
-from commons.experts.stored import MODEL, OWN, unstacked, weights_files
+from commons.experts.stored import OWN, unstacked, weights_files
 from commons.experts.tokenizer import FILE
 from commons.experts.whole import seed_map
 from commons.identity import read_file, write_file
@@ -34,6 +33,7 @@ from commons.records import canonical_json
 from commons.states import Blob, state_digest
 from commons.states.naming import name_of
 from orchestrator.release.layout import CHARTER
+from orchestrator.seed import experts_in
 
 if TYPE_CHECKING:
     from workers.data import Corpus
@@ -260,19 +260,9 @@ def _left(state: State, before: ExpertMap, after: ExpertMap) -> State:
 def _seed(folder: Path, charter: Charter, expert_map: ExpertMap) -> tuple[ExpertMap, State]:
     """A run's seed, which may be one for each site, under its own map."""
     whole = seed_map(charter)
-    if whole is not None and _rows(folder, whole) == len(whole.experts):
+    if whole is not None and experts_in(folder, whole) == len(whole.experts):
         return whole, _weights(folder, whole)
     return expert_map, _weights(folder, expert_map, begun=True)
-
-
-def _rows(folder: Path, expert_map: ExpertMap) -> int | None:
-    """Of the first router; None where it cannot be read."""
-    router = next(part.name for part in expert_map.slices if part.kind is Kind.ROUTER)
-    try:
-        with safe_open(folder / MODEL, "np") as file:
-            return int(file.get_slice(router).get_shape()[0])
-    except (OSError, SafetensorError):
-        return None
 
 
 def _weights(folder: Path, expert_map: ExpertMap, *, begun: bool = False) -> State:

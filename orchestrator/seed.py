@@ -32,7 +32,7 @@ def begin(folder: Path, charter: Charter, expert_map: ExpertMap, store: StateSto
     """
     whole = seed_map(charter)
     fitting = {len(one.experts): one for one in (whole, expert_map) if one is not None}
-    count = _experts_in(folder, expert_map) or len(expert_map.experts)
+    count = experts_in(folder, expert_map) or len(expert_map.experts)
     begun = fitting.get(count)
     if begun is None:
         each = f" together and {len(whole.experts)} each" if whole is not None else ""
@@ -94,7 +94,7 @@ def described_otherwise(folder: Path, charter: Charter, experts: int) -> Refusal
     return _wrong(folder, f"is of another model than the charter's: {'; '.join(found[:NAMED_MAX])}")
 
 
-def _experts_in(folder: Path, expert_map: ExpertMap) -> int | None:
+def experts_in(folder: Path, expert_map: ExpertMap) -> int | None:
     """Rows of the first router that the folder holds; None where there is none that can be read."""
     routers = {part.name for part in expert_map.slices if part.kind is Kind.ROUTER}
     try:

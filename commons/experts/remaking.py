@@ -73,7 +73,8 @@ class Change:
     after: ExpertMap
     origins: Mapping[ExpertId, Origin]
     gain: int = 1
-    """What the output of a copied expert is multiplied by: how often its share of the gates was divided (`commons.experts.whole`)."""
+    """What the output of a copied expert is multiplied by: by how much its share of the gates was divided
+    (`commons.experts.whole`)."""
 
     @classmethod
     def through(cls, charters: Sequence[Charter]) -> Change:
